@@ -1,0 +1,24 @@
+"""What a person did wrong, in one sentence that names the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input. Jobs print its one sentence and leave with exit code 2, without a traceback."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A network or a rule produced NaN or infinity; names the sampling step and the sample."""
+
+
+def choose(name: str, known: Iterable[str], kind: str) -> str:
+    """Returns name where it is one of the known ones; raises InputError with a suggestion."""
+    known = tuple(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise InputError(f"unknown {kind} '{name}': {hint}choose from {', '.join(known)}")

@@ -1,0 +1,168 @@
+r"""Noise schedules: how much signal and how much noise there is at each level.
+
+Forward process, for every schedule in this library (x_0 the clean image):
+
+    x_t = alpha_t x_0 + sigma_t eps,        eps ~ N(0, I)
+
+    variance preserving  alpha^2 + sigma^2 = 1   linear, scaled-linear (Ho et al. 2020, arXiv
+                                                 2006.11239; Rombach et al. 2022) and cosine
+                                                 (Nichol & Dhariwal 2021, arXiv 2102.09672)
+    variance exploding   alpha = 1               EDM sigmas (Karras et al. 2022, arXiv 2206.00364)
+    rectified flow       alpha = 1 - t, sigma = t   (Liu et al. 2022, arXiv 2209.03003)
+
+Signal-to-noise ratio: SNR = alpha^2 / sigma^2, logsnr = log SNR (natural logarithm).
+The four parameterisations of a prediction are linear in one another, given x = x_t:
+
+    x0    = (x - sigma eps) / alpha                 score = -eps / sigma = grad log p_t(x)
+    v     = alpha eps - sigma x0                    (Salimans & Ho 2022, arXiv 2202.00512,
+                                                    general form: x, v -> eps by Cramer's rule)
+    eps   = (alpha v + sigma x) / (alpha^2 + sigma^2)
+
+Schedules are made once, on the host, in float64; step tables turn them into float32 rows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from dng_jax.errors import InputError, choose
+
+Parameterisation = Literal["eps", "x0", "v", "score"]
+Spacing = Literal["uniform", "trailing", "leading", "logsnr"]
+
+
+class Schedule(NamedTuple):
+    """Noise levels, least noisy first.
+
+    alpha, sigma: float64 NumPy arrays of shape [T], with alpha > 0 and sigma > 0; the clean
+    level (alpha 1, sigma 0) is not part of a schedule: every step table ends there.
+    """
+
+    alpha: np.ndarray
+    sigma: np.ndarray
+
+    @property
+    def logsnr(self) -> np.ndarray:
+        """log(alpha^2 / sigma^2), shape [T], strictly decreasing."""
+        return 2 * (np.log(self.alpha) - np.log(self.sigma))
+
+    def __repr__(self) -> str:
+        return f"Schedule({len(self.alpha)} levels, logsnr {self.logsnr[0]:.2f}..{self.logsnr[-1]:.2f})"
+
+
+def from_betas(betas: np.ndarray) -> Schedule:
+    """Variance-preserving schedule from betas [T] in (0, 1): alpha_t^2 = prod_{s<=t} (1 - beta_s)."""
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
+        raise InputError("betas must be a vector of numbers strictly between 0 and 1")
+    log_alpha_bar = np.cumsum(np.log1p(-betas))
+    return Schedule(np.exp(log_alpha_bar / 2), np.sqrt(-np.expm1(log_alpha_bar)))
+
+
+def linear(levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
+    """DDPM's schedule: betas linear in t (Ho et al. 2020, section 4)."""
+    return from_betas(np.linspace(beta_min, beta_max, _count(levels)))
+
+
+def scaled_linear(levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012) -> Schedule:
+    """Stable Diffusion's schedule: square roots of the betas linear in t."""
+    return from_betas(np.linspace(beta_min**0.5, beta_max**0.5, _count(levels)) ** 2)
+
+
+def cosine(levels: int = 1000, shift: float = 0.008, beta_max: float = 0.999) -> Schedule:
+    """Nichol & Dhariwal 2021, eq. 17: alpha_bar(t) ~ cos^2((t/T + s)/(1 + s) pi/2), betas clipped."""
+    t = np.arange(_count(levels) + 1) / levels
+    alpha_bar = np.cos((t + shift) / (1 + shift) * np.pi / 2) ** 2
+    return from_betas(np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, beta_max))
+
+
+def edm(
+    levels: int = 100, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Schedule:
+    """Variance-exploding sigmas of Karras et al. 2022, eq. 5; alpha = 1."""
+    if not 0 < sigma_min < sigma_max:
+        raise InputError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    ramp = np.linspace(sigma_min ** (1 / rho), sigma_max ** (1 / rho), _count(levels))
+    return Schedule(np.ones(levels), ramp**rho)
+
+
+def flow(levels: int = 1000, t_max: float = 0.999) -> Schedule:
+    """Rectified flow: alpha = 1 - t, sigma = t, t uniform in (0, t_max].
+
+    t_max < 1, because x_0 cannot be read off an eps prediction where alpha = 0.
+    """
+    if not 0 < t_max < 1:
+        raise InputError(f"t_max must lie strictly between 0 and 1, got {t_max}")
+    t = np.linspace(0, t_max, _count(levels) + 1)[1:]
+    return Schedule(1 - t, t)
+
+
+def respace(schedule: Schedule, steps: int, spacing: Spacing = "trailing") -> Schedule:
+    """A subset of `steps` levels of the schedule (spacing "logsnr": levels between them).
+
+    uniform   round(linspace(0, T-1, steps)): both ends
+    trailing  T - 1 - floor(i T / steps): counted back from the noisiest level (the default)
+    leading   floor(i T / steps): counted from the least noisy level; starts below the noisiest
+    logsnr    uniform in log-SNR between both ends, interpolated: such levels need a network that
+              takes a continuous noise level
+    Raises InputError where steps is not in 1..T.
+    """
+    total = len(schedule.alpha)
+    if not 1 <= steps <= total:
+        raise InputError(
+            f"{steps} steps lie outside the schedule: choose between 1 and its {total} levels"
+        )
+    choose(spacing, ("uniform", "trailing", "leading", "logsnr"), "spacing")
+    i = np.arange(steps)
+    if spacing == "logsnr":
+        return _at_logsnr(schedule, np.linspace(schedule.logsnr[0], schedule.logsnr[-1], steps))
+    index = {
+        "uniform": np.round(np.linspace(0, total - 1, steps)) if steps > 1 else np.array([total - 1]),
+        "trailing": total - 1 - (i[::-1] * total) // steps,
+        "leading": (i * total) // steps,
+    }[spacing].astype(int)
+    return Schedule(schedule.alpha[index], schedule.sigma[index])
+
+
+def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> Schedule:
+    # log(alpha^2 + sigma^2) is interpolated (constant for variance-preserving schedules), and the
+    # split between signal and noise follows exactly from the log-SNR.
+    if len(logsnr) == 1:
+        logsnr = schedule.logsnr[-1:]
+    log_power = np.log(schedule.alpha**2 + schedule.sigma**2)
+    power = np.exp(np.interp(logsnr, schedule.logsnr[::-1], log_power[::-1]))
+    return Schedule(
+        np.sqrt(power / (1 + np.exp(-logsnr))), np.sqrt(power / (1 + np.exp(logsnr)))
+    )
+
+
+def to_eps(prediction, x, alpha, sigma, parameterisation: Parameterisation = "eps"):
+    """Turns a prediction of the named kind into eps; all arguments broadcast, any array library."""
+    choose(parameterisation, ("eps", "x0", "v", "score"), "parameterisation")
+    if parameterisation == "eps":
+        return prediction
+    if parameterisation == "x0":
+        return (x - alpha * prediction) / sigma
+    if parameterisation == "v":
+        return (alpha * prediction + sigma * x) / (alpha**2 + sigma**2)
+    return -sigma * prediction
+
+
+def from_eps(eps, x, alpha, sigma, parameterisation: Parameterisation = "eps"):
+    """Turns eps into the named kind of prediction; the inverse of `to_eps`."""
+    choose(parameterisation, ("eps", "x0", "v", "score"), "parameterisation")
+    if parameterisation == "eps":
+        return eps
+    if parameterisation == "x0":
+        return (x - sigma * eps) / alpha
+    if parameterisation == "v":
+        return alpha * eps - sigma * (x - sigma * eps) / alpha
+    return -eps / sigma
+
+
+def _count(levels: int) -> int:
+    if levels < 1:
+        raise InputError(f"a schedule needs at least one level, got {levels}")
+    return levels
