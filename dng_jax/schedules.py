@@ -11,12 +11,12 @@ Forward process, for every schedule in this library (x_0 the clean image):
     rectified flow       alpha = 1 - t, sigma = t   (Liu et al. 2022, arXiv 2209.03003)
 
 Signal-to-noise ratio: SNR = alpha^2 / sigma^2, logsnr = log SNR (natural logarithm).
-The four parameterisations of a prediction are linear in one another, given x = x_t:
+The parameterisations of a prediction are linear in one another, given x = x_t:
 
     x0    = (x - sigma eps) / alpha                 score = -eps / sigma = grad log p_t(x)
-    v     = alpha eps - sigma x0                    (Salimans & Ho 2022, arXiv 2202.00512,
-                                                    general form: x, v -> eps by Cramer's rule)
-    eps   = (alpha v + sigma x) / (alpha^2 + sigma^2)
+    v     = alpha eps - sigma x0                    eps = (alpha v + sigma x) / (alpha^2 + sigma^2)
+                                                    (Salimans & Ho 2022, arXiv 2202.00512)
+    flow  = eps - x0, the velocity dx/dt            eps = (x + alpha flow) / (alpha + sigma)
 
 Schedules are made once, on the host, in float64; step tables turn them into float32 rows.
 """
@@ -29,7 +29,8 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 
-Parameterisation = Literal["eps", "x0", "v", "score"]
+Parameterisation = Literal["eps", "x0", "v", "score", "flow"]
+PARAMETERISATIONS = ("eps", "x0", "v", "score", "flow")
 Spacing = Literal["uniform", "trailing", "leading", "logsnr"]
 
 
@@ -66,7 +67,9 @@ def linear(levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -
     return from_betas(np.linspace(beta_min, beta_max, _count(levels)))
 
 
-def scaled_linear(levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012) -> Schedule:
+def scaled_linear(
+    levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
+) -> Schedule:
     """Stable Diffusion's schedule: square roots of the betas linear in t."""
     return from_betas(np.linspace(beta_min**0.5, beta_max**0.5, _count(levels)) ** 2)
 
@@ -119,7 +122,9 @@ def respace(schedule: Schedule, steps: int, spacing: Spacing = "trailing") -> Sc
     if spacing == "logsnr":
         return _at_logsnr(schedule, np.linspace(schedule.logsnr[0], schedule.logsnr[-1], steps))
     index = {
-        "uniform": np.round(np.linspace(0, total - 1, steps)) if steps > 1 else np.array([total - 1]),
+        "uniform": np.round(np.linspace(0, total - 1, steps))
+        if steps > 1
+        else np.array([total - 1]),
         "trailing": total - 1 - (i[::-1] * total) // steps,
         "leading": (i * total) // steps,
     }[spacing].astype(int)
@@ -133,32 +138,34 @@ def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> Schedule:
         logsnr = schedule.logsnr[-1:]
     log_power = np.log(schedule.alpha**2 + schedule.sigma**2)
     power = np.exp(np.interp(logsnr, schedule.logsnr[::-1], log_power[::-1]))
-    return Schedule(
-        np.sqrt(power / (1 + np.exp(-logsnr))), np.sqrt(power / (1 + np.exp(logsnr)))
-    )
+    return Schedule(np.sqrt(power / (1 + np.exp(-logsnr))), np.sqrt(power / (1 + np.exp(logsnr))))
 
 
 def to_eps(prediction, x, alpha, sigma, parameterisation: Parameterisation = "eps"):
     """Turns a prediction of the named kind into eps; all arguments broadcast, any array library."""
-    choose(parameterisation, ("eps", "x0", "v", "score"), "parameterisation")
+    choose(parameterisation, PARAMETERISATIONS, "parameterisation")
     if parameterisation == "eps":
         return prediction
     if parameterisation == "x0":
         return (x - alpha * prediction) / sigma
     if parameterisation == "v":
         return (alpha * prediction + sigma * x) / (alpha**2 + sigma**2)
+    if parameterisation == "flow":
+        return (x + alpha * prediction) / (alpha + sigma)
     return -sigma * prediction
 
 
 def from_eps(eps, x, alpha, sigma, parameterisation: Parameterisation = "eps"):
     """Turns eps into the named kind of prediction; the inverse of `to_eps`."""
-    choose(parameterisation, ("eps", "x0", "v", "score"), "parameterisation")
+    choose(parameterisation, PARAMETERISATIONS, "parameterisation")
     if parameterisation == "eps":
         return eps
     if parameterisation == "x0":
         return (x - sigma * eps) / alpha
     if parameterisation == "v":
         return alpha * eps - sigma * (x - sigma * eps) / alpha
+    if parameterisation == "flow":
+        return eps - (x - sigma * eps) / alpha
     return -eps / sigma
 
 
