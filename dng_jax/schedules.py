@@ -50,11 +50,12 @@ class Schedule(NamedTuple):
         return 2 * (np.log(self.alpha) - np.log(self.sigma))
 
     def __repr__(self) -> str:
-        return f"Schedule({len(self.alpha)} levels, logsnr {self.logsnr[0]:.2f}..{self.logsnr[-1]:.2f})"
+        first, last = self.logsnr[0], self.logsnr[-1]
+        return f"Schedule({len(self.alpha)} levels, logsnr {first:.2f}..{last:.2f})"
 
 
 def from_betas(betas: np.ndarray) -> Schedule:
-    """Variance-preserving schedule from betas [T] in (0, 1): alpha_t^2 = prod_{s<=t} (1 - beta_s)."""
+    """Variance preserving, from betas [T] in (0, 1): alpha_t^2 = prod_{s<=t} (1 - beta_s)."""
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
         raise InputError("betas must be a vector of numbers strictly between 0 and 1")
@@ -75,7 +76,7 @@ def scaled_linear(
 
 
 def cosine(levels: int = 1000, shift: float = 0.008, beta_max: float = 0.999) -> Schedule:
-    """Nichol & Dhariwal 2021, eq. 17: alpha_bar(t) ~ cos^2((t/T + s)/(1 + s) pi/2), betas clipped."""
+    """Nichol & Dhariwal 2021, eq. 17: alpha_bar(t) ~ cos^2((t/T + s)/(1 + s) pi/2), clipped."""
     t = np.arange(_count(levels) + 1) / levels
     alpha_bar = np.cos((t + shift) / (1 + shift) * np.pi / 2) ** 2
     return from_betas(np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, beta_max))

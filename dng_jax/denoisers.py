@@ -1,0 +1,183 @@
+r"""From networks to the one `Denoise` signature: (x, row, roles) -> {role: eps}.
+
+Networks of this library live in variance-preserving coordinates and take a continuous noise level.
+At level (alpha, sigma) of any schedule, with r = 1 / sqrt(alpha^2 + sigma^2),
+
+    x_vp = r x = (r alpha) x_0 + (r sigma) eps,        logsnr = log(alpha^2 / sigma^2)
+
+so the eps that the network predicts is the eps of x itself, and one trained network serves DDPM,
+EDM and rectified-flow tables. Predictions of other kinds are converted (dng_jax.schedules).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dng_jax.errors import InputError
+from dng_jax.rules import Denoise, Predictions, pytree, static
+from dng_jax.schedules import Parameterisation, to_eps
+from dng_jax.steps import StepRow
+
+
+@pytree
+class LabelNetwork:
+    """One class-conditional network. All roles go through it in one batch of R B images.
+
+    params: its weights; labels {role: int32 []}, data, so that another class never recompiles;
+    apply_fn(params, x [N, ...], logsnr [N], label [N]) -> [N, ...]. Make it with `label_network`.
+    """
+
+    params: dict
+    labels: dict[str, jax.Array]
+    apply_fn: Callable = static()
+    parameterisation: Parameterisation = static(default="eps")
+
+    def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
+        x_vp, a, s = _variance_preserving(x, row)
+        stacked = jnp.concatenate([x_vp] * len(roles))
+        labels = jnp.repeat(jnp.stack([self.labels[role] for role in roles]), len(x))
+        out = self.apply_fn(self.params, stacked, _levels(row, stacked), labels)
+        eps = to_eps(out.astype(jnp.float32), stacked, a, s, self.parameterisation)
+        return dict(zip(roles, jnp.split(eps, len(roles)), strict=True))
+
+
+@pytree
+class HeadsNetwork:
+    """One network with an output head per class: all roles from a single call.
+
+    heads {role: int32 []}, data; apply_fn(params, x [B, ...], logsnr [B]) -> [B, heads, ...].
+    Make it with `heads_network`.
+    """
+
+    params: dict
+    heads: dict[str, jax.Array]
+    apply_fn: Callable = static()
+    parameterisation: Parameterisation = static(default="eps")
+
+    def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
+        x_vp, a, s = _variance_preserving(x, row)
+        out = self.apply_fn(self.params, x_vp, _levels(row, x)).astype(jnp.float32)
+        return {
+            role: to_eps(jnp.take(out, self.heads[role], axis=1), x_vp, a, s, self.parameterisation)
+            for role in roles
+        }
+
+
+@pytree
+class PlainNetwork:
+    """One unconditional network: answers every role with the same prediction.
+
+    apply_fn(params, x [B, ...], logsnr [B]) -> [B, ...]. Make it with `plain_network`.
+    """
+
+    params: dict
+    apply_fn: Callable = static()
+    parameterisation: Parameterisation = static(default="eps")
+
+    def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
+        x_vp, a, s = _variance_preserving(x, row)
+        out = self.apply_fn(self.params, x_vp, _levels(row, x)).astype(jnp.float32)
+        return dict.fromkeys(roles, to_eps(out, x_vp, a, s, self.parameterisation))
+
+
+@pytree
+class SeparateNetworks:
+    """One denoiser a role, as the paper has it: a base network and one for each forbidden class."""
+
+    parts: dict[str, Denoise]
+
+    def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
+        return {role: self.parts[role](x, row, (role,))[role] for role in roles}
+
+
+def label_network(
+    module,
+    params,
+    num_classes: int,
+    conditions: Mapping[str, int] | None = None,
+    parameterisation: Parameterisation = "eps",
+) -> LabelNetwork:
+    """Class-conditional Flax module(x, logsnr, label), label num_classes being the null label.
+
+    Roles "base" (null label) and "class:0".. always; others as {role: class}.
+    """
+    return LabelNetwork(
+        params, _indices(num_classes, conditions), _apply_of(module), parameterisation
+    )
+
+
+def heads_network(
+    module,
+    params,
+    num_classes: int,
+    conditions: Mapping[str, int] | None = None,
+    parameterisation: Parameterisation = "eps",
+) -> HeadsNetwork:
+    """Flax module(x, logsnr) with num_classes + 1 heads, the last one unconditional.
+
+    Roles "base" (last head) and "class:0".. always; others as {role: class}.
+    """
+    return HeadsNetwork(
+        params, _indices(num_classes, conditions), _apply_of(module), parameterisation
+    )
+
+
+def plain_network(module, params, parameterisation: Parameterisation = "eps") -> PlainNetwork:
+    """Unconditional Flax module(x, logsnr)."""
+    return PlainNetwork(params, _apply_of(module), parameterisation)
+
+
+def separate_networks(parts: Mapping[str, Denoise]) -> SeparateNetworks:
+    """{role: denoiser}: each role is asked of its own network."""
+    if "base" not in parts:
+        raise InputError("separate networks need one for the role 'base'")
+    return SeparateNetworks(dict(parts))
+
+
+def with_conditions(denoiser, conditions: Mapping[str, int]):
+    """The same network with other classes behind some roles; never recompiles for known roles."""
+    name = "labels" if isinstance(denoiser, LabelNetwork) else "heads"
+    new = {role: jnp.asarray(k, jnp.int32) for role, k in conditions.items()}
+    return dataclasses.replace(denoiser, **{name: getattr(denoiser, name) | new})
+
+
+class _Apply:
+    # module.apply is a new object at each access; this one is equal whenever its module is, so
+    # that denoisers made twice from one architecture share one compiled program.
+    def __init__(self, module):
+        self.module = module
+
+    def __call__(self, params, *args):
+        return self.module.apply({"params": params}, *args)
+
+    def __eq__(self, other):
+        return isinstance(other, _Apply) and self.module == other.module
+
+    def __hash__(self):
+        return hash(self.module)
+
+
+def _apply_of(module) -> Callable:
+    return _Apply(module)
+
+
+def _indices(num_classes: int, conditions: Mapping[str, int] | None) -> dict[str, jax.Array]:
+    table = {"base": num_classes} | {f"class:{k}": k for k in range(num_classes)}
+    for role, k in (conditions or {}).items():
+        if not 0 <= k <= num_classes:
+            raise InputError(f"role '{role}' names class {k}: choose from 0..{num_classes - 1}")
+        table[role] = k
+    return {role: jnp.asarray(k, jnp.int32) for role, k in table.items()}
+
+
+def _variance_preserving(x, row: StepRow):
+    r = jax.lax.rsqrt(row.alpha**2 + row.sigma**2)
+    return r * x, r * row.alpha, r * row.sigma
+
+
+def _levels(row: StepRow, x):
+    return jnp.broadcast_to(jnp.asarray(row.logsnr, jnp.float32), (len(x),))

@@ -1,0 +1,91 @@
+r"""Dynamic Negative Guidance (Koulischer et al., ICLR 2025, arXiv 2410.14398; dng.md section 1).
+
+With p = p(forbidden | x_t), tracked along the chain, the complement's prediction is
+
+    eps   = eps_b - lambda (eps_n - eps_b),       lambda = lambda_0 p / (1 - p)
+
+exact at lambda_0 = 1. Several concepts: n is their posterior-weighted prediction, p their total.
+
+A tracker over all classes also knows the complement's own prediction a (`View.allowed`). Asked
+to do without a base prediction, the rule takes the posterior-weighted mixture
+eps_b = p eps_n + (1 - p) eps_a, which gives, without any division,
+
+    eps   = eps_a + [p - lambda (1 - p)] (eps_n - eps_a),     lambda (1 - p) = lambda_0 p
+
+so that at lambda_0 = 1 it is eps_a itself. lambda is capped at scale_max in both forms.
+lambda_0 = 0 leaves the base model unguided and the tracker running: a detector.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dng_jax.errors import InputError
+from dng_jax.posterior.view import Tracker
+from dng_jax.rules import Move, Step, number, per_sample, pytree, static
+
+
+@pytree
+class DynamicNegative:
+    """State: the tracker's. Make it with `dynamic_negative`."""
+
+    tracker: Tracker
+    guidance_scale: jax.Array
+    scale_max: jax.Array
+    base: str = static(default="model")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        needed = ("base", *self.tracker.roles) if self.base == "model" else self.tracker.roles
+        return tuple(dict.fromkeys(needed))
+
+    def init_state(self, x):
+        return self.tracker.init(x)
+
+    def apply(self, state, step: Step):
+        view = self.tracker.view(state, step)
+        scale = jnp.minimum(self.guidance_scale * jnp.exp(view.log_odds), self.scale_max)
+        p = jax.nn.sigmoid(view.log_odds)
+        info = {"scale": scale, "posterior": p}
+        if self.base == "model" or view.allowed is None:
+            return -per_sample(scale, step.x) * (view.forbidden - step.base), state, info
+        pushed = jnp.minimum(self.guidance_scale * p, self.scale_max * (1 - p))
+        guided = view.allowed + per_sample(p - pushed, step.x) * (view.forbidden - view.allowed)
+        return guided - step.base, state, info
+
+    def update(self, state, step: Step, move: Move):
+        return self.tracker.observe(state, step, move)
+
+
+def dynamic_negative(
+    tracker: Tracker,
+    guidance_scale: float = 1.0,
+    *,
+    scale_max: float | None = None,
+    base: str | None = None,
+) -> DynamicNegative:
+    """DNG with any tracker.
+
+    guidance_scale: lambda_0 >= 0. scale_max: cap on lambda_t (default: none for `oracle`, 99 else).
+    base: "model" uses the base network's prediction; "mixture" the posterior-weighted mixture of
+    the tracker's classes and needs no base prediction (`classes` only, and its default).
+    """
+    from dng_jax.posterior import Classes, Oracle
+
+    over_classes = isinstance(tracker, Classes)
+    base = base or ("mixture" if over_classes else "model")
+    if base not in ("model", "mixture"):
+        raise InputError(f"unknown base '{base}': choose from model, mixture")
+    if base == "mixture" and not over_classes:
+        raise InputError(
+            "base 'mixture' needs the tracker 'classes': pair and odds know no other class"
+        )
+    if scale_max is None:
+        scale_max = jnp.inf if isinstance(tracker, Oracle) else 99.0
+    return DynamicNegative(
+        tracker,
+        number(guidance_scale, "guidance_scale", low=0),
+        number(scale_max, "scale_max", low=0),
+        base,
+    )

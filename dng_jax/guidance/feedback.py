@@ -1,0 +1,100 @@
+r"""Feedback Guidance (arXiv 2506.06085; dng.md section 6): CFG whose scale follows a posterior.
+
+    r = e^L estimates p_t(x | c) / p_t(x | base),  L_T = 0
+    lambda = r / (r - (1 - pi));      eps = eps_base + lambda (eps_positive - eps_base)
+    L <- clamp( L - tau/(2 k_var) (|x'-mu_c|^2 - |x'-mu_b|^2) + off, L_min, L_max )
+    L_min = log( (1 - pi) lambda_max / (lambda_max - 1) )          L_max = 3
+
+The assumption behind it: the learned conditional is (1 - pi) times the base plus pi times the
+wanted density. From activation times t0, t1 in [0, 1] (1 = pure noise), N steps and lambda_ref = 3:
+off = log((1-pi) lambda_ref / (lambda_ref - 1)) / ((1 - t0) N) and tau = |2 k_var(t1) off / 10|.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.posterior.evidence import gather, log_ratio
+from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import temperature as as_temperature
+from dng_jax.rules import Move, Step, number, per_sample, pytree, static, zeros_per_sample
+from dng_jax.steps import StepTable
+
+
+@pytree
+class Feedback:
+    """State: L [B]. Make it with `feedback` or `feedback_from_times`."""
+
+    pi: jax.Array
+    temperature: Temperature
+    offset: jax.Array
+    scale_max: jax.Array
+    log_ratio_max: jax.Array
+    positive: str = static(default="positive")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("base", self.positive)
+
+    def init_state(self, x):
+        return zeros_per_sample(x)
+
+    def apply(self, state, step: Step):
+        ratio = jnp.exp(state)
+        scale = jnp.minimum(ratio / (ratio - (1 - self.pi)), self.scale_max)
+        delta = per_sample(scale, step.x) * (step.preds[self.positive] - step.base)
+        return delta, state, {"scale": scale, "log_ratio": state}
+
+    def update(self, state, step: Step, move: Move):
+        evidence = gather(step, move, (self.positive,), "base")
+        gap = 2 * evidence.inner[:, 0] - evidence.gram[:, 0, 0]
+        scored = jnp.isfinite(step.row.k_var)
+        state = state + log_ratio(self.temperature(step.row) * gap, step.row) + scored * self.offset
+        log_ratio_min = jnp.log((1 - self.pi) * self.scale_max / (self.scale_max - 1))
+        return jnp.clip(state, log_ratio_min, self.log_ratio_max)
+
+
+def feedback(
+    pi: float = 0.9,
+    *,
+    temperature: float | tuple | Temperature = 1.0,
+    offset: float = 0.0,
+    scale_max: float = 10.0,
+    log_ratio_max: float = 3.0,
+    positive: str = "positive",
+) -> Feedback:
+    """Feedback Guidance; pi in (0, 1), scale_max > 1, offset in units of the log-ratio a step."""
+    return Feedback(
+        number(pi, "pi", low=0, high=1, open_=True),
+        as_temperature(temperature),
+        number(offset, "offset"),
+        number(scale_max, "scale_max", low=1, open_=True),
+        number(log_ratio_max, "log_ratio_max"),
+        positive,
+    )
+
+
+def feedback_from_times(
+    table: StepTable,
+    t0: float,
+    t1: float,
+    *,
+    pi: float = 0.9,
+    scale_ref: float = 3.0,
+    scale_max: float = 10.0,
+    positive: str = "positive",
+) -> Feedback:
+    """Feedback Guidance set by two activation times in [0, 1), 1 being pure noise."""
+    number(t0, "t0", low=0, high=0.999)
+    number(t1, "t1", low=0, high=0.999)
+    number(scale_ref, "scale_ref", low=1, open_=True)
+    k_var = np.asarray(table.k_var, np.float64)
+    steps = len(k_var)
+    offset = np.log((1 - pi) * scale_ref / (scale_ref - 1)) / ((1 - t0) * steps)
+    at = min(round((1 - t1) * (steps - 1)), max(steps - 2, 0))
+    tau = abs(2 * k_var[at] * offset / 10)
+    return feedback(
+        pi, temperature=float(tau), offset=float(offset), scale_max=scale_max, positive=positive
+    )

@@ -1,0 +1,77 @@
+r"""Negative prompting with a constant scale, in its two forms (dng.md section 2).
+
+    away         eps = eps_base - lambda sum_k (eps_neg,k - eps_base)      CFG of weight -lambda
+    in place     eps = eps_neg + w (eps_pos - eps_neg)                     the negative stands in
+                 the place of the empty prompt of CFG, as Stable Diffusion pipelines have it
+
+"In place" is CFG with the base swapped for the negative; it asks for no base prediction.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from dng_jax.errors import InputError
+from dng_jax.rules import Move, Step, number, pytree, static
+
+
+@pytree
+class NegativePrompt:
+    """Away from the negatives, stateless. Make it with `negative_prompt`."""
+
+    guidance_scale: jax.Array
+    negatives: tuple[str, ...] = static(default=("negative",))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("base", *self.negatives)
+
+    def init_state(self, x):
+        return ()
+
+    def apply(self, state, step: Step):
+        away = sum(step.base - step.preds[role] for role in self.negatives)
+        return self.guidance_scale * away, state, {}
+
+    def update(self, state, step: Step, move: Move):
+        return state
+
+
+@pytree
+class NegativeInPlace:
+    """The negative in the place of the empty prompt. Make it with `negative_in_place`."""
+
+    guidance_scale: jax.Array
+    positive: str = static(default="positive")
+    negative: str = static(default="negative")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.positive, self.negative)
+
+    def init_state(self, x):
+        return ()
+
+    def apply(self, state, step: Step):
+        negative = step.preds[self.negative]
+        guided = negative + self.guidance_scale * (step.preds[self.positive] - negative)
+        return guided - step.base, state, {}
+
+    def update(self, state, step: Step, move: Move):
+        return state
+
+
+def negative_prompt(
+    guidance_scale: float, *, negatives: tuple[str, ...] = ("negative",)
+) -> NegativePrompt:
+    """Constant push away from the negative roles; guidance_scale = lambda, 0 is unguided."""
+    if not negatives:
+        raise InputError("negative prompting needs at least one negative role")
+    return NegativePrompt(number(guidance_scale, "guidance_scale"), tuple(negatives))
+
+
+def negative_in_place(
+    guidance_scale: float, *, positive: str = "positive", negative: str = "negative"
+) -> NegativeInPlace:
+    """CFG of weight w between two prompts; guidance_scale = w, 1 is the positive alone."""
+    return NegativeInPlace(number(guidance_scale, "guidance_scale"), positive, negative)

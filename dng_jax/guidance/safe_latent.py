@@ -1,0 +1,114 @@
+r"""Safe Latent Diffusion, in the two forms met in the field (dng.md section 2).
+
+Without a text prompt, as the DNG paper compares it (elementwise in the image):
+    d  = eps_base - eps_neg
+    m  = where(d < threshold, min(1, scale |d|), 0)
+    g  = -m d + s_m v;     v <- beta_m v + (1 - beta_m) g;     v_0 = 0
+    eps = eps_base - lambda g
+
+With a prompt, as its own paper has it (Schramowski et al. 2023, arXiv 2211.05105, eq. 5-8):
+    d  = eps_pos - eps_neg
+    mu = where(d < threshold, min(1, scale |d|), 0)
+    gamma = mu (eps_neg - eps_base) + s_m v;     v <- beta_m v + (1 - beta_m) gamma;     v_0 = 0
+    eps = eps_base + w (eps_pos - eps_base - [step >= warmup] gamma)
+
+Both are one rule: the first is the second with eps_pos = eps_base, so that
+gamma = mu (eps_neg - eps_base) = -mu d, w = lambda and warmup = 0.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dng_jax.errors import choose
+from dng_jax.rules import Move, Step, number, pytree, static
+
+
+@pytree
+class SafeLatent:
+    """State: the momentum v, shaped as x. Make it with `safe_latent` or `safe_latent_prompt`."""
+
+    guidance_scale: jax.Array
+    warmup: jax.Array
+    scale: jax.Array
+    threshold: jax.Array
+    momentum_scale: jax.Array
+    momentum_beta: jax.Array
+    positive: str = static(default="base")
+    negative: str = static(default="negative")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(("base", self.positive, self.negative)))
+
+    def init_state(self, x):
+        return jnp.zeros_like(x)
+
+    def apply(self, state, step: Step):
+        positive, negative = step.preds[self.positive], step.preds[self.negative]
+        d = positive - negative
+        mask = jnp.where(d < self.threshold, jnp.minimum(1.0, self.scale * jnp.abs(d)), 0.0)
+        gamma = mask * (negative - step.base) + self.momentum_scale * state
+        state = self.momentum_beta * state + (1 - self.momentum_beta) * gamma
+        active = step.row.index >= self.warmup
+        guided = self.guidance_scale * (positive - step.base - jnp.where(active, gamma, 0.0))
+        return guided, state, {}
+
+    def update(self, state, step: Step, move: Move):
+        return state
+
+
+def safe_latent(
+    guidance_scale: float,
+    *,
+    scale: float = 100.0,
+    threshold: float = 0.04,
+    momentum_scale: float = 0.2,
+    momentum_beta: float = 0.1,
+    negative: str = "negative",
+) -> SafeLatent:
+    """SLD without a prompt; guidance_scale = lambda >= 0, 0 is unguided."""
+    settings = (0, scale, threshold, momentum_scale, momentum_beta)
+    return _make(guidance_scale, settings, "base", negative)
+
+
+SETTINGS = ("warmup", "scale", "threshold", "momentum_scale", "momentum_beta")
+PRESETS = {
+    "medium": (10, 1000.0, 0.01, 0.3, 0.4),
+    "strong": (7, 2000.0, 0.025, 0.5, 0.7),
+    "max": (0, 5000.0, 1.0, 0.5, 0.7),
+}
+
+
+def safe_latent_prompt(
+    guidance_scale: float = 7.5,
+    *,
+    preset: str = "medium",
+    positive: str = "positive",
+    negative: str = "negative",
+    **changes: float,
+) -> SafeLatent:
+    """SLD on top of CFG, with the presets of its paper ("medium", "strong", "max").
+
+    changes: any of warmup (steps), scale, threshold, momentum_scale, momentum_beta.
+    """
+    values = dict(zip(SETTINGS, PRESETS[choose(preset, PRESETS, "SLD preset")], strict=True))
+    for name in changes:
+        choose(name, SETTINGS, "SLD setting")
+    values |= changes
+    return _make(guidance_scale, tuple(values.values()), positive, negative)
+
+
+def _make(guidance_scale, settings, positive: str, negative: str) -> SafeLatent:
+    warmup, scale, threshold, momentum_scale, momentum_beta = settings
+    return SafeLatent(
+        number(guidance_scale, "guidance_scale"),
+        number(warmup, "warmup", low=0),
+        number(scale, "scale", low=0),
+        number(threshold, "threshold"),
+        number(momentum_scale, "momentum_scale", low=0),
+        number(momentum_beta, "momentum_beta", low=0, high=1),
+        positive,
+        negative,
+    )

@@ -1,0 +1,34 @@
+r"""No guidance: eps = eps_role. The base model by default, or any one role of the denoiser."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from dng_jax.rules import Move, Step, pytree, static
+
+
+@pytree
+class Unguided:
+    """Stateless. Make it with `unguided`."""
+
+    role: str = static(default="base")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    def init_state(self, x):
+        return ()
+
+    def apply(self, state, step: Step):
+        if self.role == "base":
+            return jnp.zeros_like(step.x), state, {}
+        return step.preds[self.role] - step.base, state, {}
+
+    def update(self, state, step: Step, move: Move):
+        return state
+
+
+def unguided(role: str = "base") -> Unguided:
+    """The plain sampler of one role: "base", or for instance "class:3"."""
+    return Unguided(role)

@@ -1,0 +1,156 @@
+r"""Fitting a tracker's temperature on labelled data, without generating anything.
+
+Labelled clean data x_0 are noised along the forward chain of a step table,
+
+    x_{T-1} = alpha x_0 + sigma z,        x_i = a_i x_{i+1} + sqrt(g_i) z_i    (noisier)
+    a_i = 1 / k_x,  g_i = -k_eps sigma_i / k_x                                 (dng_jax.steps)
+
+and every transition x_i -> x_{i+1} is scored with the network's kernels (dng.md 1.3). Since noising
+does not know the class, the tracked posterior of the label is a Markov product of those scores. The
+temperature tau(logsnr) with n knots minimises the negative log-likelihood of the labels,
+averaged over samples and over the levels of the chain, under 0 <= tau <= tau_max.
+
+For `classes` the log-posterior is linear in tau before the softmax, so the problem is convex.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.errors import InputError
+from dng_jax.posterior.classes import Classes
+from dng_jax.posterior.evidence import Evidence
+from dng_jax.posterior.temperature import Temperature
+from dng_jax.rules import Denoise, Move, Step
+from dng_jax.sampling import as_pytree
+from dng_jax.steps import StepRow, StepTable
+
+
+class Fit(NamedTuple):
+    """temperature: the fitted one; before, after: mean negative log-likelihood over the chain
+    (nats) with the tracker's own temperature and with the fitted one; final: after, at its end."""
+
+    temperature: Temperature
+    before: float
+    after: float
+    final: float
+
+
+def forward_evidence(
+    denoise: Denoise, table: StepTable, tracker: Any, x_0: jax.Array, keys: jax.Array
+) -> Evidence:
+    """Evidence [T-1, B, ...] of the tracker's concepts along the forward chain of x_0 [B, ...].
+
+    keys [B] typed. `expected` is set to `inner`: no sampler took these steps.
+    """
+    return _forward(as_pytree(denoise), table, tracker, jnp.asarray(x_0, jnp.float32), keys)
+
+
+def replay(tracker: Any, evidence: Evidence, table: StepTable, x_0: jax.Array) -> jax.Array:
+    """log-posterior along the chain from its evidence, [T-1, B, outcomes].
+
+    Outcomes are the K classes, or the M negatives and, last, none of them.
+    """
+
+    def body(state, inputs):
+        row, one = inputs
+        state = tracker.update(state, one, row)
+        return state, _outcomes(tracker, state)
+
+    rows = jax.tree.map(lambda column: jnp.asarray(column)[:-1], table)
+    return jax.lax.scan(body, tracker.init(x_0), (rows, evidence))[1]
+
+
+def fit_temperature(
+    tracker: Any,
+    evidence: Evidence,
+    table: StepTable,
+    labels,
+    *,
+    knots: int = 8,
+    tau_max: float = 2.0,
+) -> Fit:
+    """Fits tau at `knots` log-SNRs, spread evenly over the table's scored steps.
+
+    labels [B]: index of the true outcome (see `replay`). Raises InputError where labels or knots
+    make no sense.
+    """
+    from scipy.optimize import minimize  # here, because the library imports nothing heavy
+
+    steps, batch = evidence.inner.shape[:2]
+    outcomes = evidence.inner.shape[2] + (not isinstance(tracker, Classes))
+    labels = np.asarray(labels)
+    if labels.shape != (batch,) or labels.min() < 0 or labels.max() >= outcomes:
+        raise InputError(f"labels must be {batch} integers in 0..{outcomes - 1}")
+    if not 2 <= knots <= steps:
+        raise InputError(f"knots must lie between 2 and the {steps} scored steps, got {knots}")
+    logsnr = np.asarray(table.logsnr, np.float64)[:-1]
+    at = np.interp(np.linspace(0, steps - 1, knots), np.arange(steps), logsnr)
+    x = evidence.inner[0]
+
+    @jax.jit
+    def nll(values, knots):
+        heated = dataclasses.replace(tracker, temperature=Temperature(knots, values))
+        log_p = replay(heated, evidence, table, x)
+        return -jnp.take_along_axis(log_p, jnp.asarray(labels)[None, :, None], axis=2).mean((1, 2))
+
+    gradient = jax.jit(jax.value_and_grad(lambda values, knots: nll(values, knots).mean()))
+    knots_array = jnp.asarray(at, jnp.float32)
+
+    def objective(values):
+        loss, slope = gradient(jnp.asarray(values, jnp.float32), knots_array)
+        return float(loss), np.asarray(slope, np.float64)
+
+    runs = [
+        minimize(
+            objective,
+            np.full(knots, first),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0, tau_max)] * knots,
+        )
+        for first in (0.03, 0.3, 1.0)
+    ]
+    best = min(runs, key=lambda run: run.fun)
+    fitted = Temperature(knots_array, jnp.asarray(best.x, jnp.float32))
+    own = tracker.temperature
+    before, after = nll(own.values, own.knots), nll(fitted.values, fitted.knots)
+    return Fit(fitted, float(before.mean()), float(after.mean()), float(after[-1]))
+
+
+def _outcomes(tracker: Any, state) -> jax.Array:
+    log_p = tracker.log_probabilities(state)
+    if isinstance(tracker, Classes):
+        return log_p
+    total = jnp.minimum(jax.nn.logsumexp(log_p, axis=1, keepdims=True), -1e-6)
+    return jnp.concatenate([log_p, jnp.log(-jnp.expm1(total))], axis=1)
+
+
+@jax.jit
+def _forward(denoise, table: StepRow, tracker, x_0, keys):
+    table = jax.tree.map(jnp.asarray, table)
+    last = jax.tree.map(lambda column: column[-1], table)
+
+    def noise(index):
+        draw = lambda key: jax.random.normal(jax.random.fold_in(key, index), x_0.shape[1:])  # noqa: E731
+        return jax.vmap(draw)(keys)
+
+    def body(x_next, row):
+        g = -row.k_eps * row.sigma / row.k_x
+        x = x_next / row.k_x + jnp.sqrt(g) * noise(row.index)
+        roles = tracker.roles
+
+        def evaluate(x):
+            return denoise(x, row, roles)
+
+        step = Step(row, x, evaluate(x), evaluate, keys)
+        return x, tracker.evidence(step, Move(x_next, x_next))
+
+    rows = jax.tree.map(lambda column: column[:-1], table)
+    start = last.alpha * x_0 + last.sigma * noise(last.index)
+    return jax.lax.scan(body, start, rows, reverse=True)[1]

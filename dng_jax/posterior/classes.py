@@ -1,0 +1,139 @@
+r"""Tracker over all classes of a model: a probability vector by construction (dng.md 1.3).
+
+    log p_k <- log_softmax_k( log p_k + tau log N(x'; mu_k, k_var) + [k forbidden] delta/(2 k_var) )
+
+over all K classes, so the kernel of the base model is the mixture sum_k p_k N(mu_k, k_var) instead
+of one Gaussian. Any set F of classes can be forbidden, p = sum_{k in F} p_k; the set is a traced
+mask, so one compiled program serves all sets. Distances are taken to the classes' common mean
+prediction, which cancels in the softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.errors import InputError
+from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, log_ratio
+from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import temperature as as_temperature
+from dng_jax.posterior.view import View, known, weighted
+from dng_jax.rules import Move, Step, number, pytree, static, zeros_per_sample
+from dng_jax.steps import StepRow
+
+
+@pytree
+class Classes:
+    """State: log p [B, K], normalised. Make it with `classes`."""
+
+    forbidden: jax.Array
+    log_prior: jax.Array
+    temperature: Temperature
+    delta: jax.Array
+    drift: jax.Array
+    log_p_min: jax.Array
+    concepts: tuple[str, ...] = static()
+    probes: int = static(default=0)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.concepts
+
+    def init(self, x: jax.Array) -> jax.Array:
+        """log prior, [B, K]."""
+        return zeros_per_sample(x)[:, None] + self.log_prior
+
+    def evidence(self, step: Step, move: Move) -> Evidence:
+        """The scalars of one step that `update` needs."""
+        return gather(step, move, self.concepts, None, self.probes)
+
+    def observe(self, state, step: Step, move: Move):
+        """State after one step of the chain."""
+        return self.update(state, self.evidence(step, move), step.row)
+
+    def update(self, state: jax.Array, evidence: Evidence, row: StepRow) -> jax.Array:
+        """State after one step, from its scalars."""
+        square = jnp.diagonal(evidence.gram, axis1=1, axis2=2)
+        gap = 2 * evidence.inner - square + divergence_numerator(evidence.divergence, row)
+        restored = self.forbidden * self.drift * self._expected_drift(state, evidence, square)
+        numerator = self.temperature(row) * (gap + restored) + self.forbidden * self.delta
+        log_p = jax.nn.log_softmax(state + log_ratio(numerator, row), axis=1)
+        return jax.nn.log_softmax(jnp.maximum(log_p, self.log_p_min), axis=1)
+
+    def log_probabilities(self, state: jax.Array) -> jax.Array:
+        """log p_k, [B, K]."""
+        return state
+
+    def view(self, state: jax.Array, step: Step) -> View:
+        """Odds of the forbidden set, and the posterior-weighted predictions of both sides."""
+        inside = jnp.where(self.forbidden > 0, state, -jnp.inf)
+        outside = jnp.where(self.forbidden > 0, -jnp.inf, state)
+        log_odds = jax.nn.logsumexp(inside, axis=1) - jax.nn.logsumexp(outside, axis=1)
+        return View(
+            log_odds,
+            weighted(jax.nn.softmax(inside, axis=1), step, self.concepts),
+            weighted(jax.nn.softmax(outside, axis=1), step, self.concepts),
+        )
+
+    @staticmethod
+    def _expected_drift(state, evidence: Evidence, square):
+        # The drift that a forbidden class shows on average against the rest of the mixture.
+        expected = 2 * evidence.expected - square
+        return jnp.sum(jnp.exp(state) * expected, axis=1, keepdims=True) - expected
+
+
+def classes(
+    num_classes: int,
+    forbidden: Sequence[int],
+    *,
+    prior=None,
+    concepts: tuple[str, ...] | None = None,
+    temperature: float | tuple | Temperature = 1.0,
+    delta: float = 0.0,
+    drift: float = 0.0,
+    p_min: float = 0.0,
+    probes: int = 0,
+) -> Classes:
+    """Tracker over the roles "class:0".."class:K-1" (or the named concepts).
+
+    forbidden: class indices, at least one and not all. prior [K] in (0, 1) summing to 1, default
+    uniform. p_min in [0, 1/K): floor under each class's probability, so that a class can return.
+    """
+    concepts = concepts or tuple(f"class:{k}" for k in range(num_classes))
+    if len(concepts) != num_classes:
+        raise InputError(f"{num_classes} classes need as many concept roles, got {len(concepts)}")
+    if prior is None:
+        prior = np.full(num_classes, 1 / num_classes)
+    prior = number(prior, "prior", low=0, high=1, open_=True)
+    if prior.shape != (num_classes,):
+        raise InputError(f"prior needs one number for each of {num_classes} classes")
+    if known(prior) and abs(float(prior.sum()) - 1) > 1e-4:
+        raise InputError(f"the class priors must sum to 1, got {float(prior.sum()):g}")
+    return Classes(
+        forbidden_mask(num_classes, forbidden),
+        jnp.log(prior),
+        as_temperature(temperature),
+        number(delta, "delta"),
+        number(drift, "drift", low=0, high=1),
+        jnp.log(number(p_min, "p_min", low=0, high=1 / num_classes)),
+        concepts,
+        probes,
+    )
+
+
+def forbidden_mask(num_classes: int, forbidden: Sequence[int]) -> jax.Array:
+    """[K] float32 mask, 1 for the forbidden classes; InputError for none, all or unknown ones."""
+    index = sorted({int(k) for k in forbidden})
+    outside = [k for k in index if not 0 <= k < num_classes]
+    if outside:
+        raise InputError(f"class {outside[0]} does not exist: choose from 0..{num_classes - 1}")
+    if not index:
+        raise InputError("name at least one class to forbid")
+    if len(index) == num_classes:
+        raise InputError(f"all {num_classes} classes are forbidden: leave at least one allowed")
+    mask = np.zeros(num_classes, np.float32)
+    mask[index] = 1
+    return jnp.asarray(mask)

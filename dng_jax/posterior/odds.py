@@ -1,0 +1,111 @@
+r"""Log-odds tracker: each negative against the complement, so that p stays in (0, 1).
+
+    L_k <- L_k + [ tau (|x'-mu_c|^2 - |x'-mu_k|^2) + delta ] / (2 k_var)
+    mu_c = mu_b - sum_j o_j (mu_j - mu_b),      o_k = e^{L_k} = p_k / (1 - sum_j p_j)
+
+(dng.md 1.3). With D_j = mu_j - mu_b and u = sum_j o_j D_j the distance gap is
+2 <x'-mu_b, u> + |u|^2 + 2 inner_k - gram_kk. The total of the odds in mu_c, and in the guidance, is
+capped at odds_max; p itself needs no cap. Offsets as in `pair`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, log_ratio
+from dng_jax.posterior.pair import log_prior_of
+from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import temperature as as_temperature
+from dng_jax.posterior.view import View, weighted
+from dng_jax.rules import Move, Step, number, pytree, static, zeros_per_sample
+from dng_jax.steps import StepRow
+
+
+@pytree
+class Odds:
+    """State: log-odds against the complement, [B, M]. Make it with `odds`."""
+
+    log_odds_prior: jax.Array
+    temperature: Temperature
+    delta: jax.Array
+    drift: jax.Array
+    log_odds_min: jax.Array
+    log_odds_max: jax.Array
+    negatives: tuple[str, ...] = static(default=("negative",))
+    probes: int = static(default=0)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("base", *self.negatives)
+
+    def init(self, x: jax.Array) -> jax.Array:
+        """Log-odds of the prior, [B, M]."""
+        return zeros_per_sample(x)[:, None] + self.log_odds_prior
+
+    def evidence(self, step: Step, move: Move) -> Evidence:
+        """The scalars of one step that `update` needs."""
+        return gather(step, move, self.negatives, "base", self.probes)
+
+    def observe(self, state, step: Step, move: Move):
+        """State after one step of the chain."""
+        return self.update(state, self.evidence(step, move), step.row)
+
+    def update(self, state: jax.Array, evidence: Evidence, row: StepRow) -> jax.Array:
+        """State after one step, from its scalars."""
+        o = self._odds(state)
+
+        def against_complement(inner):
+            u_inner = jnp.sum(o * inner, axis=1, keepdims=True)
+            return 2 * u_inner + u_square + 2 * inner - square
+
+        square = jnp.diagonal(evidence.gram, axis1=1, axis2=2)
+        u_square = jnp.einsum("bj,bjk,bk->b", o, evidence.gram, o, precision="highest")[:, None]
+        divergence = evidence.divergence + jnp.sum(o * evidence.divergence, axis=1, keepdims=True)
+        gap = against_complement(evidence.inner) + divergence_numerator(divergence, row)
+        restored = -self.drift * against_complement(evidence.expected)
+        increment = log_ratio(self.temperature(row) * (gap + restored) + self.delta, row)
+        return jnp.clip(state + increment, self.log_odds_min, -self.log_odds_min)
+
+    def log_probabilities(self, state: jax.Array) -> jax.Array:
+        """log p_k, [B, M]."""
+        return state - jnp.logaddexp(0.0, jax.nn.logsumexp(state, axis=1, keepdims=True))
+
+    def view(self, state: jax.Array, step: Step) -> View:
+        """Total odds and the negatives' odds-weighted prediction."""
+        log_odds = jnp.minimum(jax.nn.logsumexp(state, axis=1), self.log_odds_max)
+        return View(log_odds, weighted(jax.nn.softmax(state, axis=1), step, self.negatives))
+
+    def _odds(self, state):
+        excess = jax.nn.logsumexp(state, axis=1, keepdims=True) - self.log_odds_max
+        return jnp.exp(state - jnp.maximum(excess, 0.0))
+
+
+def odds(
+    prior=0.2,
+    *,
+    negatives: tuple[str, ...] = ("negative",),
+    temperature: float | tuple | Temperature = 1.0,
+    delta: float = 0.0,
+    drift: float = 0.0,
+    p_min: float = 1e-6,
+    odds_max: float = 99.0,
+    probes: int = 0,
+) -> Odds:
+    """The log-odds tracker; arguments as in `pair`.
+
+    p_min > 0 bounds the log-odds on both sides at +-logit(p_min); odds_max > 0 caps the odds in
+    the complement's mean and in the guidance.
+    """
+    log_prior = log_prior_of(prior, negatives)
+    p_min = number(p_min, "p_min", low=0, high=0.5, open_=True)
+    return Odds(
+        log_prior - jnp.log1p(-jnp.sum(jnp.exp(log_prior))),
+        as_temperature(temperature),
+        number(delta, "delta"),
+        number(drift, "drift", low=0, high=1),
+        jnp.log(p_min) - jnp.log1p(-p_min),
+        jnp.log(number(odds_max, "odds_max", low=0, open_=True)),
+        tuple(negatives),
+        probes,
+    )

@@ -1,0 +1,118 @@
+r"""The paper's tracker: each negative against the base model (dng.md 1.1; arXiv 2410.14398).
+
+    log p_k <- clamp( log p_k + [ tau (|x'-mu_b|^2 - |x'-mu_k|^2) + delta ] / (2 k_var) )
+
+The base model's mixture kernel is replaced by one Gaussian, so p may leave (0, 1): it is clamped
+to [p_min, p_max]. Odds against everything else, for several negatives (dng.md 1.3):
+o_k = p_k / (1 - sum_j p_j), the sum kept below p_max.
+
+Two offsets counter the drift by which a guided chain talks its own posterior down (dng.md 1.2):
+delta, raw, a squared distance in the units of x; and drift, portable across step counts and
+dimension, the fraction in [0, 1] of the step's expected drift that is given back,
+drift tau (gram_kk - 2 expected_k) / (2 k_var).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dng_jax.errors import InputError
+from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, log_ratio
+from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import temperature as as_temperature
+from dng_jax.posterior.view import View, known, weighted
+from dng_jax.rules import Move, Step, number, pytree, static, zeros_per_sample
+from dng_jax.steps import StepRow
+
+
+@pytree
+class Pair:
+    """State: log p [B, M], one for each negative. Make it with `pair`."""
+
+    log_prior: jax.Array
+    temperature: Temperature
+    delta: jax.Array
+    drift: jax.Array
+    log_p_min: jax.Array
+    log_p_max: jax.Array
+    negatives: tuple[str, ...] = static(default=("negative",))
+    probes: int = static(default=0)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("base", *self.negatives)
+
+    def init(self, x: jax.Array) -> jax.Array:
+        """log p = log prior, [B, M]."""
+        return zeros_per_sample(x)[:, None] + self.log_prior
+
+    def evidence(self, step: Step, move: Move) -> Evidence:
+        """The scalars of one step that `update` needs."""
+        return gather(step, move, self.negatives, "base", self.probes)
+
+    def observe(self, state, step: Step, move: Move):
+        """State after one step of the chain."""
+        return self.update(state, self.evidence(step, move), step.row)
+
+    def update(self, state: jax.Array, evidence: Evidence, row: StepRow) -> jax.Array:
+        """State after one step, from its scalars."""
+        square = jnp.diagonal(evidence.gram, axis1=1, axis2=2)
+        tau = self.temperature(row)
+        gap = 2 * evidence.inner - square + divergence_numerator(evidence.divergence, row)
+        restored = self.drift * (square - 2 * evidence.expected)
+        increment = log_ratio(tau * (gap + restored) + self.delta, row)
+        return jnp.clip(state + increment, self.log_p_min, self.log_p_max)
+
+    def log_probabilities(self, state: jax.Array) -> jax.Array:
+        """log p_k, [B, M]."""
+        return state
+
+    def view(self, state: jax.Array, step: Step) -> View:
+        """Total odds and the negatives' odds-weighted prediction."""
+        log_total = jax.nn.logsumexp(state, axis=1)
+        log_total = jnp.minimum(log_total, self.log_p_max)
+        log_odds = log_total - jnp.log(-jnp.expm1(log_total))
+        return View(log_odds, weighted(jax.nn.softmax(state, axis=1), step, self.negatives))
+
+
+def pair(
+    prior=0.2,
+    *,
+    negatives: tuple[str, ...] = ("negative",),
+    temperature: float | tuple | Temperature = 1.0,
+    delta: float = 0.0,
+    drift: float = 0.0,
+    p_min: float = 1e-6,
+    p_max: float = 0.99,
+    probes: int = 0,
+) -> Pair:
+    """The paper's tracker.
+
+    prior: number or one for each negative, in (0, 1), summing to less than 1. Defaults are those
+    of the authors' program. probes: Rademacher probes a step for deterministic tables (0: none).
+    """
+    log_prior = log_prior_of(prior, negatives)
+    return Pair(
+        log_prior,
+        as_temperature(temperature),
+        number(delta, "delta"),
+        number(drift, "drift", low=0, high=1),
+        jnp.log(number(p_min, "p_min", low=0, high=1, open_=True)),
+        jnp.log(number(p_max, "p_max", low=0, high=1, open_=True)),
+        tuple(negatives),
+        probes,
+    )
+
+
+def log_prior_of(prior, negatives: tuple[str, ...]) -> jax.Array:
+    """log prior [M] of the negatives, checked."""
+    if not negatives:
+        raise InputError("a tracker needs at least one negative role")
+    value = number(prior, "prior", low=0, high=1, open_=True)
+    value = jnp.broadcast_to(value, (len(negatives),))
+    if known(value) and not float(value.sum()) < 1:
+        raise InputError(
+            f"the priors of all negatives must sum to less than 1, got {float(value.sum()):g}"
+        )
+    return jnp.log(value)

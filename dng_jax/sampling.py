@@ -1,0 +1,236 @@
+r"""Sampling: one compiled scan over a step table.
+
+For every row (dng_jax.steps) and every sample b, with sample key K_b:
+
+    eps    = guided prediction (dng_jax.rules)
+    mean   = c_x x + c_eps eps
+    z_b    = normal(fold_in(K_b, index))
+    x_next = mean + std z
+
+All randomness of sample b derives from its own key and the row's index, so an image does not depend
+on batch size, on how the scan is cut, on resuming or on the number of devices.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.errors import InputError, NonFiniteError, choose
+from dng_jax.rules import Denoise, Move, Rule, Step, zeros_per_sample
+from dng_jax.steps import StepTable, noise_ratio
+
+_START = 0x7FFFFFFF  # fold_in tag of the initial noise: no row has this index
+SAVE = ("x", "denoised")
+
+
+class Carry(NamedTuple):
+    """Everything a chain needs to go on: x [B, ...], the rule's state, first bad step int32 [B]."""
+
+    x: jax.Array
+    state: Any
+    bad_step: jax.Array
+
+
+class Result(NamedTuple):
+    """x [B, ...] the final images; state the rule's final state; trace {name: [T, B, ...]};
+    bad_step int32 [B], first step with a non-finite prediction, or the number of steps run."""
+
+    x: jax.Array
+    state: Any
+    trace: dict[str, jax.Array]
+    bad_step: jax.Array
+
+
+class Progress(NamedTuple):
+    """Reported after each chunk: steps done of total, seconds so far, carry to resume from."""
+
+    done: int
+    total: int
+    seconds: float
+    carry: Carry
+    trace: dict[str, jax.Array]
+
+    @property
+    def remaining(self) -> float:
+        """Estimated seconds to the end, at the rate so far."""
+        return self.seconds * (self.total - self.done) / max(self.done, 1)
+
+
+def sample_keys(seed: int, count: int, start: int = 0) -> jax.Array:
+    """Typed keys [count] of samples start, start+1, ...: fold_in(key(seed), number)."""
+    root = jax.random.key(seed)
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(start, start + count))
+
+
+def initial_noise(keys: jax.Array, shape: Sequence[int], table: StepTable) -> jax.Array:
+    """x_T [B, *shape] for unit-variance data: normal of variance alpha_T^2 + sigma_T^2."""
+    draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _START), tuple(shape)))
+    return jnp.sqrt(table.alpha[0] ** 2 + table.sigma[0] ** 2) * draw(keys)
+
+
+def sample(
+    denoise: Denoise,
+    table: StepTable,
+    rule: Rule,
+    keys: jax.Array,
+    x: jax.Array,
+    *,
+    save: Sequence[str] = (),
+    observe: Callable[[Any, Step], dict[str, jax.Array]] | None = None,
+) -> Result:
+    """Runs the whole table as one scan.
+
+    denoise: a pytree with __call__ (weights are then data, not program) or a plain function.
+    keys [B] typed PRNG keys, one a sample; x [B, ...] the initial noise (`initial_noise`).
+    The trace always holds the rule's scalars per image; save adds "x" (x_t before the step) and
+    "denoised" (x_0 read off the guided prediction), observe(state, step) anything else.
+    Compiles once per shape and kind of rule. May be called inside jit, vmap and grad.
+    Nothing is checked for NaN here: look at Result.bad_step, or call `check_finite`.
+    """
+    denoise, observe = as_pytree(denoise), as_pytree(observe)
+    _warn_deterministic(table, rule)
+    carry = start(rule, x)
+    carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
+    return Result(carry.x, carry.state, trace, carry.bad_step)
+
+
+def sample_chunks(
+    denoise: Denoise,
+    table: StepTable,
+    rule: Rule,
+    keys: jax.Array,
+    x: jax.Array | None = None,
+    *,
+    chunk: int = 10,
+    carry: Carry | None = None,
+    done: int = 0,
+    save: Sequence[str] = (),
+    observe: Callable[[Any, Step], dict[str, jax.Array]] | None = None,
+) -> Iterator[Progress]:
+    """The same scan, driven in pieces of `chunk` steps from the host: same numbers as `sample`.
+
+    Yields a Progress after each piece, its trace that piece's; to stop, stop iterating; to resume,
+    pass its carry and done. Raises NonFiniteError naming step and sample as soon as a piece shows
+    one. `run_chunks` collects the pieces into a Result.
+    """
+    total = len(np.asarray(table.index))
+    if chunk < 1:
+        raise InputError(f"chunk must be at least 1 step, got {chunk}")
+    if not 0 <= done <= total:
+        raise InputError(f"cannot resume after {done} steps of a table of {total}")
+    if carry is None:
+        if x is None or done:
+            raise InputError("give the initial noise x, or carry and done of an earlier piece")
+        carry = start(rule, x)
+    denoise, observe = as_pytree(denoise), as_pytree(observe)
+    _warn_deterministic(table, rule)
+    began = time.monotonic()
+    while done < total:
+        rows = jax.tree.map(lambda column, a=done: column[a : a + chunk], table)
+        carry, trace = _scan(denoise, rows, rule, keys, carry, _names(save), observe)
+        done = min(done + chunk, total)
+        check_finite(carry, done)
+        yield Progress(done, total, time.monotonic() - began, carry, trace)
+
+
+def run_chunks(pieces: Iterator[Progress], report: Callable[[Progress], None] | None = None):
+    """Drives `sample_chunks` to its end and returns the Result of the whole table."""
+    traces, last = [], None
+    for last in pieces:
+        traces.append(last.trace)
+        if report is not None:
+            report(last)
+    if last is None:
+        raise InputError("there was nothing left to sample: the table is finished")
+    trace = {name: jnp.concatenate([t[name] for t in traces]) for name in traces[0]}
+    return Result(last.carry.x, last.carry.state, trace, last.carry.bad_step)
+
+
+def start(rule: Rule, x: jax.Array) -> Carry:
+    """The state of a chain before its first step."""
+    x = jnp.asarray(x)
+    return Carry(x, rule.init_state(x), zeros_per_sample(x).astype(jnp.int32) + _START)
+
+
+def check_finite(carry: Carry | Result, steps: int) -> None:
+    """Raises NonFiniteError, naming step and sample, where a prediction was NaN or infinite."""
+    bad = np.asarray(carry.bad_step)
+    if (bad < steps).any():
+        worst = int(np.argmin(bad))
+        raise NonFiniteError(
+            f"the prediction for sample {worst} became NaN or infinite at step {int(bad[worst])}"
+            f" of {steps} ({int((bad < steps).sum())} of {len(bad)} samples affected): check the"
+            " network's weights and the guidance scale"
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("save",))
+def _scan(denoise, table, rule, keys, carry, save, observe):
+    if rule.roles and not callable(denoise):
+        raise InputError("denoise must be callable: denoise(x, row, roles) -> {role: eps}")
+
+    def body(carry: Carry, row):
+        def evaluate(x):
+            return denoise(x, row, rule.roles)
+
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, row.index))(keys)
+        step = Step(row, carry.x, evaluate(carry.x), evaluate, step_keys)
+        delta, state, info = rule.apply(carry.state, step)
+        eps = step.base + delta
+        mean = row.c_x * carry.x + row.c_eps * eps
+        shape, dtype = carry.x.shape[1:], carry.x.dtype
+        z = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(step_keys)
+        x_next = mean + row.std * z
+        out = dict(info)
+        if observe is not None:
+            out |= observe(state, step)
+        if "x" in save:
+            out["x"] = carry.x
+        if "denoised" in save:
+            out["denoised"] = (carry.x - row.sigma * eps) / row.alpha
+        state = rule.update(state, step, Move(mean, x_next))
+        finite = jnp.isfinite(eps).all(axis=tuple(range(1, eps.ndim)))
+        bad_step = jnp.where(finite, carry.bad_step, jnp.minimum(carry.bad_step, row.index))
+        return Carry(x_next, state, bad_step), out
+
+    return jax.lax.scan(body, carry, jax.tree.map(jnp.asarray, table))
+
+
+def as_pytree(function):
+    """A callable that may cross a jit boundary."""
+    # A plain function is part of the program: Partial keeps it static and hashes it by identity.
+    leaves = jax.tree.leaves(function)
+    is_opaque = len(leaves) == 1 and leaves[0] is function
+    return jax.tree_util.Partial(function) if is_opaque else function
+
+
+def _names(save: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(choose(name, SAVE, "quantity to save") for name in save))
+
+
+def _warn_deterministic(table: StepTable, rule: Rule) -> None:
+    if isinstance(table.std, jax.core.Tracer) or not _unprobed(rule):
+        return
+    ratio = noise_ratio(table)
+    if ratio.size and np.median(ratio) < 0.5:
+        warnings.warn(
+            "a posterior tracker without divergence probe runs on a (nearly) deterministic step"
+            f" table (std^2/k_var = {np.median(ratio):.2f}): its log-ratio lacks the divergence"
+            " term and leaks at any step count; give the tracker probes=1, or use an ancestral table",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _unprobed(rule) -> bool:
+    parts = (getattr(rule, name, None) for name in ("tracker", "rule"))
+    nested = [part for part in (*parts, *getattr(rule, "rules", ())) if part is not None]
+    return any(getattr(part, "probes", None) == 0 or _unprobed(part) for part in nested)

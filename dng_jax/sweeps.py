@@ -1,0 +1,98 @@
+"""Sweeps: K settings of one rule as one compiled program.
+
+Numbers of a rule are leaves, so K rules of the same kind stack into one rule whose leaves have a
+leading axis K. `sweep` runs the sampler over that axis on shared noise:
+
+    mode "map"    one setting after the other inside one program (memory of a single run), or
+                  `chunk` of them at a time
+    mode "vmap"   all at once; the batch the network sees is K times larger
+
+and over devices, by samples or by settings. On a CPU "map" is the right one: a batch that fills the
+cores gains nothing from being larger.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dng_jax.errors import InputError, choose
+from dng_jax.rules import Denoise, Rule
+from dng_jax.sampling import Result, as_pytree, sample
+from dng_jax.steps import StepTable
+
+
+def stack(rules: Sequence[Rule]) -> Rule:
+    """K rules of one kind as one, leaves with a leading axis K."""
+    if not rules:
+        raise InputError("a sweep needs at least one setting")
+    kinds = {jax.tree.structure(rule) for rule in rules}
+    shapes = {tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(rule)) for rule in rules}
+    if len(kinds) > 1 or len(shapes) > 1:
+        raise InputError(
+            "the rules of a sweep must be of one kind with the same roles, switches and table"
+            " lengths: sweep each kind on its own"
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rules)
+
+
+def sweep(
+    denoise: Denoise,
+    table: StepTable,
+    rules: Sequence[Rule] | Rule,
+    keys: jax.Array,
+    x: jax.Array,
+    *,
+    mode: Literal["map", "vmap"] = "map",
+    chunk: int | None = None,
+    shard: Literal["samples", "settings"] | None = None,
+    save: Sequence[str] = (),
+    observe: Callable[[Any, Any], dict[str, jax.Array]] | None = None,
+) -> Result:
+    """Samples every setting with the same keys [B] and initial noise x [B, ...].
+
+    rules: a list of rules of one kind, or one stacked rule. Returns a Result whose arrays have a
+    leading axis K. shard spreads the samples, or (mode "vmap" only) the settings, over all devices;
+    their number must divide evenly. A second call with other numbers compiles nothing.
+    """
+    choose(mode, ("map", "vmap"), "sweep mode")
+    rules = rules if isinstance(rules, Rule) else stack(rules)
+    if shard is not None:
+        choose(shard, ("samples", "settings"), "way to shard")
+        if shard == "settings" and mode != "vmap":
+            raise InputError("settings are spread over devices in mode 'vmap' only")
+        if shard == "settings":
+            rules = distribute(rules)
+        else:
+            keys, x = distribute((keys, x))
+    denoise, observe = as_pytree(denoise), as_pytree(observe)
+    return _sweep(denoise, table, rules, keys, x, mode, chunk, tuple(save), observe)
+
+
+def distribute(tree, devices: Sequence[jax.Device] | None = None):
+    """Spreads the leading axis of every array over the devices (default: all)."""
+    devices = list(devices or jax.devices())
+    mesh = Mesh(np.asarray(devices), ("batch",))
+    count = {len(leaf) for leaf in jax.tree.leaves(tree)}
+    if any(n % len(devices) for n in count):
+        raise InputError(
+            f"an axis of {sorted(count)} does not divide over {len(devices)} devices:"
+            f" choose a multiple of {len(devices)}"
+        )
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("batch")))
+
+
+@functools.partial(jax.jit, static_argnames=("mode", "chunk", "save"))
+def _sweep(denoise, table, rules, keys, x, mode, chunk, save, observe):
+    def one(rule):
+        return sample(denoise, table, rule, keys, x, save=save, observe=observe)
+
+    if mode == "vmap":
+        return jax.vmap(one)(rules)
+    return jax.lax.map(one, rules, batch_size=chunk)
