@@ -224,7 +224,7 @@ def _warn_deterministic(table: StepTable, rule: Rule) -> None:
         warnings.warn(
             "a posterior tracker without divergence probe runs on a (nearly) deterministic step"
             f" table (std^2/k_var = {np.median(ratio):.2f}): its log-ratio lacks the divergence"
-            " term and leaks at any step count; give the tracker probes=1, or use an ancestral table",
+            " term and leaks at any step count; give the tracker probes=1, or an ancestral table",
             UserWarning,
             stacklevel=3,
         )
