@@ -342,7 +342,7 @@ def _faded(colour: str) -> tuple[str, float]:
 def _plain_ticks(axes: Axes, low: float, high: float) -> None:
     """1, 2, 5 per decade and 0, written out: nobody reads 10^-1 per cent."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(max(high, low)))) + 1)
-    # A tick just above the knee would collide with the label of 0.
+    # Below the knee the axis is linear, and ticks of a logarithm would mislead.
     ticks = [s * 10.0**d for d in decades for s in (1, 2, 5) if low <= s * 10.0**d <= 1.3 * high]
     axes.set_xticks([0.0, *ticks])
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
