@@ -1,0 +1,1 @@
+"""Evaluation jobs: each runs as `python -m eval.<job> --help` and writes one run folder."""

@@ -1,0 +1,261 @@
+"""What every job does around its work: a folder a run, provenance, JSON, tables, exit codes.
+
+A run folder holds run.json (the configuration, and what it ran on) beside the results. Nothing
+here deletes anything. Exit codes: 0 done, 2 bad input or numbers that are not finite (one sentence
+on stderr, no traceback), 130 interrupted; anything else is a fault of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dng_jax.errors import InputError, NonFiniteError
+
+PACKAGES = ("dng-jax", "jax", "jaxlib", "flax", "numpy")
+WHERE_NOT_WHAT = ("out", "overwrite")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def new_run_folder(path: str | Path, config: Any, *, overwrite: bool = False) -> Path:
+    """Makes the folder of a run and writes its run.json; returns the path.
+
+    config: a dataclass or mapping; its fields `out` and `overwrite` say where the run goes, not
+    what it is, and do not count when two configurations are compared. A folder that holds anything
+    is refused with InputError, unless it holds the run of the same configuration and overwrite is
+    True: then its files stay and the job may continue from them or write them anew.
+    """
+    path = Path(path)
+    wanted = to_json(config)
+    if not isinstance(wanted, dict):
+        raise InputError(
+            f"a run's config must be a dataclass or a mapping, got {type(config).__name__}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        held = any(path.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {path} ({error.strerror}): choose another --out"
+        ) from error
+    if held:
+        if _identity(_stored_config(path)) != _identity(wanted):
+            raise InputError(f"{path} holds another run: choose another --out or remove it")
+        if not overwrite:
+            raise InputError(
+                f"{path} already holds this run: choose another --out, or overwrite it"
+                " with --overwrite"
+            )
+    write_json(path / "run.json", {"config": wanted, "provenance": provenance()})
+    return path
+
+
+def provenance() -> dict[str, Any]:
+    """What a result depends on besides its configuration: versions, machine, commit, UTC time.
+
+    git is None outside a checkout of this project. Names neither the machine nor its user.
+    """
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None  # run from a checkout that is not installed
+    devices = jax.devices()
+    return {
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "backend": devices[0].platform,
+        "device": devices[0].device_kind,
+        "device_count": len(devices),
+        "git": _git(ROOT),
+    }
+
+
+def to_json(value: Any) -> Any:
+    """The value as strict JSON types.
+
+    Dataclasses and named tuples become objects, arrays lists, paths and enum members strings.
+    NaN becomes null, infinities the strings "Infinity" and "-Infinity": JSON has neither.
+    InputError for what has no such form.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(to_json(k)): to_json(v) for k, v in value.items()}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return to_json(value._asdict())
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted((to_json(v) for v in value), key=str)
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return to_json(np.asarray(value).tolist())
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    raise InputError(
+        f"cannot write {type(value).__name__} as JSON: pass numbers, strings, arrays or mappings"
+    )
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Writes `to_json(value)`, whole or not at all: a reader never sees half a file."""
+    path = Path(path)
+    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # In the same folder, because os.replace is atomic within one file system only.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def main(job: Callable[[], object]) -> None:
+    """Runs the job; leaves with the exit codes at the top of this file.
+
+    if __name__ == "__main__":
+        runs.main(lambda: class_removal(tyro.cli(Config)))
+    """
+    try:
+        job()
+    except (InputError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+class Table:
+    """Results by rows: for a person at the terminal, or as Markdown for a report.
+
+    Cells: strings as they are, floats to 4 significant digits, None and NaN as an en dash.
+    """
+
+    def __init__(self, title: str, columns: Sequence[str]) -> None:
+        self.title, self.columns = title, tuple(columns)
+        self.rows: list[tuple[str, ...]] = []
+
+    def add(self, *cells: object) -> None:
+        """Adds one row; InputError unless it has one cell per column."""
+        if len(cells) != len(self.columns):
+            raise InputError(
+                f"a row of '{self.title}' needs {len(self.columns)} cells, got {len(cells)}"
+            )
+        self.rows.append(tuple(_cell(c) for c in cells))
+
+    def print(self, console: Console | None = None) -> None:
+        """Prints to the console, by default stdout."""
+        if console is None:
+            console = Console()
+            if not console.is_terminal:
+                # Rich takes a pipe for 80 columns wide and would break numbers over two lines.
+                console = Console(width=200)
+        table = RichTable(title=Text(self.title), title_justify="left")
+        for i, column in enumerate(self.columns):
+            table.add_column(Text(column), justify="left" if i == 0 else "right")
+        for row in self.rows:
+            # As Text, or rich would take the [0.1, 0.2] of an interval for markup.
+            table.add_row(*(Text(c) for c in row))
+        console.print(table)
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, first column left, the others right."""
+        rule = [":--"] + ["--:"] * (len(self.columns) - 1)
+        head = [[_escaped(c) for c in self.columns], rule]
+        body = [[_escaped(c) for c in row] for row in self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in head + body)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        value = np.asarray(value).tolist()
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def _identity(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return None
+    return {k: v for k, v in config.items() if k not in WHERE_NOT_WHAT}
+
+
+def _stored_config(path: Path) -> Any:
+    """The config in the folder's run.json; None where there is none that can be read."""
+    try:
+        stored = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored.get("config") if isinstance(stored, dict) else None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _git(root: Path) -> dict[str, Any] | None:
+    """Commit, and whether the code differs from it; None where root is not a checkout's top."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                # A status would otherwise take the index lock from whoever is committing.
+                ["git", "--no-optional-locks", "-C", str(root), *words],
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    # Installed below somebody else's checkout, git would answer with that project's commit.
+    if (top := ask("rev-parse", "--show-toplevel")) is None or Path(top).resolve() != root:
+        return None
+    commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "-uno")
+    # A new module counts although it is untracked; results written into the checkout do not.
+    new = ask("ls-files", "--others", "--exclude-standard", "--", "*.py")
+    return None if commit is None else {"commit": commit, "dirty": bool(changes or new)}

@@ -1,0 +1,77 @@
+"""Figures: the file is there, its pixels are the data's, and bad input is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from dng_jax import plots
+from dng_jax.errors import InputError
+from dng_jax.metrics import reliability
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (64, 3)])
+def test_image_grid_shows_every_pixel_unsmoothed(tmp_path, size, channels):
+    images = RNG.choice([-1.5, 0.0, 1.0], size=(2, 3, size, size, channels))
+    path = plots.image_grid(images, tmp_path / "new" / "grid.png", ["unguided", "pair"])
+    shown = np.round(imread(path)[..., :3] * 255).astype(int)
+    zoom = max(1, round(72 / size))
+    pitch = size * zoom + 6
+    # The panel stands at the bottom right, inside margins of 8 pixels.
+    panel = shown[8 : 8 + 2 * pitch - 6, shown.shape[1] - 8 - (3 * pitch - 6) : -8]
+    for r in range(2):
+        for c in range(3):
+            y, x = r * pitch, c * pitch
+            tile = panel[y : y + size * zoom, x : x + size * zoom]
+            wanted = np.round((np.clip(images[r, c], -1, 1) + 1) / 2 * 255)
+            wanted = np.repeat(np.repeat(wanted, zoom, axis=0), zoom, axis=1)
+            assert np.abs(tile - wanted).max() <= 1
+
+
+def test_curves_are_drawn(tmp_path):
+    x = np.array([3.0, 1.0, 0.0])
+    y = np.array([0.1, 0.2, 0.3])
+    curves = {"pair": (x, x / 2, x * 2, y, y - 0.1, y + 0.1), "np": (x, None, None, y, None, None)}
+    p = RNG.uniform(size=(9, 30))
+    curve = reliability(RNG.uniform(size=50), RNG.integers(0, 2, 50))
+    drawn = [
+        plots.trade_off(curves, tmp_path / "t.png", floor=0.01, points={"unguided": (9.0, 0.1)}),
+        plots.trade_off({"no leak": ([0.0], None, None, [0.1], None, None)}, tmp_path / "z.png"),
+        plots.posterior_over_time({"a": p}, tmp_path / "p.png", logsnr=np.linspace(-5, 5, 9)),
+        plots.posterior_over_time({"a": ("quantiles", p[:, :3])}, tmp_path / "q.svg"),
+        plots.reliability({"raw": curve}, tmp_path / "r.png"),
+        plots.error_over_time({"pair": p[:, 0], "classes": np.zeros(9)}, tmp_path / "e.png"),
+    ]
+    for path in drawn:
+        assert path.stat().st_size > 3000
+    assert imread(drawn[0]).shape[:2] == (585, 900)  # 150 dpi
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda d: plots.image_grid(np.zeros((2, 8, 8, 1)), d / "x.png"), "[2, 8, 8, 1]"),
+        (lambda d: plots.image_grid(np.zeros((2, 1, 8, 8, 1)), d / "x.png", ["a"]), "2 row labels"),
+        (lambda d: plots.image_grid(np.full((1, 1, 8, 8, 1), np.nan), d / "x.png"), "not finite"),
+        (lambda d: plots.trade_off({}, d / "x.png"), "at least one"),
+        (lambda d: plots.trade_off({"a": ([1], [1])}, d / "x.png"), "'a'"),
+        (lambda d: plots.posterior_over_time({"a": np.zeros(3)}, d / "x.png"), "[3]"),
+        (lambda d: plots.error_over_time({"a": [1, 2]}, d / "x.png", logsnr=[1]), "2 steps"),
+        (lambda d: plots.error_over_time({"a": [1, 2]}, d / "x.nothing"), "suffix"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, call, words):
+    with pytest.raises(InputError) as caught:
+        call(tmp_path)
+    assert words in str(caught.value)
+
+
+def test_pyplot_is_never_loaded():
+    code = "import sys, dng_jax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
