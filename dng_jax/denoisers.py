@@ -36,6 +36,10 @@ class LabelNetwork:
     apply_fn: Callable = static()
     parameterisation: Parameterisation = static(default="eps")
 
+    def calls(self, roles: Sequence[str]) -> int:
+        """Network evaluations an image and step."""
+        return len(roles)
+
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         x_vp, a, s = _variance_preserving(x, row)
         stacked = jnp.concatenate([x_vp] * len(roles))
@@ -58,6 +62,10 @@ class HeadsNetwork:
     apply_fn: Callable = static()
     parameterisation: Parameterisation = static(default="eps")
 
+    def calls(self, roles: Sequence[str]) -> int:
+        """Network evaluations an image and step."""
+        return 1
+
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         x_vp, a, s = _variance_preserving(x, row)
         out = self.apply_fn(self.params, x_vp, _levels(row, x)).astype(jnp.float32)
@@ -78,6 +86,10 @@ class PlainNetwork:
     apply_fn: Callable = static()
     parameterisation: Parameterisation = static(default="eps")
 
+    def calls(self, roles: Sequence[str]) -> int:
+        """Network evaluations an image and step."""
+        return 1
+
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         x_vp, a, s = _variance_preserving(x, row)
         out = self.apply_fn(self.params, x_vp, _levels(row, x)).astype(jnp.float32)
@@ -89,6 +101,10 @@ class SeparateNetworks:
     """One denoiser a role, as the paper has it: a base network and one for each forbidden class."""
 
     parts: dict[str, Denoise]
+
+    def calls(self, roles: Sequence[str]) -> int:
+        """Network evaluations an image and step."""
+        return sum(self.parts[role].calls((role,)) for role in roles)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         return {role: self.parts[role](x, row, (role,))[role] for role in roles}

@@ -1,0 +1,129 @@
+"""Speed of the sampler, as ratios measured in one run.
+
+    python -m eval.bench sampling
+
+tracker overhead   DNG (pair) against negative prompting of constant scale: same network calls
+heads              DNG (classes, all classes from one call) against unguided sampling
+sweep              16 settings as one compiled program against 16 times the run time of one setting;
+                   and how many programs a second sweep with other numbers compiles
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from dng_jax import guidance, initial_noise, posterior, sample, sample_keys, sweep
+from dng_jax.errors import choose
+from eval import problems, runs, timing
+from eval.class_removal import step_table
+from eval.timing import Ratio
+
+SUITES = ("sampling",)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Benchmarks."""
+
+    suite: tyro.conf.Positional[str] = "sampling"
+    """sampling"""
+    samples: int = 512
+    steps: int = 50
+    pairs: int = 7
+    """Alternating pairs a figure; 3 for the sweep."""
+    out: str = "runs/bench"
+    overwrite: bool = False
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Runs a suite, prints its table and writes results.json."""
+    choose(config.suite, SUITES, "suite")
+    folder = runs.new_run_folder(config.out, config, overwrite=config.overwrite)
+    timing.count_compilations()
+    results = sampling(config)
+    table = runs.Table(
+        f"{config.samples} images, {config.steps} steps",
+        ("figure", "ratio", "quartiles", "A s", "B s"),
+    )
+    for name, value in results.items():
+        if isinstance(value, Ratio):
+            quartiles = f"{value.low:.3f} .. {value.high:.3f}"
+            table.add(name, f"{value.median:.3f}", quartiles, value.a, value.b)
+        else:
+            table.add(name, value, "", None, None)
+    table.print()
+    results = {"config": config, "provenance": runs.provenance(), "results": results}
+    runs.write_json(folder / "results.json", results)
+    return results
+
+
+def sampling(config: Config) -> dict[str, Any]:
+    """Tracker overhead, cost of the heads variant, cost of a sweep."""
+    out: dict[str, Any] = {}
+    for network in problems.NETWORKS["digits"]:
+        problem = problems.make("digits", ("0",), "network", network)
+        run = runner(problem, config)
+        negative = problem.negatives
+        pair = guidance.dynamic_negative(posterior.pair(0.1, negatives=negative))
+        constant = guidance.negative_prompt(0.3, negatives=negative)
+        out[f"{network}: DNG pair / NP"] = timing.ratio_of_pairs(
+            run(pair), run(constant), config.pairs
+        )
+        if network == "heads":
+            classes = guidance.dynamic_negative(posterior.classes(10, (0,)))
+            out["heads: DNG classes / unguided"] = timing.ratio_of_pairs(
+                run(classes), run(guidance.unguided()), config.pairs
+            )
+            out |= sweeping(problem, config)
+    return out
+
+
+def sweeping(problem: problems.Problem, config: Config, settings: int = 16) -> dict[str, Any]:
+    """One compiled program for all settings, against one setting so many times."""
+    table = step_table("ddpm", config.steps, problem)
+    keys = sample_keys(0, config.samples)
+    x = initial_noise(keys, problem.info.shape, table)
+
+    def rules(offset: float):
+        tracker = posterior.classes(10, (0,))
+        scales = offset + np.linspace(0.5, 5, settings)
+        return [guidance.dynamic_negative(tracker, float(scale)) for scale in scales]
+
+    def all_at_once(offset: float = 0.0):
+        return sweep(problem.denoiser, table, rules(offset), keys, x).x
+
+    def one():
+        return sample(problem.denoiser, table, rules(0.0)[0], keys, x).x
+
+    timing.seconds(all_at_once), timing.seconds(one)
+    before = timing.compilations()
+    timing.seconds(lambda: all_at_once(0.1))
+    compiled = timing.compilations() - before
+    ratio = timing.ratio_of_pairs(all_at_once, one, 3)
+    per_setting = Ratio(
+        *(r / settings for r in (ratio.median, ratio.low, ratio.high)),
+        ratio.pairs,
+        ratio.a,
+        ratio.b,
+    )
+    return {
+        f"sweep of {settings} / {settings} x one": per_setting,
+        "programs a second sweep compiles": compiled,
+    }
+
+
+def runner(problem: problems.Problem, config: Config):
+    """rule -> a function that samples it once."""
+    table = step_table("ddpm", config.steps, problem)
+    keys = sample_keys(0, config.samples)
+    x = jax.block_until_ready(initial_noise(keys, problem.info.shape, table))
+    return lambda rule: lambda: sample(problem.denoiser, table, rule, keys, x).x
+
+
+if __name__ == "__main__":
+    runs.main(lambda: main(tyro.cli(Config, description=__doc__)))
