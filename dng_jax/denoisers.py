@@ -104,7 +104,7 @@ class SeparateNetworks:
 
     def calls(self, roles: Sequence[str]) -> int:
         """Network evaluations an image and step."""
-        return sum(self.parts[role].calls((role,)) for role in roles)
+        return sum(getattr(self.parts[role], "calls", len)((role,)) for role in roles)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         return {role: self.parts[role](x, row, (role,))[role] for role in roles}
@@ -115,14 +115,18 @@ def label_network(
     params,
     num_classes: int,
     conditions: Mapping[str, int] | None = None,
-    parameterisation: Parameterisation = "eps",
+    parameterisation: Parameterisation | None = None,
 ) -> LabelNetwork:
     """Class-conditional Flax module(x, logsnr, label), label num_classes being the null label.
 
-    Roles "base" (null label) and "class:0".. always; others as {role: class}.
+    Roles "base" (null label) and "class:0".. always; others as {role: class}. parameterisation:
+    what the module predicts; default module.config.parameterisation, or eps where it has none.
     """
     return LabelNetwork(
-        params, _indices(num_classes, conditions), _apply_of(module), parameterisation
+        params,
+        _indices(num_classes, conditions),
+        _Apply(module),
+        _predicts(module, parameterisation),
     )
 
 
@@ -131,20 +135,24 @@ def heads_network(
     params,
     num_classes: int,
     conditions: Mapping[str, int] | None = None,
-    parameterisation: Parameterisation = "eps",
+    parameterisation: Parameterisation | None = None,
 ) -> HeadsNetwork:
     """Flax module(x, logsnr) with num_classes + 1 heads, the last one unconditional.
 
-    Roles "base" (last head) and "class:0".. always; others as {role: class}.
+    Roles "base" (last head) and "class:0".. always; others as {role: class}. parameterisation:
+    as in `label_network`.
     """
     return HeadsNetwork(
-        params, _indices(num_classes, conditions), _apply_of(module), parameterisation
+        params,
+        _indices(num_classes, conditions),
+        _Apply(module),
+        _predicts(module, parameterisation),
     )
 
 
-def plain_network(module, params, parameterisation: Parameterisation = "eps") -> PlainNetwork:
+def plain_network(module, params, parameterisation: Parameterisation | None = None) -> PlainNetwork:
     """Unconditional Flax module(x, logsnr)."""
-    return PlainNetwork(params, _apply_of(module), parameterisation)
+    return PlainNetwork(params, _Apply(module), _predicts(module, parameterisation))
 
 
 def separate_networks(parts: Mapping[str, Denoise]) -> SeparateNetworks:
@@ -177,8 +185,12 @@ class _Apply:
         return hash(self.module)
 
 
-def _apply_of(module) -> Callable:
-    return _Apply(module)
+def _predicts(module, parameterisation: Parameterisation | None) -> Parameterisation:
+    # A network of this library says itself what it predicts: reading v as eps samples plausible
+    # nonsense without any error.
+    if parameterisation is not None:
+        return parameterisation
+    return getattr(getattr(module, "config", None), "parameterisation", "eps")
 
 
 def _indices(num_classes: int, conditions: Mapping[str, int] | None) -> dict[str, jax.Array]:

@@ -10,6 +10,7 @@ sweep              16 settings as one compiled program against 16 times the run 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,11 +106,11 @@ def sweeping(problem: problems.Problem, config: Config, settings: int = 16) -> d
     timing.seconds(lambda: all_at_once(0.1))
     compiled = timing.compilations() - before
     ratio = timing.ratio_of_pairs(all_at_once, one, 3)
-    per_setting = Ratio(
-        *(r / settings for r in (ratio.median, ratio.low, ratio.high)),
-        ratio.pairs,
-        ratio.a,
-        ratio.b,
+    per_setting = dataclasses.replace(
+        ratio,
+        median=ratio.median / settings,
+        low=ratio.low / settings,
+        high=ratio.high / settings,
     )
     return {
         f"sweep of {settings} / {settings} x one": per_setting,

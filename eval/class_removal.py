@@ -10,6 +10,7 @@ tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, floor (eval.ru
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -80,18 +81,12 @@ def main(config: Config) -> list[dict[str, Any]]:
     with progress_bar() as bar:
         for spec, rule in zip(specs, rules, strict=True):
             task = bar.add_task(str(spec), total=config.samples * len(config.seeds))
+            advance = functools.partial(bar.advance, task)
             run = generate_floor if spec.name == "floor" else generate
+            options: dict[str, Any] = {"batch": config.batch, "advance": advance}
             results.append(
                 [
-                    run(
-                        problem,
-                        table,
-                        rule,
-                        config.samples,
-                        seed,
-                        batch=config.batch,
-                        advance=lambda n, task=task: bar.advance(task, n),
-                    )
+                    run(problem, table, rule, config.samples, seed, **options)
                     for seed in config.seeds
                 ]
             )

@@ -99,7 +99,9 @@ def digits(problem: problems.Problem, n: int, seed: int):
         "NP lambda = 1": guidance.negative_prompt(1.0),
         "NP lambda = 0.2": guidance.negative_prompt(0.2),
     }
-    plan = [("exact posterior", DNG(posterior.oracle(mixture, (0,))), 100)]
+    plan: list[tuple[str, Any, int]] = [
+        ("exact posterior", DNG(posterior.oracle(mixture, (0,))), 100)
+    ]
     plan += [(name, rule, count) for count in (25, 50, 100) for name, rule in trackers.items()]
     plan += [("pair", trackers["pair"], 1000)]
     plan += [(name, rule, 1000) for name, rule in baselines.items()]

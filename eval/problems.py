@@ -113,12 +113,10 @@ def _exact(x, labels, info, forbidden) -> Problem:
 
 
 def _network(x, labels, info, forbidden, network) -> Problem:
-    module, params, config = pretrained.load(f"{info.name}-{network}")
+    module, params, _ = pretrained.load(f"{info.name}-{network}")
     conditions = {f"negative:{i}": k for i, k in enumerate(forbidden)} | {"positive": 0}
     make_denoiser = {"heads": denoisers.heads_network, "label": denoisers.label_network}[network]
-    denoiser = make_denoiser(
-        module, params, info.num_classes, conditions, config.get("parameterisation", "eps")
-    )
+    denoiser = make_denoiser(module, params, info.num_classes, conditions)
     judge_module, judge_params, _ = pretrained.load(f"{info.name}-classifier")
 
     @jax.jit

@@ -105,5 +105,5 @@ def tracker(name: str, problem: Problem, options: TrackerOptions) -> Any:
             raise InputError("--prior belongs to pair and odds: classes starts from all classes")
         return posterior.classes(k, problem.forbidden, **shared)
     prior = 1 / k if options.prior is None else options.prior
-    make = {"pair": posterior.pair, "odds": posterior.odds}[name]
+    make: Any = posterior.pair if name == "pair" else posterior.odds
     return make(prior, negatives=problem.negatives, **shared)

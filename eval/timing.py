@@ -57,7 +57,7 @@ def count_compilations() -> None:
     jax.monitoring.register_event_duration_secs_listener(_count)
 
 
-def _count(event: str, duration: float, **_: Any) -> None:
+def _count(event: str, duration_secs: float, **_: str | int) -> None:
     global _compilations
     if event == _COMPILE_EVENT:
         _compilations += 1

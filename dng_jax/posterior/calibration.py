@@ -91,20 +91,12 @@ def fit_temperature(
         raise InputError(f"knots must lie between 2 and the {steps} scored steps, got {knots}")
     logsnr = np.asarray(table.logsnr, np.float64)[:-1]
     at = np.interp(np.linspace(0, steps - 1, knots), np.arange(steps), logsnr)
-    x = evidence.inner[0]
-
-    @jax.jit
-    def nll(values, knots):
-        heated = dataclasses.replace(tracker, temperature=Temperature(knots, values))
-        log_p = replay(heated, evidence, table, x)
-        return -jnp.take_along_axis(log_p, jnp.asarray(labels)[None, :, None], axis=2).mean((1, 2))
-
-    gradient = jax.jit(jax.value_and_grad(lambda values, knots: nll(values, knots).mean()))
-    knots_array = jnp.asarray(at, jnp.float32)
+    places = jnp.asarray(at, jnp.float32)
+    chain = (tracker, evidence, table, jax.nn.one_hot(labels, outcomes))
 
     def objective(values):
-        loss, slope = gradient(jnp.asarray(values, jnp.float32), knots_array)
-        return float(loss), np.asarray(slope, np.float64)
+        loss, slope = _mean_nll(Temperature(places, jnp.asarray(values, jnp.float32)), *chain)
+        return float(loss), np.asarray(slope.values, np.float64)
 
     runs = [
         minimize(
@@ -113,14 +105,29 @@ def fit_temperature(
             jac=True,
             method="L-BFGS-B",
             bounds=[(0, tau_max)] * knots,
+            options={"maxiter": 60},
         )
         for first in (0.03, 0.3, 1.0)
     ]
     best = min(runs, key=lambda run: run.fun)
-    fitted = Temperature(knots_array, jnp.asarray(best.x, jnp.float32))
-    own = tracker.temperature
-    before, after = nll(own.values, own.knots), nll(fitted.values, fitted.knots)
+    fitted = Temperature(places, jnp.asarray(best.x, jnp.float32))
+    before, after = _nll(tracker.temperature, *chain), _nll(fitted, *chain)
     return Fit(fitted, float(before.mean()), float(after.mean()), float(after[-1]))
+
+
+@jax.jit
+def _nll(temperature, tracker, evidence, table, one_hot):
+    """Mean negative log-likelihood of the labels at every level, [T-1]."""
+    heated = dataclasses.replace(tracker, temperature=temperature)
+    log_p = replay(heated, evidence, table, evidence.inner[0])
+    # 0 * -inf where an outcome is impossible: only the true outcome's term may count.
+    return -jnp.sum(jnp.where(one_hot > 0, log_p, 0.0), axis=2).mean(axis=1)
+
+
+@jax.jit
+@jax.value_and_grad
+def _mean_nll(temperature, tracker, evidence, table, one_hot):
+    return _nll(temperature, tracker, evidence, table, one_hot).mean()
 
 
 def _outcomes(tracker: Any, state) -> jax.Array:
@@ -149,7 +156,9 @@ def _forward(denoise, table: StepRow, tracker, x_0, keys):
             return denoise(x, row, roles)
 
         step = Step(row, x, evaluate(x), evaluate, keys)
-        return x, tracker.evidence(step, Move(x_next, x_next))
+        move = Move(x_next, x_next)
+        # A rule that records (posterior.recording) is asked in the same words as a tracker.
+        return x, tracker.evidence(step, move)
 
     rows = jax.tree.map(lambda column: column[:-1], table)
     start = last.alpha * x_0 + last.sigma * noise(last.index)

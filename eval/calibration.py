@@ -1,0 +1,253 @@
+"""Is the tracked posterior right? Trackers as detectors on unguided runs.
+
+    python -m eval.calibration                        the bundled network, judged by its classifier
+    python -m eval.calibration --denoiser exact       against the closed-form posterior
+
+Unguided chains are sampled once for each step table, recording what each step says about every
+class; then every tracker is replayed on the record. Each class in turn plays the forbidden one, so
+figures for pair and odds are averages over classes; for classes the whole vector is judged too.
+Temperatures are fitted twice: on labelled data noised along the forward chain (nothing generated),
+and on the first half of the runs; all figures are of the second half.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from dng_jax import Step, data, initial_noise, plots, posterior, sample, sample_keys
+from dng_jax.errors import InputError, choose
+from dng_jax.metrics import calibration, reliability
+from dng_jax.posterior import recording
+from eval import problems, runs
+from eval.class_removal import step_table
+
+TRACKERS = ("pair", "odds", "classes")
+FITS = ("raw", "fitted on data", "fitted on runs")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Calibration of the tracked posterior."""
+
+    dataset: str = "digits"
+    denoiser: str = "network"
+    """network, or exact: the data as a Gaussian mixture, with the true posterior to compare."""
+    network: str = "heads"
+    samplers: tuple[str, ...] = ("ddpm", "ddpm-paper", "ddim")
+    """Step tables; deterministic ones are tracked with the divergence probe."""
+    trackers: tuple[str, ...] = TRACKERS
+    steps: int = 50
+    samples: int = 2048
+    """Unguided runs; half of them fit, half of them judge."""
+    batch: int = 512
+    knots: int = 8
+    """Knots of the temperature over log-SNR."""
+    seed: int = 0
+    out: str = "runs/calibration"
+    overwrite: bool = False
+
+
+def main(config: Config) -> list[dict[str, Any]]:
+    """Runs the job and returns its records."""
+    for name in config.trackers:
+        choose(name, TRACKERS, "tracker")
+    if config.samples < 4 or config.samples % 2 or config.batch < 1:
+        raise InputError(f"--samples must be even and at least 4, got {config.samples}")
+    problem = problems.make(config.dataset, ("0",), config.denoiser, config.network)
+    tables = {name: step_table(name, config.steps, problem) for name in config.samplers}
+    folder = runs.new_run_folder(config.out, config, overwrite=config.overwrite)
+
+    records: list[dict[str, Any]] = []
+    for sampler, table in tables.items():
+        evidence, labels, exact = record(problem, table, sampler, config)
+        on_data, labels_of_data = forward(problem, table, sampler, config)
+        half = config.samples // 2
+        halves = [
+            jax.tree.map(operator.itemgetter((slice(None), part)), evidence)
+            for part in (slice(half), slice(half, None))
+        ]
+        for name in config.trackers:
+            for fit in FITS:
+                tracker = build(name, problem.info.num_classes)
+                if fit == "fitted on data":
+                    tracker = fitted(tracker, on_data, labels_of_data, table, config.knots)
+                elif fit == "fitted on runs":
+                    tracker = fitted(tracker, halves[0], labels[:half], table, config.knots)
+                judged, truth = labels[half:], None if exact is None else exact[:, half:]
+                records.append(
+                    {"sampler": sampler, "tracker": name, "fit": fit}
+                    | judge(tracker, halves[1], judged, truth, table)
+                )
+
+    results = {"config": config, "provenance": runs.provenance(), "judge": problem.judge_name}
+    runs.write_json(folder / "results.json", results | {"records": records})
+    draw(folder, records, tables)
+    show(config, records)
+    print(f"written to {folder}")
+    return records
+
+
+def record(problem, table, sampler: str, config: Config):
+    """Evidence [T-1, B, ...] of unguided runs, the judge's labels [B], exact log-posteriors."""
+    rule = recording.recorder(concepts(problem), probes_of(sampler))
+    mixture = problem.mixture
+
+    def exact(state, step: Step):
+        return {"exact": mixture.log_posterior(step.x, step.row.alpha, step.row.sigma)}
+
+    parts, labels, truths = [], [], []
+    for first in range(0, config.samples, config.batch):
+        size = min(config.batch, config.samples - first)
+        keys = sample_keys(config.seed, size, first)
+        x = initial_noise(keys, problem.info.shape, table)
+        observe = None if mixture is None else exact
+        result = sample(problem.denoiser, table, rule, keys, x, observe=observe)
+        parts.append(jax.device_get(recording.recorded(result.trace)))
+        labels.append(problem.judge(result.x)[0])
+        if mixture is not None:
+            truths.append(np.asarray(result.trace["exact"])[1:])
+    evidence = jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *parts)
+    return evidence, np.concatenate(labels), np.concatenate(truths, axis=1) if truths else None
+
+
+def forward(problem, table, sampler: str, config: Config):
+    """Evidence along the forward chain of the labelled data, and their labels."""
+    images, labels, _ = data.load(config.dataset)
+    x = data.to_unit(images)
+    rule = recording.recorder(concepts(problem), probes_of(sampler))
+    keys = sample_keys(config.seed + 1, len(x))
+    return posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
+
+
+def concepts(problem) -> tuple[str, ...]:
+    """Every class as a role."""
+    return tuple(f"class:{k}" for k in range(problem.info.num_classes))
+
+
+def probes_of(sampler: str) -> int:
+    """Deterministic tables need the divergence."""
+    return 1 if sampler in ("ddim", "euler") else 0
+
+
+def build(name: str, num_classes: int) -> Any:
+    """A tracker with uniform prior: one forbidden class, or all classes."""
+    if name == "classes":
+        return posterior.classes(num_classes, (0,))
+    make: Any = posterior.pair if name == "pair" else posterior.odds
+    return make(1 / num_classes)
+
+
+def fitted(tracker, evidence, labels, table, knots: int):
+    """The tracker with the temperature that fits these labelled chains."""
+    evidence, outcomes = arranged(tracker, evidence, labels)
+    fit = posterior.fit_temperature(tracker, evidence, table, outcomes, knots=knots)
+    return dataclasses.replace(tracker, temperature=fit.temperature)
+
+
+def arranged(tracker, evidence, labels):
+    """Evidence and outcomes in the tracker's own terms."""
+    if isinstance(tracker, posterior.Classes):
+        return evidence, labels
+    k = evidence.inner.shape[2]
+    absent = (labels[None, :] != np.arange(k)[:, None]).astype(int)  # 0: the concept; 1: not
+    return recording.one_concept_each(evidence), absent.ravel()
+
+
+def judge(tracker, evidence, labels, exact, table) -> dict[str, Any]:
+    """Metrics of one tracker at the end of the chain, and its error over the chain."""
+    k = evidence.inner.shape[2]
+    own, _ = arranged(tracker, evidence, labels)
+    log_p = np.asarray(posterior.replay(tracker, own, table, own.inner[0]), np.float64)
+    steps = len(log_p)
+    over_classes = isinstance(tracker, posterior.Classes)
+    # p of each class [T-1, B, K], whichever tracker it comes from
+    p = (
+        np.exp(log_p)
+        if over_classes
+        else np.exp(log_p[..., 0]).reshape(steps, k, -1).swapaxes(1, 2)
+    )
+    event = labels[:, None] == np.arange(k)
+    binary = calibration(p[-1].ravel(), event.ravel())
+    out = {
+        "temperature": tracker.temperature,
+        "binary": binary,
+        "p_of_true_class": float(p[-1][event].mean()),
+        "reliability": reliability(p[-1].ravel(), event.ravel()),
+        "vector": calibration(p[-1] / p[-1].sum(axis=1, keepdims=True), labels)
+        if over_classes
+        else None,
+    }
+    if exact is not None:
+        gap = np.abs(p - np.exp(exact))
+        out["error_over_time"] = gap.mean(axis=(1, 2))
+    else:
+        out["brier_over_time"] = ((p - event) ** 2).mean(axis=(1, 2))
+    return out
+
+
+def draw(folder, records, tables) -> None:
+    """Reliability curves and error over time, one picture a step table."""
+    for sampler, table in tables.items():
+        mine = [r for r in records if r["sampler"] == sampler]
+        shown = [r for r in mine if r["fit"] != "fitted on runs"]
+        curves = {f"{r['tracker']}, {r['fit']}": r["reliability"] for r in shown}
+        plots.reliability(
+            curves, folder / f"reliability_{sampler}.png", title=f"{sampler}, end of the chain"
+        )
+        kind = "error_over_time" if "error_over_time" in mine[0] else "brier_over_time"
+        label = (
+            "mean |p - exact|" if kind == "error_over_time" else "Brier score of the judge's label"
+        )
+        plots.error_over_time(
+            {f"{r['tracker']}, {r['fit']}": r[kind] for r in shown},
+            folder / f"{kind}_{sampler}.png",
+            logsnr=np.asarray(table.logsnr)[1:],
+            y_label=label,
+            title=sampler,
+        )
+
+
+def show(config: Config, records) -> None:
+    """The table a person reads."""
+    table = runs.Table(
+        f"{config.dataset}, {config.denoiser}, {config.steps} steps,"
+        f" {config.samples // 2} held-out runs",
+        (
+            "step table",
+            "tracker",
+            "temperature",
+            "one class: NLL",
+            "ECE",
+            "p of true class",
+            "all classes: NLL",
+            "agreement %",
+            "final error",
+        ),
+    )
+    for r in records:
+        vector = r["vector"]
+        error = r.get("error_over_time")
+        table.add(
+            r["sampler"],
+            r["tracker"],
+            r["fit"],
+            f"{r['binary'].nll:.4f}",
+            f"{r['binary'].ece:.4f}",
+            f"{r['p_of_true_class']:.3f}",
+            None if vector is None else f"{vector.nll:.3f}",
+            None if vector is None else f"{100 * vector.agreement:.1f}",
+            None if error is None else f"{error[-1]:.1e}",
+        )
+    table.print()
+
+
+if __name__ == "__main__":
+    runs.main(lambda: main(tyro.cli(Config, description=__doc__)))
