@@ -21,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dng_jax import nets
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, choose
 
 MODEL_FORMAT = "dng_jax model 1"
+DTYPES = ("float32", "float16")
 
 
 def save_model(
@@ -37,6 +38,7 @@ def save_model(
 
     dtype "float16" halves the file. The file appears whole or not at all.
     """
+    choose(dtype, DTYPES, "dtype")
     flat = {key: value.astype(dtype) for key, value in _flatten(params).items()}
     text = {**(metadata or {}), "format": MODEL_FORMAT, "config": json.dumps(config)}
     _write(path, flat, text)

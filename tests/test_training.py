@@ -39,24 +39,25 @@ def fixed_loss(module, params, arrays):
 
 def test_loss_decreases_and_resume_is_bitwise(setting, tmp_path):
     module, arrays, start, step = setting
-    before = fixed_loss(module, start.params, arrays)
-    straight = start
-    for n in range(20):
-        straight, metrics = step(straight, *arrays)
-        if n == 9:
-            checkpoints.save_tree(tmp_path / "state.safetensors", straight)
-    assert fixed_loss(module, straight.params, arrays) < 0.8 * before
-    assert set(metrics) == {"loss", "loss_class", "loss_unconditional", "grad_norm"}
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    straight.mkdir()
+    stopped.mkdir()
+    end = train.fit(step, start, arrays, 20, straight, log_every=5, save_every=100)
+    before, after = (fixed_loss(module, p, arrays) for p in (start.params, end.params))
+    assert after < 0.8 * before
 
-    resumed, _ = checkpoints.load_tree(tmp_path / "state.safetensors", start)
-    assert int(resumed.step) == 10
-    for _ in range(10):
-        resumed, _ = step(resumed, *arrays)
-    for a, b in zip(jax.tree.leaves(straight[:4]), jax.tree.leaves(resumed[:4]), strict=True):
+    train.fit(step, start, arrays, 10, stopped, log_every=5, save_every=100)
+    with open(stopped / "metrics.jsonl", "a") as log:
+        log.write('{"step": 13, "seconds": 1.0}\n')  # ran after the last saved state
+    resumed = train.fit(step, start, arrays, 20, stopped, log_every=5, save_every=100)
+    for a, b in zip(jax.tree.leaves(end[:4]), jax.tree.leaves(resumed[:4]), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(
-        jax.random.key_data(straight.key), jax.random.key_data(resumed.key)
-    )
+    np.testing.assert_array_equal(*(jax.random.key_data(s.key) for s in (end, resumed)))
+    logs = [(f / "metrics.jsonl").read_text().splitlines() for f in (straight, stopped)]
+    logs = [[{**json.loads(line), "seconds": 0} for line in lines] for lines in logs]
+    assert logs[0] == logs[1]
+    assert [line["step"] for line in logs[0]] == [5, 10, 15, 20]
+    assert {"loss", "loss_class", "loss_unconditional", "grad_norm"} < set(logs[0][0])
 
 
 def test_average_follows_its_formula(setting):

@@ -39,6 +39,12 @@ def with_overrides(preset, overrides: dict):
     return dataclasses.replace(preset, **{k: v for k, v in overrides.items() if v is not None})
 
 
+def command(job: str, preset: str, overrides: dict) -> str:
+    """The command that repeats a run, without the paths of this machine."""
+    given = [f"--{k.replace('_', '-')} {v}" for k, v in overrides.items() if v is not None]
+    return " ".join([f"python -m train.{job} --preset {preset}", *given])
+
+
 def open_run(out: Path, job: dict, resume: bool) -> None:
     """Makes the run's folder, or finds it again; never writes over another run."""
     record = out / "job.json"
@@ -68,6 +74,7 @@ def fit(
         state, _ = checkpoints.load_tree(saved, state)
     began, first = time.monotonic(), int(state.step)
     columns = (TextColumn("step {task.completed:.0f}/{task.total:.0f}"), BarColumn())
+    _drop_lines_after(out / "metrics.jsonl", first)
     with (
         open(out / "metrics.jsonl", "a") as log,
         Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}")) as progress,
@@ -86,6 +93,13 @@ def fit(
                 checkpoints.save_tree(saved, state)
         _write_line(log, waiting)
     return state
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    # Steps that ran after the last saved state run again, and are logged again.
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
 
 
 def _write_line(log, waiting) -> None:

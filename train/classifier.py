@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +45,7 @@ def run(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
+    dtype: str = "float32",
     resume: bool = False,
     log_every: int = 50,
     save_every: int = 1000,
@@ -60,11 +59,13 @@ def run(
         batch_size: images a step, instead of the preset's.
         learning_rate: peak learning rate, instead of the preset's.
         seed: seed of everything random.
+        dtype: float32 or float16, of the weights written at the end.
         resume: continue the run in `out`.
         log_every: steps between lines of metrics.jsonl.
         save_every: steps between saved states.
     """
     # ---- parse
+    choose(dtype, checkpoints.DTYPES, "dtype")
     options = {
         "steps": steps,
         "batch_size": batch_size,
@@ -96,9 +97,9 @@ def run(
         "steps": str(job.steps),
         "seconds": f"{time.monotonic() - began:.0f}",
         "test_accuracy": f"{accuracy:.4f}",
-        "command": shlex.join(["python", "-m", "train.classifier", *sys.argv[1:]]),
+        "command": train.command("classifier", preset, options),
     }
-    checkpoints.save_model(out / "model.safetensors", state.ema, nets.describe(module), text)
+    checkpoints.save_model(out / "model.safetensors", state.ema, nets.describe(module), text, dtype)
     print(f"test accuracy {accuracy:.4f}, {out / 'model.safetensors'}")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +51,7 @@ def run(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int | None = None,
+    dtype: str = "float32",
     resume: bool = False,
     log_every: int = 50,
     save_every: int = 1000,
@@ -66,11 +65,13 @@ def run(
         batch_size: images a step, instead of the preset's.
         learning_rate: peak learning rate, instead of the preset's.
         seed: seed of everything random.
+        dtype: float32 or float16, of the weights written at the end.
         resume: continue the run in `out`.
         log_every: steps between lines of metrics.jsonl.
         save_every: steps between saved states.
     """
     # ---- parse
+    choose(dtype, checkpoints.DTYPES, "dtype")
     options = {
         "steps": steps,
         "batch_size": batch_size,
@@ -101,9 +102,9 @@ def run(
         "schedule": "linear",
         "steps": str(job.steps),
         "seconds": f"{time.monotonic() - began:.0f}",
-        "command": shlex.join(["python", "-m", "train.diffusion", *sys.argv[1:]]),
+        "command": train.command("diffusion", preset, options),
     }
-    checkpoints.save_model(out / "model.safetensors", state.ema, nets.describe(module), text)
+    checkpoints.save_model(out / "model.safetensors", state.ema, nets.describe(module), text, dtype)
     print(out / "model.safetensors")
 
 
