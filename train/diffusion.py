@@ -33,12 +33,12 @@ class Job:
 
 def digits() -> Job:
     """One output head a class, 8x8 digits, all 1,797 images."""
-    return Job(network="digits", dataset="digits", steps=10_000)
+    return Job(network="digits", dataset="digits", steps=6_000)
 
 
 def digits_label() -> Job:
     """Class-conditional with label dropout, 8x8 digits, all 1,797 images."""
-    return Job(network="digits-label", dataset="digits", steps=8_000)
+    return Job(network="digits-label", dataset="digits", steps=4_000, batch_size=128)
 
 
 PRESETS: dict[str, Callable[[], Job]] = {"digits": digits, "digits-label": digits_label}

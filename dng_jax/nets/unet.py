@@ -121,7 +121,7 @@ _DIGITS = UNetConfig(
 )
 CONFIGS = {
     "digits": _DIGITS,
-    "digits-label": replace(_DIGITS, conditioning="label", multipliers=(1, 2)),
+    "digits-label": replace(_DIGITS, conditioning="label", multipliers=(1, 2), dropout=0.1),
     # Ho et al. 2020 and Koulischer et al. 2025: the sizes that the published numbers belong to.
     "mnist": UNetConfig(
         (28, 28, 1), 10, "none", channels=128, multipliers=(1, 2, 2), embed_channels=512
