@@ -1,0 +1,58 @@
+r"""A small convolutional classifier that judges generated images.
+
+    x [B, H, W, C] in [-1, 1] -> stages of (conv3, relu) x 2, 2x2 mean pool between stages
+                              -> features f = relu(dense(flat)) [B, F] -> logits [B, K]
+
+f, the penultimate layer, is the space in which a Frechet distance is taken. There is no
+normalisation across pixels or examples, so one image's logits never depend on another's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import flax.linen as nn
+
+from dng_jax.nets.unet import config_from_dict
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Static description; widths: channels of each stage; features F: the penultimate layer."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int = 10
+    widths: tuple[int, ...] = (32, 48)
+    features: int = 64
+    dropout: float = 0.2
+
+    def to_dict(self) -> dict:
+        """Plain JSON values; tuples become lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ClassifierConfig:
+        """The inverse of `to_dict`; raises InputError for an unknown field."""
+        return config_from_dict(cls, values)
+
+
+class Classifier(nn.Module):
+    """`apply({"params": p}, x)` -> logits [B, K]; features=True returns (logits, f [B, F]) instead.
+
+    x [B, H, W, C] float32 in [-1, 1]. train=True needs rngs={"dropout": key}.
+    """
+
+    config: ClassifierConfig
+
+    @nn.compact
+    def __call__(self, x, *, features: bool = False, train: bool = False):
+        c = self.config
+        for i, width in enumerate(c.widths):
+            if i > 0:
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+            for _ in range(2):
+                x = nn.relu(nn.Conv(width, (3, 3))(x))
+        f = nn.relu(nn.Dense(c.features, name="features")(x.reshape(x.shape[0], -1)))
+        dropped = nn.Dropout(c.dropout, deterministic=not train)(f)
+        logits = nn.Dense(c.num_classes, name="logits")(dropped)
+        return (logits, f) if features else logits

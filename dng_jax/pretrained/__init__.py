@@ -1,0 +1,23 @@
+"""Small trained networks that come with the library; one model card (.md) beside each.
+
+digits-heads       U-Net with one output head a class and an unconditional one: the default network
+digits-label       class-conditional U-Net with label dropout (label K is the null label)
+digits-classifier  classifier that judges generated digits
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from dng_jax import checkpoints
+from dng_jax.errors import choose
+
+NAMES = ("digits-heads", "digits-label", "digits-classifier")
+
+
+def load(name: str) -> tuple[Any, dict, dict]:
+    """Returns (module, params, config) of a bundled network; raises InputError for another name."""
+    choose(name, NAMES, "pretrained network")
+    with resources.as_file(resources.files(__name__) / f"{name}.safetensors") as path:
+        return checkpoints.load_model(path)

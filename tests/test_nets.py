@@ -1,0 +1,207 @@
+"""Networks: the three forms, published sizes, what depends on what, files, bundled weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dng_jax import checkpoints, data, nets, pretrained, training
+from dng_jax.errors import InputError
+from dng_jax.nets.unet import Conv3, GroupNorm, depth_to_space, space_to_depth
+
+TINY = nets.UNetConfig(
+    (8, 8, 1), 3, "heads", channels=8, multipliers=(1, 2), blocks=0, middle_blocks=1, patch=2,
+    head_channels=8, embed_channels=16, resample="shuffle", scale_shift=True,
+)  # fmt: skip
+
+
+def params_of(module, *inputs):
+    """Random parameters, drawn by NumPy: nothing is compiled and nothing starts at zero."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return jax.tree.map(lambda s: rng.normal(0, 0.1, s.shape).astype(np.float32), shapes)
+
+
+def count(config):
+    x, logsnr = jnp.zeros((1, *config.image_shape)), jnp.zeros(1)
+    shapes = jax.eval_shape(nets.UNet(config).init, jax.random.key(0), x, logsnr)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("conditioning", ["none", "label", "heads"])
+def test_shapes_of_the_three_forms(conditioning, patch):
+    config = replace(TINY, conditioning=conditioning, patch=patch, image_shape=(8, 8, 2))
+    label = (jnp.array([0, 3]),) if conditioning == "label" else ()
+    inputs = jnp.ones((2, 8, 8, 2)), jnp.array([-9.0, 9.0]), *label
+    out, _ = jax.eval_shape(nets.UNet(config).init_with_output, jax.random.key(0), *inputs)
+    assert out.shape == ((2, 4, 8, 8, 2) if conditioning == "heads" else (2, 8, 8, 2))
+    assert out.dtype == jnp.float32
+
+
+def test_published_sizes():
+    # Ho et al. 2020, section 4 and appendix B: "Our CIFAR10 model has 35.7 million parameters".
+    assert abs(count(nets.CONFIGS["cifar10"]) - 35.7e6) < 0.1e6
+    assert 24e6 < count(nets.CONFIGS["mnist"]) < 26e6
+
+
+def test_label_form_reads_its_label_and_refuses_to_miss_it():
+    module = nets.UNet(replace(TINY, conditioning="label"))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.zeros(2)
+    params = params_of(module, x, logsnr, jnp.array([0, 0]))
+    apply = jax.jit(module.apply)
+    out = [apply({"params": params}, x, logsnr, jnp.full(2, k)) for k in (0, 3)]
+    assert np.abs(out[0] - out[1]).max() > 1e-3
+    with pytest.raises(InputError, match="without a label"):
+        module.apply({"params": params}, x, logsnr)
+    with pytest.raises(InputError, match="with a label"):
+        nets.UNet(TINY).apply({"params": params}, x, logsnr, jnp.array([0, 0]))
+
+
+def test_a_head_learns_from_its_own_class_only():
+    module = nets.UNet(TINY)
+    x0 = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    params = params_of(module, x0, jnp.zeros(4))
+    labels = jnp.array([0, 2, 2, 0])
+
+    def loss(params):
+        return training.diffusion_loss(
+            module, params, x0, labels, jnp.zeros(4), jax.random.key(3), True
+        )[0]
+
+    # The last convolution's outputs are ordered (row, column, head) within each 2x2 patch.
+    bias = jax.jit(jax.grad(loss))(params)["Conv3_2"]["bias"].reshape(2, 2, 4)
+    assert np.all(bias[..., 1] == 0)
+    assert np.all(np.abs(bias[..., [0, 2, 3]]).max((0, 1)) > 0)
+
+
+def test_dropout_is_off_unless_training():
+    module = nets.UNet(replace(TINY, dropout=0.5))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.zeros(2)
+    params = params_of(module, x, logsnr)
+    apply = jax.jit(module.apply, static_argnames="train")
+
+    def run(seed, train):
+        rngs = {"dropout": jax.random.key(seed)}
+        return apply({"params": params}, x, logsnr, train=train, rngs=rngs)
+
+    np.testing.assert_array_equal(run(0, False), run(1, False))
+    assert np.abs(run(0, True) - run(1, True)).max() > 1e-3
+
+
+def test_matrix_product_form_of_the_convolution():
+    import flax.linen as nn
+
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 5))
+    params = params_of(Conv3(7), x)
+    reference = nn.Conv(7, (3, 3)).apply({"params": params}, x)
+    np.testing.assert_allclose(Conv3(7).apply({"params": params}, x), reference, atol=1e-5)
+
+
+def test_group_norm_is_flax_group_norm():
+    import flax.linen as nn
+
+    x = 50 + jax.random.normal(jax.random.key(0), (3, 4, 4, 24))
+    params = params_of(GroupNorm(), x)
+    reference = nn.GroupNorm(2, use_fast_variance=False).apply({"params": params}, x)
+    np.testing.assert_allclose(GroupNorm().apply({"params": params}, x), reference, atol=1e-4)
+
+
+def test_space_to_depth_there_and_back():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    folded = space_to_depth(x, 2)
+    assert folded.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(folded[0, 0, 0, 3:6], x[0, 0, 1])
+    np.testing.assert_array_equal(depth_to_space(folded, 2), x)
+
+
+@pytest.mark.parametrize("name", list(nets.CONFIGS))
+def test_configuration_round_trips_through_json(name):
+    module = nets.UNet(nets.CONFIGS[name])
+    assert nets.build(json.loads(json.dumps(nets.describe(module)))) == module
+
+
+def test_bad_configurations_are_refused():
+    with pytest.raises(InputError, match="do not divide by 16"):
+        replace(TINY, multipliers=(1, 1, 1, 1))
+    with pytest.raises(InputError, match="did you mean 'heads'"):
+        replace(TINY, conditioning="head")
+    with pytest.raises(InputError, match="patch 3"):
+        replace(TINY, patch=3)
+    with pytest.raises(InputError, match="unknown field of UNetConfig 'chanels'"):
+        nets.build({"kind": "unet", "image_shape": [8, 8, 1], "chanels": 3})
+
+
+def test_model_file_round_trip(tmp_path):
+    module = nets.UNet(TINY)
+    params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+    checkpoints.save_model(tmp_path / "m.safetensors", params, nets.describe(module), {"note": "x"})
+    loaded, restored, config = checkpoints.load_model(tmp_path / "m.safetensors")
+    assert loaded == module
+    assert config == nets.describe(module)
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+    checkpoints.save_model(
+        tmp_path / "h.safetensors", params, nets.describe(module), dtype="float16"
+    )
+    _, half, _ = checkpoints.load_model(tmp_path / "h.safetensors")
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), half, params)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    module = nets.UNet(TINY)
+    params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+    path = tmp_path / "m.safetensors"
+    checkpoints.save_model(path, params, nets.describe(module))
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[:50], b"not weights at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="not a whole safetensors file"):
+            checkpoints.load_model(path)
+    checkpoints.save_tree(path, {"a": np.zeros(3)})
+    with pytest.raises(InputError, match="no model file"):
+        checkpoints.load_model(path)
+    with pytest.raises(InputError, match="does not exist"):
+        checkpoints.load_model(tmp_path / "none.safetensors")
+
+
+def test_bundled_weights_are_small_and_described():
+    folder = Path(pretrained.__file__).parent
+    files = sorted(folder.glob("*.safetensors"))
+    assert sorted(f.stem for f in files) == sorted(pretrained.NAMES)
+    assert sum(f.stat().st_size for f in files) <= 4 * 2**20
+    assert all(f.with_suffix(".md").exists() for f in files)
+
+
+def test_bundled_names_only():
+    with pytest.raises(InputError, match="did you mean 'digits-heads'"):
+        pretrained.load("digit-heads")
+
+
+def test_bundled_classifier_is_accurate():
+    module, params, _ = pretrained.load("digits-classifier")
+    images, labels, _ = data.load("digits", "test")
+    logits, features = module.apply({"params": params}, data.to_unit(images), features=True)
+    assert features.shape == (len(images), 64)
+    assert np.mean(np.argmax(logits, -1) == labels) >= 0.98
+
+
+@pytest.mark.parametrize("name", ["digits-heads", "digits-label"])
+def test_bundled_diffusion_networks_denoise_by_class(name):
+    """At a log-SNR of -1 the right class's prediction beats a wrong one's by a quarter."""
+    module, params, config = pretrained.load(name)
+    images, labels, _ = data.load("digits", "test")
+    x0, logsnr = jnp.asarray(data.to_unit(images)), jnp.full(len(images), -1.0)
+    loss = jax.jit(
+        lambda labels: training.diffusion_loss(
+            module, params, x0, labels, logsnr, jax.random.key(0), False
+        )[1]
+    )
+    right, wrong = loss(jnp.asarray(labels)), loss((jnp.asarray(labels) + 1) % 10)
+    key = "loss_class" if name == "digits-heads" else "loss"
+    assert config["conditioning"] == name.split("-")[1]
+    assert right[key] < 0.75 * wrong[key]

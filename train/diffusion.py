@@ -1,0 +1,112 @@
+"""Trains a diffusion U-Net: python -m train.diffusion --preset digits --out runs/digits-heads"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+import train
+from dng_jax import checkpoints, data, nets, schedules, training
+from dng_jax.errors import choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is trained, on what, for how long; fields are set by a preset, overridden by options."""
+
+    network: str  # a name of nets.CONFIGS
+    dataset: str
+    steps: int
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 1e-3
+    ema_decay: float = 0.998
+    seed: int = 0
+
+
+def digits() -> Job:
+    """One output head a class, 8x8 digits, all 1,797 images."""
+    return Job(network="digits", dataset="digits", steps=6_000)
+
+
+def digits_label() -> Job:
+    """Class-conditional with label dropout, 8x8 digits, all 1,797 images."""
+    return Job(network="digits-label", dataset="digits", steps=4_000, batch_size=128)
+
+
+PRESETS: dict[str, Callable[[], Job]] = {"digits": digits, "digits-label": digits_label}
+
+
+def run(
+    preset: str = "digits",
+    out: Path | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    dtype: str = "float32",
+    resume: bool = False,
+    log_every: int = 50,
+    save_every: int = 1000,
+) -> None:
+    """Trains a diffusion U-Net and writes its averaged weights.
+
+    Args:
+        preset: digits (one head a class, the default network) or digits-label.
+        out: folder of the run; runs/<preset> by default.
+        steps: training steps, instead of the preset's.
+        batch_size: images a step, instead of the preset's.
+        learning_rate: peak learning rate, instead of the preset's.
+        seed: seed of everything random.
+        dtype: float32 or float16, of the weights written at the end.
+        resume: continue the run in `out`.
+        log_every: steps between lines of metrics.jsonl.
+        save_every: steps between saved states.
+    """
+    # ---- parse
+    choose(dtype, checkpoints.DTYPES, "dtype")
+    options = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    job = train.with_overrides(PRESETS[choose(preset, PRESETS, "preset")](), options)
+    out = out or Path("runs") / preset
+    train.open_run(out, dataclasses.asdict(job), resume)
+
+    # ---- build
+    images, labels, _ = data.load(job.dataset, "all")
+    arrays = jnp.asarray(data.to_unit(images)), jnp.asarray(labels)
+    module = nets.UNet(nets.CONFIGS[job.network])
+    optimiser = training.make_optimiser(job.steps, job.learning_rate, job.warmup, job.weight_decay)
+    state = training.init_state(module, optimiser, jax.random.key(job.seed))
+    step = training.make_diffusion_step(
+        module, optimiser, schedules.linear(), job.batch_size, job.ema_decay
+    )
+
+    # ---- train
+    began = time.monotonic()
+    state = train.fit(step, state, arrays, job.steps, out, log_every, save_every)
+
+    # ---- write
+    text = {
+        "dataset": job.dataset,
+        "schedule": "linear",
+        "steps": str(job.steps),
+        "seconds": f"{time.monotonic() - began:.0f}",
+        "command": train.command("diffusion", preset, options),
+    }
+    checkpoints.save_model(out / "model.safetensors", state.ema, nets.describe(module), text, dtype)
+    print(out / "model.safetensors")
+
+
+if __name__ == "__main__":
+    train.main(lambda: tyro.cli(run))
