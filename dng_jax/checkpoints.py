@@ -101,7 +101,8 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _restore(array: np.ndarray, like) -> jax.Array:
-    return jax.random.wrap_key_data(array) if _is_key(like) else jax.numpy.asarray(array)
+    value = jax.numpy.asarray(array)
+    return jax.random.wrap_key_data(value) if _is_key(like) else value
 
 
 def _write(

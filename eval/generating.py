@@ -107,9 +107,9 @@ def generate_floor(
     features = parts[0].features
     for part in parts[1:]:
         features = features.merge(part.features)
-    images = np.concatenate(
-        [part.images[: -(-options.get("show", 64) // len(parts))] for part in parts]
-    )
+    # Class after class in turn, so that a row of a grid shows all of them.
+    images = np.stack([part.images for part in parts], axis=1)
+    images = images.reshape(-1, *images.shape[2:])[: options.get("show", 64)]
     return Generated(
         images,
         np.sum([part.counts for part in parts], axis=0),

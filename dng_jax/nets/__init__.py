@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dng_jax.errors import InputError, choose
 from dng_jax.nets.classifier import Classifier, ClassifierConfig
 from dng_jax.nets.unet import CONFIGS, UNet, UNetConfig
 
 __all__ = ["CONFIGS", "Classifier", "ClassifierConfig", "UNet", "UNetConfig", "build", "describe"]
 
-_KINDS = {"unet": (UNet, UNetConfig), "classifier": (Classifier, ClassifierConfig)}
+_KINDS: dict[str, tuple[Any, Any]] = {
+    "unet": (UNet, UNetConfig),
+    "classifier": (Classifier, ClassifierConfig),
+}
 
 
 def describe(module: UNet | Classifier) -> dict:
