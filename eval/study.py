@@ -25,7 +25,7 @@ from dng_jax.metrics import class_counts, tradeoff
 from dng_jax.sampling import check_finite
 from eval import problems, rule_specs, runs
 from eval.class_removal import progress_bar, step_table
-from eval.generating import generate_floor
+from eval.generating import generate, generate_floor
 from eval.rule_specs import TrackerOptions
 
 GRIDS: dict[str, tuple[float, ...]] = {
@@ -120,12 +120,13 @@ def main(config: Config) -> dict[str, Any]:
 def cell(problem: problems.Problem, family: str, config: Config) -> dict[str, Any]:
     """Counts [S, K] and Frechet distance [S] of one family's S scales on one forbidden class."""
     table = step_table(config.sampler, config.steps, problem)
-    if family == "floor":
-        rule = rule_specs.build(rule_specs.parse("floor"), problem, config.options)
-        floor = generate_floor(problem, table, rule, config.samples, config.seed)
-        distance = problem.real.distance(floor.features)
-        return {"scales": [None], "counts": [floor.counts], "frechet": [distance]}
-    scales: tuple[float | None, ...] = GRIDS.get(family, (None,))
+    if family in BASELINES:
+        rule = rule_specs.build(rule_specs.parse(family), problem, config.options)
+        run = generate_floor if family == "floor" else generate
+        one = run(problem, table, rule, config.samples, config.seed)
+        distance = problem.real.distance(one.features)
+        return {"scales": [None], "counts": [one.counts], "frechet": [distance]}
+    scales = GRIDS[family]
     specs = [dataclasses.replace(rule_specs.parse(family), scale=scale) for scale in scales]
     rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
     keys = sample_keys(config.seed, config.samples)

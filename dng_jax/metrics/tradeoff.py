@@ -132,8 +132,10 @@ def matched(reference: Curve, other: Curve) -> Matched:
 
 
 def _read(leak, kl, target: float, floor: float) -> tuple[float, float, bool]:
-    order = np.argsort(leak)
-    x, y = np.log(leak[order] + floor), kl[order]
+    # Of settings with one leak the best KL counts, as somebody choosing among them would have it.
+    order = np.lexsort((kl, leak))
+    levels, first = np.unique(leak[order], return_index=True)
+    x, y = np.log(levels + floor), kl[order][first]
     value = float(np.interp(np.log(target + floor), x, y))
     reached = bool(leak.min() <= target)
     return value, target if reached else float(leak.min()), reached
