@@ -8,7 +8,8 @@ r"""Log-odds tracker: each negative against the complement, so that p stays in (
 capped at odds_max; p itself needs no cap. Offsets as in `pair`.
 
 The divergence (dng.md 1.4) is that of mu_k - mu_c = D_k + u, and u turns with the odds:
-    div u = sum_j (o_j div D_j + <grad o_j, D_j>),  grad o_j = o_j (s_j - s_c) = o_j (D_j + u) / kappa
+    div u = sum_j (o_j div D_j + <grad o_j, D_j>)
+    grad o_j = o_j (s_j - s_c) = o_j (D_j + u) / kappa
 with kappa = -k_eps sigma the factor between scores and means; so the second part needs no probe,
 it is (sum_j o_j gram_jj + |u|^2) / kappa.
 """
