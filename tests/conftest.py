@@ -111,7 +111,7 @@ def noise(keys, table):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["seen"])
 @dataclass(frozen=True)
 class Counted:
-    """A denoiser that notes the roles of each call; under jit there is one call a trace."""
+    """A denoiser with a list in `seen` that notes the roles of each call; under jit there is one call a trace."""
 
     inner: object
     seen: tuple
@@ -128,13 +128,6 @@ class Log(list):
 
     def __eq__(self, other):
         return self is other
-
-
-@pytest.fixture
-def counted(denoise):
-    """A counting denoiser over the toy mixture: (denoiser, list of the roles of each trace)."""
-    log = Log()
-    return Counted(denoise, (log,)), log
 
 
 @pytest.fixture(scope="session")
