@@ -111,7 +111,7 @@ def noise(keys, table):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["seen"])
 @dataclass(frozen=True)
 class Counted:
-    """A denoiser with a list in `seen` that notes the roles of each call; under jit there is one call a trace."""
+    """A denoiser that notes the roles of each call in `seen`; under jit: one call a trace."""
 
     inner: object
     seen: tuple
