@@ -165,7 +165,8 @@ def separate_networks(parts: Mapping[str, Denoise]) -> SeparateNetworks:
 def with_conditions(denoiser, conditions: Mapping[str, int]):
     """The same network with other classes behind some roles; never recompiles for known roles."""
     name = "labels" if isinstance(denoiser, LabelNetwork) else "heads"
-    new = {role: jnp.asarray(k, jnp.int32) for role, k in conditions.items()}
+    count = sum(role.startswith("class:") for role in getattr(denoiser, name))
+    new = {role: _indices(count, {role: k})[role] for role, k in conditions.items()}
     return dataclasses.replace(denoiser, **{name: getattr(denoiser, name) | new})
 
 

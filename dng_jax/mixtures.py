@@ -80,9 +80,14 @@ class Mixture:
 
     def restrict(self, classes: Sequence[int]) -> Mixture:
         """The mixture of the named classes alone, weights renormalised."""
-        index = np.asarray(list(classes))
+        index = np.asarray(sorted(set(classes)), int)
         if index.size == 0:
             raise InputError("a mixture needs at least one class: none is left")
+        if index[0] < 0 or index[-1] >= self.num_classes:
+            raise InputError(
+                f"cannot restrict to classes {index.tolist()}: choose from"
+                f" 0..{self.num_classes - 1}"
+            )
         log_weights = self.log_weights[index]
         return Mixture(
             self.means[index], log_weights - jax.nn.logsumexp(log_weights), self.scales[index]
@@ -136,10 +141,13 @@ def gaussians(means, scales, classes=None, weights=None, dtype=jnp.float32) -> M
     n = len(means)
     classes = np.arange(n) if classes is None else np.asarray(classes, int)
     weights = np.ones(n) if weights is None else np.asarray(weights, np.float64)
+    for name, value in (("classes", classes), ("weights", weights)):
+        if value.shape != (n,):
+            raise InputError(f"a mixture of {n} components got {value.size} {name}")
     scales = np.broadcast_to(np.asarray(scales, np.float64), (n,))
     if not np.isfinite(means).all():
         raise InputError("the means of a mixture must be finite numbers")
-    if (scales < 0).any() or (weights <= 0).any():
+    if not ((scales >= 0).all() and (weights > 0).all()):
         raise InputError("a mixture needs scales >= 0 and weights > 0")
     present = np.unique(classes)
     if not np.array_equal(present, np.arange(len(present))):

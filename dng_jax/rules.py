@@ -96,6 +96,13 @@ def number(value, name: str, *, low: float = -np.inf, high: float = np.inf, open
     return jnp.asarray(value, jnp.float32)
 
 
+def count(value: int, name: str) -> int:
+    """A static whole number >= 0; InputError otherwise."""
+    if value != int(value) or value < 0:
+        raise InputError(f"{name} must be a whole number >= 0, got {value}")
+    return int(value)
+
+
 def per_sample(scalar: jax.Array, x: jax.Array) -> jax.Array:
     """[B] (or []) shaped to broadcast against x [B, ...]."""
     scalar = jnp.asarray(scalar)

@@ -41,7 +41,7 @@ class Carry(NamedTuple):
 
 class Result(NamedTuple):
     """x [B, ...] the final images; state the rule's final state; trace {name: [T, B, ...]};
-    bad_step int32 [B], first step with a non-finite prediction, or the number of steps run."""
+    bad_step int32 [B], first step with a non-finite prediction, 2^31 - 1 without one."""
 
     x: jax.Array
     state: Any
@@ -96,7 +96,7 @@ def sample(
     Nothing is checked for NaN here: look at Result.bad_step, or call `check_finite`.
     """
     denoise, observe = as_pytree(denoise), as_pytree(observe)
-    _warn_deterministic(table, rule)
+    warn_deterministic(table, rule)
     carry = start(rule, x)
     carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
     return Result(carry.x, carry.state, trace, carry.bad_step)
@@ -131,7 +131,7 @@ def sample_chunks(
             raise InputError("give the initial noise x, or carry and done of an earlier piece")
         carry = start(rule, x)
     denoise, observe = as_pytree(denoise), as_pytree(observe)
-    _warn_deterministic(table, rule)
+    warn_deterministic(table, rule)
     began = time.monotonic()
     while done < total:
         rows = jax.tree.map(lambda column, a=done: column[a : a + chunk], table)
@@ -174,9 +174,6 @@ def check_finite(carry: Carry | Result, steps: int) -> None:
 
 @functools.partial(jax.jit, static_argnames=("save",))
 def _scan(denoise, table, rule, keys, carry, save, observe):
-    if rule.roles and not callable(denoise):
-        raise InputError("denoise must be callable: denoise(x, row, roles) -> {role: eps}")
-
     def body(carry: Carry, row):
         def evaluate(x):
             return denoise(x, row, rule.roles)
@@ -205,7 +202,12 @@ def _scan(denoise, table, rule, keys, carry, save, observe):
 
 
 def as_pytree(function):
-    """A callable that may cross a jit boundary."""
+    """A callable that may cross a jit boundary; InputError for what cannot be called."""
+    if function is not None and not callable(function):
+        raise InputError(
+            "denoise must be callable: denoise(x, row, roles) -> {role: eps};"
+            f" got {type(function).__name__}"
+        )
     # A plain function is part of the program: Partial keeps it static and hashes it by identity.
     leaves = jax.tree.leaves(function)
     is_opaque = len(leaves) == 1 and leaves[0] is function
@@ -216,7 +218,8 @@ def _names(save: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(choose(name, SAVE, "quantity to save") for name in save))
 
 
-def _warn_deterministic(table: StepTable, rule: Rule) -> None:
+def warn_deterministic(table: StepTable, rule: Rule) -> None:
+    """Warns the caller's caller where a tracker's table needs a probe that it does not have."""
     if isinstance(table.std, jax.core.Tracer) or not _unprobed(rule):
         return
     ratio = noise_ratio(table)

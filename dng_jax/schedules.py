@@ -133,13 +133,18 @@ def respace(schedule: Schedule, steps: int, spacing: Spacing = "trailing") -> Sc
 
 
 def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> Schedule:
-    # log(alpha^2 + sigma^2) is interpolated (constant for variance-preserving schedules), and the
-    # split between signal and noise follows exactly from the log-SNR.
+    # What the family keeps constant (alpha for VE, alpha^2 + sigma^2 for VP, alpha + sigma for
+    # flow) is interpolated, and the split between signal and noise follows from the log-SNR.
     if len(logsnr) == 1:
         logsnr = schedule.logsnr[-1:]
-    log_power = np.log(schedule.alpha**2 + schedule.sigma**2)
-    power = np.exp(np.interp(logsnr, schedule.logsnr[::-1], log_power[::-1]))
-    return Schedule(np.sqrt(power / (1 + np.exp(-logsnr))), np.sqrt(power / (1 + np.exp(logsnr))))
+    size = min(
+        (lambda alpha, sigma: alpha * np.ones_like(sigma), np.hypot, np.add),
+        key=lambda size: np.ptp(np.log(size(schedule.alpha, schedule.sigma))),
+    )
+    log_size = np.log(size(schedule.alpha, schedule.sigma))
+    ratio = np.exp(-logsnr / 2)  # sigma / alpha
+    alpha = np.exp(np.interp(logsnr, schedule.logsnr[::-1], log_size[::-1])) / size(1.0, ratio)
+    return Schedule(alpha, ratio * alpha)
 
 
 def to_eps(prediction, x, alpha, sigma, parameterisation: Parameterisation = "eps"):

@@ -25,6 +25,9 @@ from dng_jax.errors import InputError
 from dng_jax.posterior.view import Tracker
 from dng_jax.rules import Move, Step, number, per_sample, pytree, static
 
+# Beyond this the odds leave float32, and guidance_scale = 0 times infinity would be NaN.
+_LOG_ODDS_MAX = 80.0
+
 
 @pytree
 class DynamicNegative:
@@ -45,7 +48,8 @@ class DynamicNegative:
 
     def apply(self, state, step: Step):
         view = self.tracker.view(state, step)
-        scale = jnp.minimum(self.guidance_scale * jnp.exp(view.log_odds), self.scale_max)
+        odds = jnp.exp(jnp.minimum(view.log_odds, _LOG_ODDS_MAX))
+        scale = jnp.minimum(self.guidance_scale * odds, self.scale_max)
         p = jax.nn.sigmoid(view.log_odds)
         info = {"scale": scale, "posterior": p}
         if self.base == "model" or view.allowed is None:

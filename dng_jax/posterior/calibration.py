@@ -48,6 +48,8 @@ def forward_evidence(
 
     keys [B] typed. `expected` is set to `inner`: no sampler took these steps.
     """
+    # Forward transitions are as noisy as the kernel, so no divergence term belongs to them.
+    tracker = dataclasses.replace(tracker, probes=0)
     return _forward(as_pytree(denoise), table, tracker, jnp.asarray(x_0, jnp.float32), keys)
 
 
@@ -85,7 +87,8 @@ def fit_temperature(
     steps, batch = evidence.inner.shape[:2]
     outcomes = evidence.inner.shape[2] + (not isinstance(tracker, Classes))
     labels = np.asarray(labels)
-    if labels.shape != (batch,) or labels.min() < 0 or labels.max() >= outcomes:
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not whole or labels.shape != (batch,) or labels.min() < 0 or labels.max() >= outcomes:
         raise InputError(f"labels must be {batch} integers in 0..{outcomes - 1}")
     if not 2 <= knots <= steps:
         raise InputError(f"knots must lie between 2 and the {steps} scored steps, got {knots}")

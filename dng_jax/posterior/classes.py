@@ -21,7 +21,7 @@ from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, l
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
-from dng_jax.rules import Move, Step, number, pytree, static, zeros_per_sample
+from dng_jax.rules import Move, Step, count, number, pytree, static, zeros_per_sample
 from dng_jax.steps import StepRow
 
 
@@ -78,11 +78,11 @@ class Classes:
             weighted(jax.nn.softmax(outside, axis=1), step, self.concepts),
         )
 
-    @staticmethod
-    def _expected_drift(state, evidence: Evidence, square):
-        # The drift that a forbidden class shows on average against the rest of the mixture.
+    def _expected_drift(self, state, evidence: Evidence, square):
+        # The drift that a forbidden class shows on average against the allowed ones.
         expected = 2 * evidence.expected - square
-        return jnp.sum(jnp.exp(state) * expected, axis=1, keepdims=True) - expected
+        allowed = jax.nn.softmax(jnp.where(self.forbidden > 0, -jnp.inf, state), axis=1)
+        return jnp.sum(allowed * expected, axis=1, keepdims=True) - expected
 
 
 def classes(
@@ -119,8 +119,8 @@ def classes(
         number(delta, "delta"),
         number(drift, "drift", low=0, high=1),
         jnp.log(number(p_min, "p_min", low=0, high=1 / num_classes)),
-        concepts,
-        probes,
+        tuple(concepts),
+        count(probes, "probes"),
     )
 
 

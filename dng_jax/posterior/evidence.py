@@ -14,7 +14,7 @@ their temperature fitted, without touching an image again.
 expected_k = <mean - mu_ref, D_k> is inner_k averaged over the noise of the step (mean: the
 noise-free end of the step); the portable offset of a tracker is a fraction of the drift it gives.
 
-divergence_k = div_x D_k enters for samplers that add less noise than the kernel has
+divergence_k = div_x D_k enters for samplers that add less (or more) noise than the kernel has
 (dng.md 1.4): with r = std^2 / k_var the log-ratio of the path gains -(1 - r)/2 div D_k. It is
 estimated by Hutchinson's probe, E_v <v, J v> over Rademacher v, one JVP a probe; variance grows
 with the off-diagonal mass of J, so with dimension.
@@ -75,7 +75,7 @@ def log_ratio(numerator: jax.Array, row: StepRow) -> jax.Array:
 
 def divergence_numerator(divergence: jax.Array, row: StepRow) -> jax.Array:
     """The correction -(1 - std^2/k_var)/2 div, times 2 k_var so that it adds to a distance gap."""
-    missing = jnp.where(jnp.isfinite(row.k_var), jnp.maximum(row.k_var - row.std**2, 0), 0.0)
+    missing = jnp.where(jnp.isfinite(row.k_var), row.k_var - row.std**2, 0.0)
     return -missing * divergence
 
 

@@ -6,6 +6,12 @@ r"""Log-odds tracker: each negative against the complement, so that p stays in (
 (dng.md 1.3). With D_j = mu_j - mu_b and u = sum_j o_j D_j the distance gap is
 2 <x'-mu_b, u> + |u|^2 + 2 inner_k - gram_kk. The total of the odds in mu_c, and in the guidance, is
 capped at odds_max; p itself needs no cap. Offsets as in `pair`.
+
+The divergence (dng.md 1.4) is that of mu_k - mu_c = D_k + u, and u turns with the odds:
+    div u = sum_j (o_j div D_j + <grad o_j, D_j>)
+    grad o_j = o_j (s_j - s_c) = o_j (D_j + u) / kappa
+with kappa = -k_eps sigma the factor between scores and means; so the second part needs no probe,
+it is (sum_j o_j gram_jj + |u|^2) / kappa.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from dng_jax.posterior.pair import log_prior_of
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, weighted
-from dng_jax.rules import Move, Step, number, pytree, static, zeros_per_sample
+from dng_jax.rules import Move, Step, count, number, pytree, static, zeros_per_sample
 from dng_jax.steps import StepRow
 
 
@@ -62,6 +68,9 @@ class Odds:
         square = jnp.diagonal(evidence.gram, axis1=1, axis2=2)
         u_square = jnp.einsum("bj,bjk,bk->b", o, evidence.gram, o, precision="highest")[:, None]
         divergence = evidence.divergence + jnp.sum(o * evidence.divergence, axis=1, keepdims=True)
+        if self.probes:
+            turning = jnp.sum(o * square, axis=1, keepdims=True) + u_square
+            divergence -= turning / (row.k_eps * row.sigma)
         gap = against_complement(evidence.inner) + divergence_numerator(divergence, row)
         restored = -self.drift * against_complement(evidence.expected)
         increment = log_ratio(self.temperature(row) * (gap + restored) + self.delta, row)
@@ -107,5 +116,5 @@ def odds(
         jnp.log(p_min) - jnp.log1p(-p_min),
         jnp.log(number(odds_max, "odds_max", low=0, open_=True)),
         tuple(negatives),
-        probes,
+        count(probes, "probes"),
     )

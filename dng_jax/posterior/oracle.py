@@ -25,7 +25,11 @@ class Oracle:
     mixture: Mixture
     forbidden: jax.Array
     negative: str = static(default="negative")
-    probes: int = static(default=0)
+
+    @property
+    def probes(self) -> None:
+        """It tracks nothing, so it needs no probe on any table."""
+        return None
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, l
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
-from dng_jax.rules import Move, Step, number, pytree, static, zeros_per_sample
+from dng_jax.rules import Move, Step, count, number, pytree, static, zeros_per_sample
 from dng_jax.steps import StepRow
 
 
@@ -101,7 +101,7 @@ def pair(
         jnp.log(number(p_min, "p_min", low=0, high=1, open_=True)),
         jnp.log(number(p_max, "p_max", low=0, high=1, open_=True)),
         tuple(negatives),
-        probes,
+        count(probes, "probes"),
     )
 
 
@@ -110,6 +110,8 @@ def log_prior_of(prior, negatives: tuple[str, ...]) -> jax.Array:
     if not negatives:
         raise InputError("a tracker needs at least one negative role")
     value = number(prior, "prior", low=0, high=1, open_=True)
+    if value.shape not in ((), (1,), (len(negatives),)):
+        raise InputError(f"{len(negatives)} negatives need one prior or as many, got {value.size}")
     value = jnp.broadcast_to(value, (len(negatives),))
     if known(value) and not float(value.sum()) < 1:
         raise InputError(

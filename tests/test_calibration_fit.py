@@ -1,0 +1,142 @@
+"""Fitting the temperature, on evidence of the exact model and on evidence made too sure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dng_jax import (
+    InputError,
+    Move,
+    Step,
+    guidance,
+    initial_noise,
+    posterior,
+    sample,
+    sample_keys,
+    schedules,
+    steps,
+)
+from dng_jax.posterior import fit_temperature, forward_evidence, replay
+
+TABLE = steps.ddpm(schedules.linear(), 40)
+TRACKER = posterior.classes(3, [0], prior=(2.5 / 6, 0.5 / 6, 0.5))
+
+
+@pytest.fixture(scope="module")
+def labelled(mixture, denoise):
+    x_0, labels = mixture.draw(sample_keys(11, 1500), (2, 2))
+    evidence = forward_evidence(denoise, TABLE, TRACKER, x_0, sample_keys(12, 1500))
+    return evidence, np.asarray(labels)
+
+
+def negative_log_likelihood(tracker, evidence, labels):
+    log_p = np.asarray(replay(tracker, evidence, TABLE, evidence.inner[0]), np.float64)
+    return -log_p[:, np.arange(len(labels)), labels].mean()
+
+
+def test_exact_evidence_asks_for_no_temperature(labelled):
+    fit = fit_temperature(TRACKER, *labelled[:1], TABLE, labelled[1], knots=4)
+    assert fit.before == pytest.approx(negative_log_likelihood(TRACKER, *labelled), rel=1e-4)
+    assert fit.after <= fit.before + 1e-6
+    assert fit.before - fit.after < 0.01
+    knots, tau = np.asarray(fit.temperature.knots), np.asarray(fit.temperature.values)
+    # the classes part between log-SNR -4 and 2; beyond, nothing is left to learn
+    informative = (knots > -5) & (knots < 2)
+    assert informative.sum() >= 1
+    assert np.all(np.abs(tau[informative] - 1) < 0.25)
+    assert fit.final < fit.after
+
+
+def test_overconfident_evidence_is_cooled(labelled):
+    evidence, labels = labelled
+    # log-ratios five times too large: the honest ones are back at tau = .2
+    loud = jax.tree.map(lambda leaf: 5 * leaf, evidence)
+    honest = negative_log_likelihood(TRACKER, evidence, labels)
+    fit = fit_temperature(TRACKER, loud, TABLE, labels, knots=4)
+    assert fit.before > honest + 0.05
+    assert fit.after == pytest.approx(honest, abs=0.01)
+    cooled = dataclasses.replace(TRACKER, temperature=fit.temperature)
+    assert negative_log_likelihood(cooled, loud, labels) == pytest.approx(fit.after, abs=1e-4)
+
+
+def test_forward_evidence_tracks_the_exact_posterior(labelled, mixture):
+    # averaged over the data, the posterior of the true class at the clean end
+    evidence, labels = labelled
+    log_p = np.asarray(replay(TRACKER, evidence, TABLE, evidence.inner[0]))
+    assert log_p.shape == (39, 1500, 3)
+    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-4)
+    # calibrated: mean probability of a class = its share, within 4 standard errors
+    share = np.bincount(labels, minlength=3) / 1500
+    mean = np.exp(log_p[-1]).mean(0)
+    assert np.all(np.abs(mean - share) < 4 * np.sqrt(share * (1 - share) / 1500) * 0.5 + 0.01)
+
+
+def everything(state, step):
+    return {"state": state}
+
+
+@pytest.mark.parametrize("name", ["pair", "odds", "classes"])
+def test_replay_is_the_tracker_in_the_sampler(name, denoise, keys):
+    table = steps.ddpm(schedules.linear(), 8)
+    tracker = {
+        "pair": posterior.pair(0.3, drift=0.5),
+        "odds": posterior.odds(0.3, delta=1e-3),
+        "classes": TRACKER,
+    }[name]
+    rule = guidance.dynamic_negative(tracker, 2.0, base="model")
+    x = initial_noise(keys, (2, 2), table)
+    trace = sample(denoise, table, rule, keys, x, save=("x",), observe=everything).trace
+
+    # evidence gathered again from the stored images, then replayed
+    def again(row, x, state, x_next):
+        step = Step(row, x, denoise(x, row, rule.roles), None, None)
+        delta, _, _ = rule.apply(state, step)
+        mean = row.c_x * x + row.c_eps * (step.base + delta)
+        return tracker.evidence(step, Move(mean, x_next))
+
+    xs, rows = trace["x"], jax.tree.map(lambda c: jnp.asarray(c[:-1]), table)
+    evidence = jax.jit(jax.vmap(again))(rows, xs[:-1], trace["state"][:-1], xs[1:])
+    log_p = np.asarray(replay(tracker, evidence, table, x), np.float64)
+    state = np.asarray(trace["state"][1:], np.float64)
+    if name == "classes":
+        expected = state
+    else:
+        p = np.exp(state) if name == "pair" else 1 / (1 + np.exp(-state))
+        expected = np.log(np.concatenate([p, 1 - p], axis=-1))
+    np.testing.assert_allclose(log_p, expected, atol=2e-3)
+    assert np.ptp(expected) > 0.5
+
+
+def test_a_deterministic_table_does_not_change_forward_evidence(mixture, denoise):
+    # forward transitions carry the kernel's full noise whatever the sampler will do
+    x_0, _ = mixture.draw(sample_keys(1, 8), (2, 2))
+    probed = posterior.classes(3, [0], probes=1)
+    a, b = (
+        forward_evidence(
+            denoise, steps.ddim(schedules.linear(), 8, eta=eta), probed, x_0, sample_keys(2, 8)
+        )
+        for eta in (0.0, 1.0)
+    )
+    assert np.all(np.asarray(a.divergence) == 0)
+    np.testing.assert_allclose(a.inner, b.inner, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "knots", "message"),
+    [
+        (np.full(1500, 3), 4, r"0\.\.2"),
+        (np.full(1500, -1), 4, r"0\.\.2"),
+        (np.zeros(7, int), 4, "1500 integers"),
+        (np.zeros(1500), 4, "1500 integers"),
+        (np.zeros(1500, int), 1, "got 1"),
+        (np.zeros(1500, int), 40, "got 40"),
+    ],
+)
+def test_bad_labels_and_knots_are_named(labelled, labels, knots, message):
+    with pytest.raises(InputError, match=message):
+        fit_temperature(TRACKER, labelled[0], TABLE, labels, knots=knots)
