@@ -76,9 +76,9 @@ def main(config: Config) -> list[dict[str, Any]]:
         ]
         for name in config.trackers:
             for fit in FITS:
-                tracker = build(name, problem.info.num_classes)
+                tracker = build(name, problem.info.num_classes, probes_of(sampler))
                 if fit == "fitted on data":
-                    tracker = fitted(tracker, on_data, labels_of_data, table, config.knots)
+                    tracker = fitted(tracker, on_data, labels_of_data, table, config.knots, 0)
                 elif fit == "fitted on runs":
                     tracker = fitted(tracker, halves[0], labels[:half], table, config.knots)
                 judged, truth = labels[half:], None if exact is None else exact[:, half:]
@@ -137,18 +137,22 @@ def probes_of(sampler: str) -> int:
     return 1 if sampler in ("ddim", "euler") else 0
 
 
-def build(name: str, num_classes: int) -> Any:
+def build(name: str, num_classes: int, probes: int) -> Any:
     """A tracker with uniform prior: one forbidden class, or all classes."""
     if name == "classes":
-        return posterior.classes(num_classes, (0,))
+        return posterior.classes(num_classes, (0,), probes=probes)
     make: Any = posterior.pair if name == "pair" else posterior.odds
-    return make(1 / num_classes)
+    return make(1 / num_classes, probes=probes)
 
 
-def fitted(tracker, evidence, labels, table, knots: int):
-    """The tracker with the temperature that fits these labelled chains."""
+def fitted(tracker, evidence, labels, table, knots: int, probes: int | None = None):
+    """The tracker with the temperature that fits these labelled chains.
+
+    probes: those of the chains, where they differ from the tracker's own (forward chains: 0).
+    """
     evidence, outcomes = arranged(tracker, evidence, labels)
-    fit = posterior.fit_temperature(tracker, evidence, table, outcomes, knots=knots)
+    as_seen = tracker if probes is None else dataclasses.replace(tracker, probes=probes)
+    fit = posterior.fit_temperature(as_seen, evidence, table, outcomes, knots=knots)
     return dataclasses.replace(tracker, temperature=fit.temperature)
 
 
