@@ -23,6 +23,7 @@ Schedules are made once, on the host, in float64; step tables turn them into flo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -137,10 +138,8 @@ def _at_logsnr(schedule: Schedule, logsnr: np.ndarray) -> Schedule:
     # flow) is interpolated, and the split between signal and noise follows from the log-SNR.
     if len(logsnr) == 1:
         logsnr = schedule.logsnr[-1:]
-    size = min(
-        (lambda alpha, sigma: alpha * np.ones_like(sigma), np.hypot, np.add),
-        key=lambda size: np.ptp(np.log(size(schedule.alpha, schedule.sigma))),
-    )
+    families: tuple[Callable, ...] = (lambda alpha, sigma: alpha + 0 * sigma, np.hypot, np.add)
+    size = min(families, key=lambda f: np.ptp(np.log(f(schedule.alpha, schedule.sigma))))
     log_size = np.log(size(schedule.alpha, schedule.sigma))
     ratio = np.exp(-logsnr / 2)  # sigma / alpha
     alpha = np.exp(np.interp(logsnr, schedule.logsnr[::-1], log_size[::-1])) / size(1.0, ratio)
