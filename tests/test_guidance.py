@@ -150,6 +150,7 @@ def test_exact_posterior_guidance_is_sampling_the_complement(mixture, keys):
         assert np.abs(np.asarray(plain.x - truth.x)).max() > 0.3
 
 
+@pytest.mark.slow
 def test_exact_posterior_on_digits():
     data = load_digits()
     mixture = mixtures.patterns(data.images[:600] / 8 - 1, data.target[:600])

@@ -103,7 +103,18 @@ def test_rule_on_every_table(name, mixture, keys):
     assert set(result.trace) == set(again.trace)
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if RULES[name] is not None])
+# the same code as a quicker case's, once more
+REPEATS = {"classes-model", "sum", "pair-two", "interval", "np-two", "sld-prompt"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in REPEATS else [])
+        for name in RULES
+        if RULES[name] is not None
+    ],
+)
 def test_numbers_can_be_mapped_over_and_differentiated(name, mixture, keys):
     table = TABLES["ddpm"]
     x = sampling.initial_noise(keys, (2, 2), table)
