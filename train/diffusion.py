@@ -32,12 +32,21 @@ class Job:
 
 
 def digits() -> Job:
-    """One output head a class, 8x8 digits, all 1,797 images."""
-    return Job(network="digits", dataset="digits", steps=6_000)
+    """One output head a class, 8x8 digits, all 1,797 images: the network pretrained/digits-heads.
+
+    Cost: about 10 minutes on 2 CPU cores. Expect loss_class .19, loss_unconditional .28;
+    measured leaks and shares are in the model card.
+        python -m train.diffusion --preset digits --dtype float16
+    """
+    return Job(network="digits", dataset="digits", steps=5_000, batch_size=128)
 
 
 def digits_label() -> Job:
-    """Class-conditional with label dropout, 8x8 digits, all 1,797 images."""
+    """Class-conditional with label dropout, 8x8 digits: the network pretrained/digits-label.
+
+    Cost: 4 to 5 minutes on 2 CPU cores. Expect a loss of about .20, 15% of labels dropped.
+        python -m train.diffusion --preset digits-label --dtype float16
+    """
     return Job(network="digits-label", dataset="digits", steps=4_000, batch_size=128)
 
 

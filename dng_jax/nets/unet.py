@@ -109,19 +109,21 @@ _DIGITS = UNetConfig(
     image_shape=(8, 8, 1),
     conditioning="heads",
     parameterisation="v",
-    channels=32,
-    multipliers=(1, 3),
+    channels=48,
+    multipliers=(1, 2),
     blocks=1,
     middle_blocks=1,
+    dropout=0.1,
     patch=2,
-    head_channels=64,
+    # Every head reads the same features: these, not the trunk, are where classes are told apart.
+    head_channels=128,
     embed_channels=128,
     resample="shuffle",
     scale_shift=True,
 )
 CONFIGS = {
     "digits": _DIGITS,
-    "digits-label": replace(_DIGITS, conditioning="label", multipliers=(1, 2), dropout=0.1),
+    "digits-label": replace(_DIGITS, conditioning="label", channels=32),
     # Ho et al. 2020 and Koulischer et al. 2025: the sizes that the published numbers belong to.
     "mnist": UNetConfig(
         (28, 28, 1), 10, "none", channels=128, multipliers=(1, 2, 2), embed_channels=512
