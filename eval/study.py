@@ -29,11 +29,11 @@ from eval.generating import generate, generate_floor
 from eval.rule_specs import TrackerOptions
 
 GRIDS: dict[str, tuple[float, ...]] = {
-    "np": (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0),
-    "sld": (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0),
-    "dng:pair": (1.0, 2.0, 5.0, 10.0),
-    "dng:odds": (1.0, 2.0, 5.0, 10.0),
-    "dng:classes": (1.0, 2.0, 5.0),
+    "np": (0.2, 0.5, 1.0, 1.5, 2.0),
+    "sld": (0.2, 0.5, 1.0, 1.5),
+    "dng:pair": (1.0, 3.0, 10.0),
+    "dng:odds": (1.0, 3.0, 10.0),
+    "dng:classes": (1.0,),
 }
 BASELINES = ("unguided", "floor")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import tyro
 
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, NonFiniteError
 from eval import bench, calibration, class_removal, exact, problems, rule_specs, study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,12 +102,11 @@ def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, words, said):
-    import tyro
-
     out = tmp_path / "run"
+    rules = () if "--rules" in words else ("--rules", "dng")
+    config = tyro.cli(class_removal.Config, args=[*words, *rules, "--out", str(out)])
     with pytest.raises(InputError, match=re.escape(said)) as caught:
-        rules = () if "--rules" in words else ("--rules", "dng")
-        class_removal.main(tyro.cli(class_removal.Config, args=[*words, *rules, "--out", str(out)]))
+        class_removal.main(config)
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
@@ -124,17 +126,8 @@ def test_exit_code_two_without_traceback_and_nothing_overwritten(tmp_path):
 
 
 def test_a_network_that_yields_nan_is_named_and_ends_the_job(tmp_path, monkeypatch):
-    import jax.numpy as jnp
-
-    from dng_jax.errors import NonFiniteError
-
     made = problems.make("digits", ("0",), "network")
-    broken = made.denoiser.params["Conv3_0"] if "Conv3_0" in made.denoiser.params else None
-    name = next(iter(made.denoiser.params)) if broken is None else "Conv3_0"
-    params = dict(made.denoiser.params)
-    params[name] = {k: jnp.full_like(jnp.asarray(v), jnp.nan) for k, v in params[name].items()}
-    import dataclasses
-
+    params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), made.denoiser.params)
     bad = dataclasses.replace(made, denoiser=dataclasses.replace(made.denoiser, params=params))
     monkeypatch.setattr(problems, "make", lambda *a, **k: bad)
     with pytest.raises(NonFiniteError, match="sample 0 became NaN or infinite at step 0 of"):
