@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, find
 from dng_jax.rules import Denoise, Predictions, pytree, static
 from dng_jax.schedules import Parameterisation, to_eps
 from dng_jax.steps import StepRow
@@ -43,7 +43,7 @@ class LabelNetwork:
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         x_vp, a, s = _variance_preserving(x, row)
         stacked = jnp.concatenate([x_vp] * len(roles))
-        labels = jnp.repeat(jnp.stack([self.labels[role] for role in roles]), len(x))
+        labels = jnp.repeat(jnp.stack([find(self.labels, role) for role in roles]), len(x))
         out = self.apply_fn(self.params, stacked, _levels(row, stacked), labels)
         eps = to_eps(out.astype(jnp.float32), stacked, a, s, self.parameterisation)
         return dict(zip(roles, jnp.split(eps, len(roles)), strict=True))
@@ -69,10 +69,8 @@ class HeadsNetwork:
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         x_vp, a, s = _variance_preserving(x, row)
         out = self.apply_fn(self.params, x_vp, _levels(row, x)).astype(jnp.float32)
-        return {
-            role: to_eps(jnp.take(out, self.heads[role], axis=1), x_vp, a, s, self.parameterisation)
-            for role in roles
-        }
+        heads = {role: jnp.take(out, find(self.heads, role), axis=1) for role in roles}
+        return {role: to_eps(h, x_vp, a, s, self.parameterisation) for role, h in heads.items()}
 
 
 @pytree
@@ -107,7 +105,7 @@ class SeparateNetworks:
         return sum(getattr(self.parts[role], "calls", len)((role,)) for role in roles)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
-        return {role: self.parts[role](x, row, (role,))[role] for role in roles}
+        return {role: find(self.parts, role)(x, row, (role,))[role] for role in roles}
 
 
 def label_network(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -12,6 +15,16 @@ class InputError(ValueError):
 
 class NonFiniteError(FloatingPointError):
     """A network or a rule produced NaN or infinity; names the sampling step and the sample."""
+
+
+def find(table: Mapping[str, T], role: str) -> T:
+    """table[role]; raises InputError naming the roles that a denoiser does answer."""
+    if role not in table:
+        raise InputError(
+            f"the denoiser has no role '{role}' (it has {', '.join(table)}):"
+            " name it in the denoiser's conditions"
+        )
+    return table[role]
 
 
 def choose(name: str, known: Iterable[str], kind: str) -> str:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, find
 from dng_jax.steps import StepRow
 
 
@@ -192,7 +192,7 @@ class MixtureDenoiser:
         out = {}
         for role in roles:
             weights = jax.nn.softmax(
-                jnp.where(self.conditions[role] > 0, log_posterior, -jnp.inf), axis=1
+                jnp.where(find(self.conditions, role) > 0, log_posterior, -jnp.inf), axis=1
             )
             mean = jnp.einsum("bk,bkd->bd", weights, flat, precision="highest")
             out[role] = mean.reshape(x.shape)

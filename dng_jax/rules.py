@@ -85,14 +85,27 @@ def static(**kwargs) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-def number(value, name: str, *, low: float = -np.inf, high: float = np.inf, open_: bool = False):
-    """A float32 leaf from a number or array; InputError where a known value is out of range."""
+def number(
+    value,
+    name: str,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    open_: bool = False,
+    finite: bool = True,
+) -> jax.Array:
+    """A float32 leaf from a number or array; InputError where a known value is out of range.
+
+    low, high: allowed range, ends included unless open_; finite=False lets infinities pass.
+    """
     if not isinstance(value, jax.core.Tracer):
         known = np.asarray(value, np.float64)
         inside = (known > low) & (known < high) if open_ else (known >= low) & (known <= high)
         if not inside.all():
             ends = "strictly between" if open_ else "between"
             raise InputError(f"{name} must lie {ends} {low:g} and {high:g}, got {known.tolist()}")
+        if finite and not np.isfinite(known).all():
+            raise InputError(f"{name} must be finite, got {known.tolist()}")
     return jnp.asarray(value, jnp.float32)
 
 

@@ -32,11 +32,15 @@ SAVE = ("x", "denoised")
 
 
 class Carry(NamedTuple):
-    """Everything a chain needs to go on: x [B, ...], the rule's state, first bad step int32 [B]."""
+    """Everything a chain needs to go on.
+
+    x [B, ...]; the rule's state; bad_step int32 [B] as in `Result`; done int32 [], steps taken.
+    """
 
     x: jax.Array
     state: Any
     bad_step: jax.Array
+    done: jax.Array
 
 
 class Result(NamedTuple):
@@ -111,25 +115,26 @@ def sample_chunks(
     *,
     chunk: int = 10,
     carry: Carry | None = None,
-    done: int = 0,
     save: Sequence[str] = (),
     observe: Callable[[Any, Step], dict[str, jax.Array]] | None = None,
 ) -> Iterator[Progress]:
     """The same scan, driven in pieces of `chunk` steps from the host: same numbers as `sample`.
 
     Yields a Progress after each piece, its trace that piece's; to stop, stop iterating; to resume,
-    pass its carry and done. Raises NonFiniteError naming step and sample as soon as a piece shows
-    one. `run_chunks` collects the pieces into a Result.
+    pass its carry in the place of x. Raises NonFiniteError naming step and sample as soon as a
+    piece shows one. `run_chunks` collects the pieces into a Result.
     """
     total = len(np.asarray(table.index))
     if chunk < 1:
         raise InputError(f"chunk must be at least 1 step, got {chunk}")
-    if not 0 <= done <= total:
-        raise InputError(f"cannot resume after {done} steps of a table of {total}")
-    if carry is None:
-        if x is None or done:
-            raise InputError("give the initial noise x, or carry and done of an earlier piece")
+    if (x is None) == (carry is None):
+        raise InputError("give either the initial noise x, or the carry of an earlier piece")
+    if x is not None:
         carry = start(rule, x)
+    assert carry is not None
+    done = int(carry.done)
+    if done > total:
+        raise InputError(f"cannot resume after {done} steps of a table of {total}")
     denoise, observe = as_pytree(denoise), as_pytree(observe)
     warn_deterministic(table, rule)
     began = time.monotonic()
@@ -137,7 +142,7 @@ def sample_chunks(
         rows = jax.tree.map(lambda column, a=done: column[a : a + chunk], table)
         carry, trace = _scan(denoise, rows, rule, keys, carry, _names(save), observe)
         done = min(done + chunk, total)
-        check_finite(carry, done)
+        check_finite(carry, total)
         yield Progress(done, total, time.monotonic() - began, carry, trace)
 
 
@@ -157,7 +162,8 @@ def run_chunks(pieces: Iterator[Progress], report: Callable[[Progress], None] | 
 def start(rule: Rule, x: jax.Array) -> Carry:
     """The state of a chain before its first step."""
     x = jnp.asarray(x)
-    return Carry(x, rule.init_state(x), zeros_per_sample(x).astype(jnp.int32) + _START)
+    never = zeros_per_sample(x).astype(jnp.int32) + _START
+    return Carry(x, rule.init_state(x), never, jnp.zeros((), jnp.int32))
 
 
 def check_finite(carry: Carry | Result, steps: int) -> None:
@@ -196,7 +202,7 @@ def _scan(denoise, table, rule, keys, carry, save, observe):
         state = rule.update(state, step, Move(mean, x_next))
         finite = jnp.isfinite(eps).all(axis=tuple(range(1, eps.ndim)))
         bad_step = jnp.where(finite, carry.bad_step, jnp.minimum(carry.bad_step, row.index))
-        return Carry(x_next, state, bad_step), out
+        return Carry(x_next, state, bad_step, row.index + 1), out
 
     return jax.lax.scan(body, carry, jax.tree.map(jnp.asarray, table))
 

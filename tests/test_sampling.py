@@ -15,11 +15,13 @@ from dng_jax import (
     check_finite,
     guidance,
     initial_noise,
+    mixtures,
     posterior,
     run_chunks,
     sample,
     sample_chunks,
     sample_keys,
+    sampling,
     schedules,
     steps,
 )
@@ -125,7 +127,7 @@ def test_resuming_is_going_on(whole, keys):
     first = next(sample_chunks(tiny, TABLE, RULE, keys, x, chunk=3))
     # through the host, as a checkpoint would
     carry = jax.tree.map(np.asarray, first.carry)
-    rest = run_chunks(sample_chunks(tiny, TABLE, RULE, keys, chunk=3, carry=carry, done=first.done))
+    rest = run_chunks(sample_chunks(tiny, TABLE, RULE, keys, chunk=3, carry=carry))
     np.testing.assert_allclose(rest.x, whole.x, atol=2e-6)
     assert rest.trace["scale"].shape == (4, 8)
 
@@ -230,15 +232,23 @@ def test_nothing_else_warns(keys, mixture):
             warn_deterministic(table, rule)
 
 
+def past(x):
+    return sampling.start(RULE, x)._replace(done=8)
+
+
+LABELS = mixtures.mixture_denoiser(mixtures.gaussians(np.eye(4), 1.0))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda k, x: sample(tiny, TABLE, RULE, k, x, save=("denoise",)), "'denoise'.*'denoised'"),
         (lambda k, x: sample(3, TABLE, RULE, k, x), "denoise must be callable"),
         (lambda k, x: next(sample_chunks(tiny, TABLE, RULE, k, x, chunk=0)), "got 0"),
-        (lambda k, x: next(sample_chunks(tiny, TABLE, RULE, k, x, done=8)), "8 steps.*of 7"),
+        (lambda k, x: next(sample_chunks(tiny, TABLE, RULE, k, carry=past(x))), "8 steps.*of 7"),
         (lambda k, x: next(sample_chunks(tiny, TABLE, RULE, k)), "initial noise"),
-        (lambda k, x: next(sample_chunks(tiny, TABLE, RULE, k, x, done=3)), "carry"),
+        (lambda k, x: next(sample_chunks(tiny, TABLE, RULE, k, x, carry=past(x))), "either"),
+        (lambda k, x: sample(LABELS, TABLE, RULE, k, x), "no role 'negative'.*it has base"),
         (lambda k, x: run_chunks(iter(())), "nothing left"),
     ],
 )

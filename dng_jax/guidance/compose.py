@@ -77,4 +77,4 @@ def interval(rule: Rule, *, sigma_min: float = 0.0, sigma_max: float = np.inf) -
         raise InputError(f"need 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     with np.errstate(divide="ignore"):
         low, high = -2 * np.log(sigma_max), -2 * np.log(np.float64(sigma_min))
-    return Interval(rule, number(low, "low"), number(high, "high"))
+    return Interval(rule, number(low, "low", finite=False), number(high, "high", finite=False))

@@ -90,6 +90,6 @@ def dynamic_negative(
     return DynamicNegative(
         tracker,
         number(guidance_scale, "guidance_scale", low=0),
-        number(scale_max, "scale_max", low=0),
+        number(scale_max, "scale_max", low=0, finite=False),
         base,
     )

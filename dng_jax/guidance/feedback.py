@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.posterior.evidence import gather, log_ratio
+from dng_jax.posterior.evidence import divergence_numerator, gather, log_ratio
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
-from dng_jax.rules import Move, Step, number, per_sample, pytree, static, zeros_per_sample
+from dng_jax.rules import Move, Step, count, number, per_sample, pytree, static, zeros_per_sample
 from dng_jax.steps import StepTable
 
 
@@ -33,6 +33,7 @@ class Feedback:
     scale_max: jax.Array
     log_ratio_max: jax.Array
     positive: str = static(default="positive")
+    probes: int = static(default=0)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -48,8 +49,9 @@ class Feedback:
         return delta, state, {"scale": scale, "log_ratio": state}
 
     def update(self, state, step: Step, move: Move):
-        evidence = gather(step, move, (self.positive,), "base")
+        evidence = gather(step, move, (self.positive,), "base", self.probes)
         gap = 2 * evidence.inner[:, 0] - evidence.gram[:, 0, 0]
+        gap += divergence_numerator(evidence.divergence[:, 0], step.row)
         scored = jnp.isfinite(step.row.k_var)
         state = state + log_ratio(self.temperature(step.row) * gap, step.row) + scored * self.offset
         log_ratio_min = jnp.log((1 - self.pi) * self.scale_max / (self.scale_max - 1))
@@ -64,8 +66,12 @@ def feedback(
     scale_max: float = 10.0,
     log_ratio_max: float = 3.0,
     positive: str = "positive",
+    probes: int = 0,
 ) -> Feedback:
-    """Feedback Guidance; pi in (0, 1), scale_max > 1, offset in units of the log-ratio a step."""
+    """Feedback Guidance; pi in (0, 1), scale_max > 1, offset in units of the log-ratio a step.
+
+    probes: Rademacher probes a step for deterministic tables, as for a tracker (0: none).
+    """
     return Feedback(
         number(pi, "pi", low=0, high=1, open_=True),
         as_temperature(temperature),
@@ -73,6 +79,7 @@ def feedback(
         number(scale_max, "scale_max", low=1, open_=True),
         number(log_ratio_max, "log_ratio_max"),
         positive,
+        count(probes, "probes"),
     )
 
 

@@ -103,7 +103,7 @@ def safe_latent_prompt(
 def _make(guidance_scale, settings, positive: str, negative: str) -> SafeLatent:
     warmup, scale, threshold, momentum_scale, momentum_beta = settings
     return SafeLatent(
-        number(guidance_scale, "guidance_scale"),
+        number(guidance_scale, "guidance_scale", low=0),
         number(warmup, "warmup", low=0),
         number(scale, "scale", low=0),
         number(threshold, "threshold"),

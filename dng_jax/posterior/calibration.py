@@ -79,8 +79,9 @@ def fit_temperature(
 ) -> Fit:
     """Fits tau at `knots` log-SNRs, spread evenly over the table's scored steps.
 
-    labels [B]: index of the true outcome (see `replay`). Raises InputError where labels or knots
-    make no sense.
+    labels [B]: index of the true outcome (see `replay`). The tracker's offsets (delta, drift) are
+    left out: they answer to guided chains, and these are not. Raises InputError where labels or
+    knots make no sense.
     """
     from scipy.optimize import minimize  # here, because the library imports nothing heavy
 
@@ -95,7 +96,9 @@ def fit_temperature(
     logsnr = np.asarray(table.logsnr, np.float64)[:-1]
     at = np.interp(np.linspace(0, steps - 1, knots), np.arange(steps), logsnr)
     places = jnp.asarray(at, jnp.float32)
-    chain = (tracker, evidence, table, jax.nn.one_hot(labels, outcomes))
+    nothing = jnp.zeros((), jnp.float32)
+    plain = dataclasses.replace(tracker, delta=nothing, drift=nothing)
+    chain = (plain, evidence, table, jax.nn.one_hot(labels, outcomes))
 
     def objective(values):
         loss, slope = _mean_nll(Temperature(places, jnp.asarray(values, jnp.float32)), *chain)

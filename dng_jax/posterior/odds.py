@@ -107,13 +107,13 @@ def odds(
     the complement's mean and in the guidance.
     """
     log_prior = log_prior_of(prior, negatives)
-    p_min = number(p_min, "p_min", low=0, high=0.5, open_=True)
+    floor = number(p_min, "p_min", low=0, high=0.5, open_=True)
     return Odds(
         log_prior - jnp.log1p(-jnp.sum(jnp.exp(log_prior))),
         as_temperature(temperature),
         number(delta, "delta"),
         number(drift, "drift", low=0, high=1),
-        jnp.log(p_min) - jnp.log1p(-p_min),
+        jnp.log(floor) - jnp.log1p(-floor),
         jnp.log(number(odds_max, "odds_max", low=0, open_=True)),
         tuple(negatives),
         count(probes, "probes"),
