@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from dng_jax import Step, data, initial_noise, plots, posterior, sample, sample_keys
+from dng_jax import Step, data, guidance, initial_noise, plots, posterior, sample, sample_keys
 from dng_jax.errors import InputError, choose
 from dng_jax.metrics import calibration, reliability
 from dng_jax.posterior import recording
@@ -41,6 +41,9 @@ class Config:
     denoiser: str = "network"
     """network, or exact: the data as a Gaussian mixture, with the true posterior to compare."""
     network: str = "heads"
+    base: str = "model"
+    """What the unguided runs follow: model, the base prediction; mixture, the classes' own,
+    weighted by the `classes` tracker (what that tracker guides from by default)."""
     samplers: tuple[str, ...] = ("ddpm", "ddpm-paper", "ddim")
     """Step tables; deterministic ones are tracked with the divergence probe."""
     trackers: tuple[str, ...] = TRACKERS
@@ -59,6 +62,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     """Runs the job and returns its records."""
     for name in config.trackers:
         choose(name, TRACKERS, "tracker")
+    choose(config.base, ("model", "mixture"), "base")
     if config.samples < 4 or config.samples % 2 or config.batch < 1:
         raise InputError(f"--samples must be even and at least 4, got {config.samples}")
     problem = problems.make(config.dataset, ("0",), config.denoiser, config.network)
@@ -68,7 +72,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for sampler, table in tables.items():
         evidence, labels, exact = record(problem, table, sampler, config)
-        on_data, labels_of_data = forward(problem, table, sampler, config)
+        on_data, labels_of_data = forward(problem, table, config)
         half = config.samples // 2
         halves = [
             jax.tree.map(operator.itemgetter((slice(None), part)), evidence)
@@ -97,7 +101,9 @@ def main(config: Config) -> list[dict[str, Any]]:
 
 def record(problem, table, sampler: str, config: Config):
     """Evidence [T-1, B, ...] of unguided runs, the judge's labels [B], exact log-posteriors."""
-    rule = recording.recorder(concepts(problem), probes_of(sampler))
+    rule = recording.recorder(
+        concepts(problem), unguided(problem, config, sampler), probes_of(sampler)
+    )
     mixture = problem.mixture
 
     def exact(state, step: Step):
@@ -118,11 +124,19 @@ def record(problem, table, sampler: str, config: Config):
     return evidence, np.concatenate(labels), np.concatenate(truths, axis=1) if truths else None
 
 
-def forward(problem, table, sampler: str, config: Config):
+def unguided(problem, config: Config, sampler: str):
+    """The rule of unguided runs."""
+    if config.base == "model":
+        return guidance.unguided()
+    tracker = build("classes", problem.info.num_classes, probes_of(sampler))
+    return guidance.dynamic_negative(tracker, 0.0)
+
+
+def forward(problem, table, config: Config):
     """Evidence along the forward chain of the labelled data, and their labels."""
     images, labels, _ = data.load(config.dataset)
     x = data.to_unit(images)
-    rule = recording.recorder(concepts(problem), probes_of(sampler))
+    rule = recording.recorder(concepts(problem))
     keys = sample_keys(config.seed + 1, len(x))
     return posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
 

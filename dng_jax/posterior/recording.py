@@ -1,8 +1,8 @@
 r"""Recording the evidence of a chain, so that any tracker can be replayed on it afterwards.
 
-`Recorder` is a rule that guides nothing. Its state is the evidence of the last step, which it
-reports one step late: entry i of the trace belongs to the transition into x_i, so entries 1..T-1
-are the T-1 transitions that are scored, and entry 0 is empty.
+`Recorder` is a rule that follows another one (by default it guides nothing) and adds to its report
+the evidence of the last step, one step late: entry i of the trace belongs to the transition into
+x_i, so entries 1..T-1 are the T-1 transitions that are scored, and entry 0 is empty.
 
 With all concepts measured against the base prediction one recording serves every tracker: `classes`
 does not depend on the reference, and `pair` and `odds` need the rows of their negatives only.
@@ -13,39 +13,43 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from dng_jax.guidance.unguided import unguided
 from dng_jax.posterior.evidence import Evidence, gather
-from dng_jax.rules import Move, Step, pytree, static, zeros_per_sample
+from dng_jax.rules import Move, Rule, Step, count, pytree, static, zeros_per_sample
 
 
 @pytree
 class Recorder:
-    """Unguided sampling that records evidence. Make it with `recorder`."""
+    """Records the evidence of a chain. State: (the rule's, Evidence). Make it with `recorder`."""
 
+    rule: Rule
     concepts: tuple[str, ...] = static()
     probes: int = static(default=0)
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return ("base", *self.concepts)
+        return tuple(dict.fromkeys(("base", *self.concepts, *self.rule.roles)))
 
     def init_state(self, x):
         row = zeros_per_sample(x)[:, None] + jnp.zeros(len(self.concepts))
-        return Evidence(row, row, row[:, :, None] * row[:, None, :], row)
+        return self.rule.init_state(x), Evidence(row, row, row[:, :, None] * row[:, None, :], row)
 
-    def apply(self, state: Evidence, step: Step):
-        return jnp.zeros_like(step.x), state, state._asdict()
+    def apply(self, state, step: Step):
+        inner, evidence = state
+        delta, inner, info = self.rule.apply(inner, step)
+        return delta, (inner, evidence), info | evidence._asdict()
 
     def evidence(self, step: Step, move: Move) -> Evidence:
         """The scalars of one step, against the base prediction."""
         return gather(step, move, self.concepts, "base", self.probes)
 
-    def update(self, state: Evidence, step: Step, move: Move):
-        return self.evidence(step, move)
+    def update(self, state, step: Step, move: Move):
+        return self.rule.update(state[0], step, move), self.evidence(step, move)
 
 
-def recorder(concepts: tuple[str, ...], probes: int = 0) -> Recorder:
-    """Records the evidence of the named roles against the base prediction."""
-    return Recorder(tuple(concepts), probes)
+def recorder(concepts: tuple[str, ...], rule: Rule | None = None, probes: int = 0) -> Recorder:
+    """Records the evidence of the named roles against the base prediction, while rule guides."""
+    return Recorder(unguided() if rule is None else rule, tuple(concepts), count(probes, "probes"))
 
 
 def recorded(trace: dict[str, jax.Array]) -> Evidence:
