@@ -102,6 +102,7 @@ def sample(
     denoise, observe = as_pytree(denoise), as_pytree(observe)
     warn_deterministic(table, rule)
     carry = start(rule, x)
+    check_keys(keys, carry.x)
     carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
     return Result(carry.x, carry.state, trace, carry.bad_step)
 
@@ -115,6 +116,7 @@ def sample_chunks(
     *,
     chunk: int = 10,
     carry: Carry | None = None,
+    first_sample: int = 0,
     save: Sequence[str] = (),
     observe: Callable[[Any, Step], dict[str, jax.Array]] | None = None,
 ) -> Iterator[Progress]:
@@ -122,7 +124,8 @@ def sample_chunks(
 
     Yields a Progress after each piece, its trace that piece's; to stop, stop iterating; to resume,
     pass its carry in the place of x. Raises NonFiniteError naming step and sample as soon as a
-    piece shows one. `run_chunks` collects the pieces into a Result.
+    piece shows one; first_sample is the number of x[0] in its message. `run_chunks`
+    collects the pieces into a Result.
     """
     total = len(np.asarray(table.index))
     if chunk < 1:
@@ -132,6 +135,7 @@ def sample_chunks(
     if x is not None:
         carry = start(rule, x)
     assert carry is not None
+    check_keys(keys, carry.x)
     done = int(carry.done)
     if done > total:
         raise InputError(f"cannot resume after {done} steps of a table of {total}")
@@ -142,7 +146,7 @@ def sample_chunks(
         rows = jax.tree.map(lambda column, a=done: column[a : a + chunk], table)
         carry, trace = _scan(denoise, rows, rule, keys, carry, _names(save), observe)
         done = min(done + chunk, total)
-        check_finite(carry, total)
+        check_finite(carry, total, first_sample)
         yield Progress(done, total, time.monotonic() - began, carry, trace)
 
 
@@ -162,19 +166,22 @@ def run_chunks(pieces: Iterator[Progress], report: Callable[[Progress], None] | 
 def start(rule: Rule, x: jax.Array) -> Carry:
     """The state of a chain before its first step."""
     x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"x must be an array of floats (see initial_noise), got {x.dtype}")
     never = zeros_per_sample(x).astype(jnp.int32) + _START
     return Carry(x, rule.init_state(x), never, jnp.zeros((), jnp.int32))
 
 
-def check_finite(carry: Carry | Result, steps: int) -> None:
+def check_finite(carry: Carry | Result, steps: int, first_sample: int = 0) -> None:
     """Raises NonFiniteError, naming step and sample, where a prediction was NaN or infinite."""
     bad = np.asarray(carry.bad_step)
     if (bad < steps).any():
         worst = int(np.argmin(bad))
+        affected = f"{int((bad < steps).sum())} of {len(bad)} samples affected"
         raise NonFiniteError(
-            f"the prediction for sample {worst} became NaN or infinite at step {int(bad[worst])}"
-            f" of {steps} ({int((bad < steps).sum())} of {len(bad)} samples affected): check the"
-            " network's weights and the guidance scale"
+            f"the prediction for sample {first_sample + worst} became NaN or infinite at step"
+            f" {int(bad[worst])} of {steps} ({affected}): check the network's weights and the"
+            " guidance scale"
         )
 
 
@@ -200,11 +207,27 @@ def _scan(denoise, table, rule, keys, carry, save, observe):
         if "denoised" in save:
             out["denoised"] = (carry.x - row.sigma * eps) / row.alpha
         state = rule.update(state, step, Move(mean, x_next))
-        finite = jnp.isfinite(eps).all(axis=tuple(range(1, eps.ndim)))
+        # The predictions too: a rule may mask or ignore one that has gone wrong.
+        finite = functools.reduce(jnp.logical_and, map(_finite, (eps, *step.preds.values())))
         bad_step = jnp.where(finite, carry.bad_step, jnp.minimum(carry.bad_step, row.index))
         return Carry(x_next, state, bad_step, row.index + 1), out
 
     return jax.lax.scan(body, carry, jax.tree.map(jnp.asarray, table))
+
+
+def _finite(value: jax.Array) -> jax.Array:
+    return jnp.isfinite(value).all(axis=tuple(range(1, value.ndim)))
+
+
+def check_keys(keys: jax.Array, x: jax.Array) -> None:
+    """InputError unless there is one typed key for each image of x."""
+    if not jnp.issubdtype(jnp.asarray(keys).dtype, jax.dtypes.prng_key):
+        raise InputError("keys must be typed PRNG keys: make them with sample_keys(seed, count)")
+    if keys.shape != x.shape[:1]:
+        raise InputError(
+            f"{x.shape[0]} images need one key each, got keys of shape {keys.shape}:"
+            " make them with sample_keys(seed, count)"
+        )
 
 
 def as_pytree(function):

@@ -22,7 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from dng_jax import Step, data, guidance, initial_noise, plots, posterior, sample, sample_keys
+from dng_jax import (
+    Step,
+    check_finite,
+    data,
+    guidance,
+    initial_noise,
+    plots,
+    posterior,
+    sample,
+    sample_keys,
+)
 from dng_jax.errors import InputError, choose
 from dng_jax.metrics import calibration, reliability
 from dng_jax.posterior import recording
@@ -116,6 +126,7 @@ def record(problem, table, sampler: str, config: Config):
         x = initial_noise(keys, problem.info.shape, table)
         observe = None if mixture is None else exact
         result = sample(problem.denoiser, table, rule, keys, x, observe=observe)
+        check_finite(result, config.steps, first)
         parts.append(jax.device_get(recording.recorded(result.trace)))
         labels.append(problem.judge(result.x)[0])
         if mixture is not None:

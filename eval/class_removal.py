@@ -23,7 +23,7 @@ from dng_jax.errors import InputError, choose
 from dng_jax.metrics import ClassReport, Moments, class_report
 from dng_jax.steps import StepTable
 from eval import problems, rule_specs, runs
-from eval.generating import Generated, generate, generate_floor, network_calls
+from eval.generating import Generated, generate, generate_floor, median, network_calls
 from eval.problems import Problem
 from eval.rule_specs import Spec, TrackerOptions
 
@@ -151,7 +151,7 @@ def record(
         "counts_by_seed": {str(s): g.counts for s, g in zip(config.seeds, by_seed, strict=True)},
         "report": class_report(counts, problem.allowed),
         "frechet_distance": problem.real.distance(features),
-        "seconds_per_image": float(np.median([g.seconds_per_image for g in by_seed])),
+        "seconds_per_image": median([g.seconds_per_image for g in by_seed]),
         "network_calls_per_image": network_calls(problem, rule, config.steps),
     }
 
@@ -182,7 +182,7 @@ def table_of(title: str, records: list[dict[str, Any]]) -> runs.Table:
             f"{report.renormalised.corrected:.4f}",
             f"{report.reversed.corrected:.4f}",
             f"{r['frechet_distance']:.2f}",
-            f"{1000 * r['seconds_per_image']:.2f}",
+            None if r["seconds_per_image"] is None else f"{1000 * r['seconds_per_image']:.2f}",
             r["network_calls_per_image"],
         )
     return table

@@ -19,7 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from dng_jax import Step, guidance, initial_noise, mixtures, posterior, sample, sample_keys, steps
+from dng_jax import (
+    Step,
+    check_finite,
+    guidance,
+    initial_noise,
+    mixtures,
+    posterior,
+    sample,
+    sample_keys,
+    steps,
+)
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import linear
@@ -163,6 +173,7 @@ def measure(
 
     keys = sample_keys(seed, n)
     result = sample(denoise, table, rule, keys, initial_noise(keys, shape, table), observe=exact)
+    check_finite(result, len(table.index))
     labels = np.asarray(mixture.log_posterior(result.x, 1.0, 0.0)).argmax(axis=1)
     allowed = np.arange(mixture.num_classes) > 0
     target = np.asarray(mixture.prior)[1:] / np.asarray(mixture.prior)[1:].sum()

@@ -13,18 +13,21 @@ from dng_jax.metrics import Moments, class_counts
 from dng_jax.steps import StepTable
 from eval.problems import Problem
 
+PIECES = 5
+
 
 @dataclass(frozen=True)
 class Generated:
     """images [show, H, W, C]; counts [K] of the judge's labels; features of all samples, as
     moments; posterior [T, <=show] of the forbidden set, where the rule tracks one; seconds an
-    image, compilation excluded (median over pieces of the chain)."""
+    image (median over the pieces of a chain but its first, so without compilation; None where there
+    is no such piece)."""
 
     images: np.ndarray
     counts: np.ndarray
     features: Moments
     posterior: np.ndarray | None
-    seconds_per_image: float
+    seconds_per_image: float | None
 
 
 def generate(
@@ -46,7 +49,7 @@ def generate(
     """
     denoiser = problem.denoiser if denoiser is None else denoiser
     steps = len(table.index)
-    chunk = _chunk(steps)
+    chunk = -(-steps // PIECES)
     shown: list[np.ndarray] = []
     traces: list[np.ndarray] = []
     labels: list[np.ndarray] = []
@@ -58,12 +61,18 @@ def generate(
         x = initial_noise(keys, problem.info.shape, table)
         before = [0.0, 0]
 
-        def report(piece, size=size, before=before):
-            rates.append((piece.seconds - before[0]) / (piece.done - before[1]) / size)
+        def report(piece, first=first, size=size, before=before):
+            taken = piece.done - before[1]
+            # Programs compile in the first piece of a size, and in a shorter last one.
+            if before[1] and taken == chunk:
+                rates.append((piece.seconds - before[0]) / taken / size)
             before[:] = piece.seconds, piece.done
-            advance(size * chunk / steps)
+            advance(size * taken / steps)
 
-        result = run_chunks(sample_chunks(denoiser, table, rule, keys, x, chunk=chunk), report)
+        pieces = sample_chunks(
+            denoiser, table, rule, keys, x, chunk=chunk, first_sample=start + first
+        )
+        result = run_chunks(pieces, report)
         found, batch_features = problem.judge(result.x)
         labels.append(found)
         zero = Moments.zero(batch_features.shape[1]) if features is None else features
@@ -78,12 +87,19 @@ def generate(
         class_counts(np.concatenate(labels), problem.info.num_classes),
         features,
         np.concatenate(traces, axis=1)[:, :show] if traces else None,
-        float(np.median(rates)) * steps,
+        float(np.median(rates)) * steps if rates else None,
     )
 
 
 def generate_floor(
-    problem: Problem, table: StepTable, rule: Any, samples: int, seed: int, **options
+    problem: Problem,
+    table: StepTable,
+    rule: Any,
+    samples: int,
+    seed: int,
+    *,
+    start: int = 0,
+    **options,
 ) -> Generated:
     """The allowed classes in equal parts, each sampled class-conditionally (role "positive").
 
@@ -98,7 +114,7 @@ def generate_floor(
             rule,
             size,
             seed,
-            start=i * size,
+            start=start + i * size,
             denoiser=problem.conditioned(int(k)),
             **options,
         )
@@ -115,8 +131,14 @@ def generate_floor(
         np.sum([part.counts for part in parts], axis=0),
         features,
         None,
-        float(np.median([part.seconds_per_image for part in parts])),
+        median([part.seconds_per_image for part in parts]),
     )
+
+
+def median(seconds: list[float | None]) -> float | None:
+    """Median of what was measured; None where nothing was."""
+    known = [s for s in seconds if s is not None]
+    return float(np.median(known)) if known else None
 
 
 def network_calls(problem: Problem, rule: Any, steps: int) -> int | None:
@@ -124,12 +146,3 @@ def network_calls(problem: Problem, rule: Any, steps: int) -> int | None:
     if problem.mixture is not None:
         return None
     return steps * problem.denoiser.calls(rule.roles)
-
-
-def _chunk(steps: int) -> int:
-    # Equal pieces, so that one program serves all of them; about five, so that a median of their
-    # times is free of the one that compiled.
-    pieces = min(
-        (p for p in range(1, min(steps, 10) + 1) if steps % p == 0), key=lambda p: abs(p - 5)
-    )
-    return steps // pieces

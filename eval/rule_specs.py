@@ -18,7 +18,7 @@ from dng_jax.errors import InputError, choose
 from eval.problems import Problem
 
 RULES = ("unguided", "np", "sld", "dng", "floor")
-TRACKERS = ("pair", "odds", "classes", "exact")
+TRACKERS = ("pair", "odds", "classes", "classes-model", "exact")
 SCALES = {"np": 0.3, "sld": 0.5, "dng": 1.0}
 
 
@@ -84,7 +84,8 @@ def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
     if spec.name == "sld":
         rules = [guidance.safe_latent(scale, negative=role) for role in problem.negatives]
         return rules[0] if len(rules) == 1 else guidance.sum_of(*rules)
-    return guidance.dynamic_negative(tracker(spec.tracker or "classes", problem, options), scale)
+    name, _, base = (spec.tracker or "classes").partition("-")
+    return guidance.dynamic_negative(tracker(name, problem, options), scale, base=base or None)
 
 
 def tracker(name: str, problem: Problem, options: TrackerOptions) -> Any:

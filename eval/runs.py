@@ -29,8 +29,18 @@ from rich.text import Text
 
 from dng_jax.errors import InputError, NonFiniteError
 
-PACKAGES = ("dng-jax", "jax", "jaxlib", "flax", "numpy")
-WHERE_NOT_WHAT = ("out", "overwrite")
+PACKAGES = (
+    "dng-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+)
+WHERE_NOT_WHAT = ("out", "overwrite", "resume")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -61,7 +71,7 @@ def new_run_folder(path: str | Path, config: Any, *, overwrite: bool = False) ->
         if not overwrite:
             raise InputError(
                 f"{path} already holds this run: choose another --out, or overwrite it"
-                " with --overwrite"
+                " with --overwrite (a study: go on with --resume)"
             )
     write_json(path / "run.json", {"config": wanted, "provenance": provenance()})
     return path

@@ -5,8 +5,9 @@
 
 Each cell (forbidden class, family) is one compiled sweep over the family's scales and one file in
 --out/cells, so an interrupted study goes on where it stopped. Results: results.json, trade_off.png,
-and two tables, averaged over the forbidden classes: every setting; and each family's KL where its
-own curve has the leak of the reference (the last of --families at its first scale).
+and two tables, averaged over the forbidden classes: every setting; and, for each tracker at
+lambda_0 = 1, the KL of the other rules where their own curves have its leak. Every forbidden class
+has noise of its own; the rules of one class share it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tyro
 
 from dng_jax import initial_noise, plots, sample_keys, sweep
 from dng_jax.errors import InputError
-from dng_jax.metrics import class_counts, tradeoff
+from dng_jax.metrics import Moments, class_counts, tradeoff
 from dng_jax.sampling import check_finite
 from eval import problems, rule_specs, runs
 from eval.class_removal import progress_bar, step_table
@@ -29,10 +30,11 @@ from eval.generating import generate, generate_floor
 from eval.rule_specs import TrackerOptions
 
 GRIDS: dict[str, tuple[float, ...]] = {
-    "np": (0.2, 0.5, 1.0, 1.5, 2.0),
-    "sld": (0.2, 0.5, 1.0, 1.5),
+    "np": (0.15, 0.3, 0.5, 0.7, 1.0),
+    "sld": (0.25, 0.5, 0.75, 1.0),
     "dng:pair": (1.0, 3.0, 10.0),
     "dng:odds": (1.0, 3.0, 10.0),
+    "dng:classes-model": (1.0,),
     "dng:classes": (1.0,),
 }
 BASELINES = ("unguided", "floor")
@@ -46,7 +48,7 @@ class Config:
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Classes to forbid, each on its own; default: every class in turn."""
     families: tuple[str, ...] = tuple(GRIDS)
-    """Rules, as NAME[:TRACKER]; the last one is the reference of the matched table."""
+    """Rules, as NAME[:TRACKER], of those with a grid of scales."""
     denoiser: str = "network"
     network: str = "heads"
     sampler: str = "ddpm"
@@ -57,14 +59,16 @@ class Config:
         default_factory=TrackerOptions
     )
     out: str = "runs/study"
-    overwrite: bool = False
-    """Go on with the same study: finished cells are kept."""
+    resume: bool = False
+    """Go on with the same study in --out: finished cells are kept."""
 
 
 def main(config: Config) -> dict[str, Any]:
     """Runs what is missing, then sums up."""
     if config.samples < 1:
         raise InputError(f"--samples must be at least 1, got {config.samples}")
+    if not config.families:
+        raise InputError("name at least one of --families")
     for family in config.families:
         if family not in GRIDS:
             known = ", ".join(GRIDS)
@@ -73,7 +77,9 @@ def main(config: Config) -> dict[str, Any]:
     chosen = (
         problems.class_indices(config.forbid, info) if config.forbid else range(info.num_classes)
     )
-    folder = runs.new_run_folder(config.out, config, overwrite=config.overwrite)
+    # The grid belongs to what a run is: cells of another grid must not be mixed in.
+    identity = runs.to_json(config) | {"grid": {name: GRIDS[name] for name in config.families}}
+    folder = runs.new_run_folder(config.out, identity, overwrite=config.resume)
     (folder / "cells").mkdir(exist_ok=True)
 
     cells: dict[tuple[int, str], dict[str, Any]] = {}
@@ -98,9 +104,10 @@ def main(config: Config) -> dict[str, Any]:
         )
         for family in (*BASELINES, *config.families)
     }
-    reference = config.families[-1]
     matched = {
-        family: tradeoff.matched(curves[reference], curves[family])
+        (reference, family): tradeoff.matched(curves[reference], curves[family])
+        for reference in config.families
+        if reference.startswith("dng")
         for family in config.families
         if family != reference
     }
@@ -108,11 +115,11 @@ def main(config: Config) -> dict[str, Any]:
         "config": config,
         "provenance": runs.provenance(),
         "curves": curves,
-        "matched": matched,
+        "matched": [{"reference": a, "rule": b} | vars(m) for (a, b), m in matched.items()],
     }
     runs.write_json(folder / "results.json", results)
     draw(folder, curves, config)
-    show(config, curves, matched, reference, len(chosen))
+    show(config, curves, matched, len(chosen))
     print(f"written to {folder}")
     return results
 
@@ -120,24 +127,25 @@ def main(config: Config) -> dict[str, Any]:
 def cell(problem: problems.Problem, family: str, config: Config) -> dict[str, Any]:
     """Counts [S, K] and Frechet distance [S] of one family's S scales on one forbidden class."""
     table = step_table(config.sampler, config.steps, problem)
+    start = problem.forbidden[0] * config.samples
     if family in BASELINES:
         rule = rule_specs.build(rule_specs.parse(family), problem, config.options)
         run = generate_floor if family == "floor" else generate
-        one = run(problem, table, rule, config.samples, config.seed)
+        one = run(problem, table, rule, config.samples, config.seed, start=start)
         distance = problem.real.distance(one.features)
         return {"scales": [None], "counts": [one.counts], "frechet": [distance]}
     scales = GRIDS[family]
     specs = [dataclasses.replace(rule_specs.parse(family), scale=scale) for scale in scales]
     rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
-    keys = sample_keys(config.seed, config.samples)
+    keys = sample_keys(config.seed, config.samples, start)
     x = initial_noise(keys, problem.info.shape, table)
     result = sweep(problem.denoiser, table, rules, keys, x)
     counts, distances = [], []
     for i, images in enumerate(result.x):
-        check_finite(result._replace(bad_step=result.bad_step[i]), config.steps)
+        check_finite(result._replace(bad_step=result.bad_step[i]), config.steps, start)
         labels, features = problem.judge(images)
         counts.append(class_counts(labels, problem.info.num_classes))
-        moments = type(problem.real).zero(features.shape[1]).update(features)
+        moments = Moments.zero(features.shape[1]).update(features)
         distances.append(problem.real.distance(moments))
     return {"scales": scales, "counts": counts, "frechet": distances}
 
@@ -164,7 +172,7 @@ def draw(folder, curves: dict[str, tradeoff.Curve], config: Config) -> None:
     )
 
 
-def show(config: Config, curves, matched, reference: str, classes: int) -> None:
+def show(config: Config, curves, matched, classes: int) -> None:
     """Two tables: all settings, and the families at the reference's leak."""
     n = f"mean over {classes} forbidden classes, n = {config.samples} each, {config.steps} steps"
     table = runs.Table(n, ("rule", "leak % [95%]", "KL [95%]", "Frechet"))
@@ -178,13 +186,15 @@ def show(config: Config, curves, matched, reference: str, classes: int) -> None:
             )
     table.print()
     table = runs.Table(
-        f"KL at the leak of {reference}",
-        ("rule", "leak %", "KL [95%]", "excess over reference [95%]"),
+        "KL of a rule at the leak of a tracker with lambda_0 = 1",
+        ("tracker", "its leak %", "rule", "KL [95%]", "excess over the tracker [95%]"),
     )
-    for name, m in matched.items():
+    for (reference, family), m in matched.items():
+        leak = f"{100 * float(curves[reference].leak[0]):.2f}"
         table.add(
-            name,
-            f"{100 * m.leak:.2f}{'' if m.reached else ' (not reached; nearest)'}",
+            reference,
+            leak,
+            family + ("" if m.reached else f" (nearest leak: {100 * m.leak:.2f})"),
             f"{m.kl:.4f} [{m.kl_low:.4f}, {m.kl_high:.4f}]",
             f"{m.excess:.4f} [{m.excess_low:.4f}, {m.excess_high:.4f}]",
         )

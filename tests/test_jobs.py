@@ -208,13 +208,13 @@ def test_study_resumes_from_its_cells(tmp_path, monkeypatch):
         samples=32,
         steps=8,
         out=str(tmp_path / "s"),
-        overwrite=True,
+        resume=True,
     )
     first = study.main(config)
     assert first["curves"]["np"].leak_by_class.shape == (2, 2)
-    assert first["matched"]["np"].excess == pytest.approx(
-        first["matched"]["np"].kl - first["curves"]["dng:classes"].kl[0]
-    )
+    (matched,) = first["matched"]
+    assert (matched["reference"], matched["rule"]) == ("dng:classes", "np")
+    assert matched["excess"] == pytest.approx(matched["kl"] - first["curves"]["dng:classes"].kl[0])
 
     def never(*_):
         raise AssertionError("a finished cell was computed again")

@@ -12,7 +12,9 @@ eps_b = p eps_n + (1 - p) eps_a, which gives, without any division,
 
     eps   = eps_a + [p - lambda (1 - p)] (eps_n - eps_a),     lambda (1 - p) = lambda_0 p
 
-so that at lambda_0 = 1 it is eps_a itself. lambda is capped at scale_max in both forms.
+so that at lambda_0 = 1 it is eps_a itself, whatever p is. A cap scale_max on lambda belongs to the
+first form, where p -> 1 divides; in the second it would turn certain chains towards what is
+forbidden (at p = .999 and a cap of 99, nine tenths of the way), and there is none by default.
 lambda_0 = 0 leaves the base model unguided and the tracker running: a detector.
 """
 
@@ -21,7 +23,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, choose
 from dng_jax.posterior.view import Tracker
 from dng_jax.rules import Move, Step, number, per_sample, pytree, static
 
@@ -50,11 +52,12 @@ class DynamicNegative:
         view = self.tracker.view(state, step)
         odds = jnp.exp(jnp.minimum(view.log_odds, _LOG_ODDS_MAX))
         scale = jnp.minimum(self.guidance_scale * odds, self.scale_max)
-        p = jax.nn.sigmoid(view.log_odds)
+        p, not_p = jax.nn.sigmoid(view.log_odds), jax.nn.sigmoid(-view.log_odds)
         info = {"scale": scale, "posterior": p}
         if self.base == "model" or view.allowed is None:
             return -per_sample(scale, step.x) * (view.forbidden - step.base), state, info
-        pushed = jnp.minimum(self.guidance_scale * p, self.scale_max * (1 - p))
+        cap = jnp.where(jnp.isinf(self.scale_max), jnp.inf, self.scale_max * not_p)
+        pushed = jnp.minimum(self.guidance_scale * p, cap)
         guided = view.allowed + per_sample(p - pushed, step.x) * (view.forbidden - view.allowed)
         return guided - step.base, state, info
 
@@ -71,22 +74,20 @@ def dynamic_negative(
 ) -> DynamicNegative:
     """DNG with any tracker.
 
-    guidance_scale: lambda_0 >= 0. scale_max: cap on lambda_t (default: none for `oracle`, 99 else).
-    base: "model" uses the base network's prediction; "mixture" the posterior-weighted mixture of
-    the tracker's classes and needs no base prediction (`classes` only, and its default).
+    guidance_scale: lambda_0 >= 0. base: "model" uses the base network's prediction; "mixture" the
+    posterior-weighted mixture of the tracker's classes, which needs no base prediction (only for
+    trackers that know the allowed classes' prediction, and their default). scale_max: cap on
+    lambda_t; default none, but 99 for a tracker over classes with base "model", which has no cap
+    of its own.
     """
-    from dng_jax.posterior import Classes, Oracle
-
-    over_classes = isinstance(tracker, Classes)
-    base = base or ("mixture" if over_classes else "model")
-    if base not in ("model", "mixture"):
-        raise InputError(f"unknown base '{base}': choose from model, mixture")
-    if base == "mixture" and not over_classes:
+    base = base or ("mixture" if tracker.knows_allowed else "model")
+    choose(base, ("model", "mixture"), "base")
+    if base == "mixture" and not tracker.knows_allowed:
         raise InputError(
             "base 'mixture' needs the tracker 'classes': pair and odds know no other class"
         )
     if scale_max is None:
-        scale_max = jnp.inf if isinstance(tracker, Oracle) else 99.0
+        scale_max = 99.0 if tracker.knows_allowed and base == "model" else jnp.inf
     return DynamicNegative(
         tracker,
         number(guidance_scale, "guidance_scale", low=0),

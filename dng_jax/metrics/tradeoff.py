@@ -4,9 +4,11 @@ For forbidden class f, scale s and counts n_fsk of n samples: leak_fs = n_fsf / 
 divergence less its first-order bias (dng_jax.metrics.shares). A curve holds the means over f.
 
 Rules are compared at matched leak: with l* the reference's mean leak at its first scale, the other
-curve's mean KL is read off by linear interpolation in log leak (1/2 sample added, so that a leak of
-0 has a place) between the two neighbouring scales. Where the curve has no point below l* it is
-read at its lowest leak, which favours that curve, and marked "not reached".
+curve is followed along its scales, and wherever it crosses l* between two neighbouring scales its
+mean KL is read off by linear interpolation in log leak (1/2 sample added, so that a leak of 0 has a
+place); of several crossings the best KL counts. A curve that does not cross l* is read at its point
+of nearest leak and marked as not reached. KL is convex along such a curve, so that interpolation
+between scales states it a little too high: choose scales close to the crossing.
 
 Intervals: parametric bootstrap. All counts are redrawn from their smoothed shares, each forbidden
 class and setting on its own, and everything is computed anew; the spread about the bootstrap's mean
@@ -51,7 +53,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Matched:
-    """A curve at the reference's leak: its KL there, and by how much it exceeds the reference's."""
+    """A curve at the reference's leak: its KL there, and by how much it exceeds the reference's.
+
+    leak: where it was read; reached: whether that is the reference's leak.
+    """
 
     leak: float
     reached: bool
@@ -132,13 +137,19 @@ def matched(reference: Curve, other: Curve) -> Matched:
 
 
 def _read(leak, kl, target: float, floor: float) -> tuple[float, float, bool]:
-    # Of settings with one leak the best KL counts, as somebody choosing among them would have it.
-    order = np.lexsort((kl, leak))
-    levels, first = np.unique(leak[order], return_index=True)
-    x, y = np.log(levels + floor), kl[order][first]
-    value = float(np.interp(np.log(target + floor), x, y))
-    reached = bool(leak.min() <= target)
-    return value, target if reached else float(leak.min()), reached
+    x, at = np.log(leak + floor), np.log(target + floor)
+    crossings = [
+        kl[i] + (kl[i + 1] - kl[i]) * (at - x[i]) / (x[i + 1] - x[i])
+        for i in range(len(x) - 1)
+        if x[i] != x[i + 1] and min(x[i], x[i + 1]) <= at <= max(x[i], x[i + 1])
+    ]
+    crossings += list(kl[x == at])
+    if crossings:
+        return float(min(crossings)), target, True
+    nearest = np.abs(x - at)
+    best = np.flatnonzero(nearest == nearest.min())
+    i = best[np.argmin(kl[best])]
+    return float(kl[i]), float(leak[i]), False
 
 
 def _points(counts, forbidden):

@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, log_ratio
+from dng_jax.posterior.evidence import (
+    Evidence,
+    divergence_numerator,
+    gather,
+    log_ratio,
+    noise_share,
+)
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
@@ -37,6 +43,11 @@ class Classes:
     log_p_min: jax.Array
     concepts: tuple[str, ...] = static()
     probes: int = static(default=0)
+
+    @property
+    def knows_allowed(self) -> bool:
+        """Whether `view` gives the allowed classes' prediction."""
+        return True
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -59,7 +70,12 @@ class Classes:
         square = jnp.diagonal(evidence.gram, axis1=1, axis2=2)
         gap = 2 * evidence.inner - square + divergence_numerator(evidence.divergence, row)
         restored = self.forbidden * self.drift * self._expected_drift(state, evidence, square)
-        numerator = self.temperature(row) * (gap + restored) + self.forbidden * self.delta
+        numerator = (
+            self.temperature(row) * (gap + noise_share(row) * restored)
+            + self.forbidden * self.delta
+        )
+        # Relative to the likeliest class, so that saturation never makes two classes equal.
+        numerator -= jnp.max(numerator, axis=1, keepdims=True)
         log_p = jax.nn.log_softmax(state + log_ratio(numerator, row), axis=1)
         return jax.nn.log_softmax(jnp.maximum(log_p, self.log_p_min), axis=1)
 

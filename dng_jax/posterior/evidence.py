@@ -73,6 +73,15 @@ def log_ratio(numerator: jax.Array, row: StepRow) -> jax.Array:
     return jnp.clip(jnp.nan_to_num(value, nan=0.0), -_SATURATION, _SATURATION)
 
 
+def noise_share(row: StepRow) -> jax.Array:
+    """min(1, std^2 / k_var): how much of the kernel's noise the step really adds.
+
+    The portable offset gives back drift in this proportion: without noise a step's expectation is
+    the step itself, and giving it back would erase the evidence.
+    """
+    return jnp.minimum(1.0, row.std**2 / row.k_var)
+
+
 def divergence_numerator(divergence: jax.Array, row: StepRow) -> jax.Array:
     """The correction -(1 - std^2/k_var)/2 div, times 2 k_var so that it adds to a distance gap."""
     missing = jnp.where(jnp.isfinite(row.k_var), row.k_var - row.std**2, 0.0)

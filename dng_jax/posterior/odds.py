@@ -19,7 +19,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, log_ratio
+from dng_jax.posterior.evidence import (
+    Evidence,
+    divergence_numerator,
+    gather,
+    log_ratio,
+    noise_share,
+)
 from dng_jax.posterior.pair import log_prior_of
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
@@ -40,6 +46,11 @@ class Odds:
     log_odds_max: jax.Array
     negatives: tuple[str, ...] = static(default=("negative",))
     probes: int = static(default=0)
+
+    @property
+    def knows_allowed(self) -> bool:
+        """Whether `view` gives the allowed classes' prediction."""
+        return False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -73,7 +84,9 @@ class Odds:
             divergence -= turning / (row.k_eps * row.sigma)
         gap = against_complement(evidence.inner) + divergence_numerator(divergence, row)
         restored = -self.drift * against_complement(evidence.expected)
-        increment = log_ratio(self.temperature(row) * (gap + restored) + self.delta, row)
+        increment = log_ratio(
+            self.temperature(row) * (gap + noise_share(row) * restored) + self.delta, row
+        )
         return jnp.clip(state + increment, self.log_odds_min, -self.log_odds_min)
 
     def log_probabilities(self, state: jax.Array) -> jax.Array:

@@ -32,6 +32,11 @@ class Oracle:
         return None
 
     @property
+    def knows_allowed(self) -> bool:
+        """Whether `view` gives the allowed classes' prediction."""
+        return False
+
+    @property
     def roles(self) -> tuple[str, ...]:
         return ("base", self.negative)
 

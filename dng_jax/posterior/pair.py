@@ -9,7 +9,8 @@ o_k = p_k / (1 - sum_j p_j), the sum kept below p_max.
 Two offsets counter the drift by which a guided chain talks its own posterior down (dng.md 1.2):
 delta, raw, a squared distance in the units of x; and drift, portable across step counts and
 dimension, the fraction in [0, 1] of the step's expected drift that is given back,
-drift tau (gram_kk - 2 expected_k) / (2 k_var).
+drift tau (gram_kk - 2 expected_k) / (2 k_var), times min(1, std^2 / k_var) for tables with less
+noise than the kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from dng_jax.errors import InputError
-from dng_jax.posterior.evidence import Evidence, divergence_numerator, gather, log_ratio
+from dng_jax.posterior.evidence import (
+    Evidence,
+    divergence_numerator,
+    gather,
+    log_ratio,
+    noise_share,
+)
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
@@ -38,6 +45,11 @@ class Pair:
     log_p_max: jax.Array
     negatives: tuple[str, ...] = static(default=("negative",))
     probes: int = static(default=0)
+
+    @property
+    def knows_allowed(self) -> bool:
+        """Whether `view` gives the allowed classes' prediction."""
+        return False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -61,7 +73,7 @@ class Pair:
         tau = self.temperature(row)
         gap = 2 * evidence.inner - square + divergence_numerator(evidence.divergence, row)
         restored = self.drift * (square - 2 * evidence.expected)
-        increment = log_ratio(tau * (gap + restored) + self.delta, row)
+        increment = log_ratio(tau * (gap + noise_share(row) * restored) + self.delta, row)
         return jnp.clip(state + increment, self.log_p_min, self.log_p_max)
 
     def log_probabilities(self, state: jax.Array) -> jax.Array:
