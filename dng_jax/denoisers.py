@@ -122,7 +122,7 @@ def label_network(
     """
     return LabelNetwork(
         params,
-        _indices(num_classes, conditions),
+        _indices(_agreed(module, num_classes), conditions),
         _Apply(module),
         _predicts(module, parameterisation),
     )
@@ -142,7 +142,7 @@ def heads_network(
     """
     return HeadsNetwork(
         params,
-        _indices(num_classes, conditions),
+        _indices(_agreed(module, num_classes), conditions),
         _Apply(module),
         _predicts(module, parameterisation),
     )
@@ -182,6 +182,14 @@ class _Apply:
 
     def __hash__(self):
         return hash(self.module)
+
+
+def _agreed(module, num_classes: int) -> int:
+    # A wrong number would silently put a class in the place of the unconditional head.
+    own = getattr(getattr(module, "config", None), "num_classes", num_classes)
+    if own != num_classes:
+        raise InputError(f"the network knows {own} classes, num_classes says {num_classes}")
+    return num_classes
 
 
 def _predicts(module, parameterisation: Parameterisation | None) -> Parameterisation:

@@ -132,14 +132,14 @@ def ddim(
 def euler(
     schedule: Schedule, steps: int | None = None, *, spacing: Spacing = "uniform"
 ) -> StepTable:
-    """Deterministic Euler step on the schedule's own coordinates (Karras et al. 2022, alg. 1)."""
+    """DDIM(0) under the name it has on EDM schedules (Karras et al. 2022, alg. 1)."""
     return ddim(schedule, steps, eta=0.0, spacing=spacing)
 
 
 def euler_ancestral(
     schedule: Schedule, steps: int | None = None, *, spacing: Spacing = "uniform"
 ) -> StepTable:
-    """Euler step to sigma_down, then noise of sigma_up: the reverse kernel exactly."""
+    """DDIM(1) under the name it has on EDM schedules: to sigma_down, then noise of sigma_up."""
     return ddim(schedule, steps, eta=1.0, spacing=spacing)
 
 

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dng_jax.errors import InputError, choose
 from dng_jax.rules import Denoise, Rule
-from dng_jax.sampling import Result, as_pytree, sample, warn_deterministic
+from dng_jax.sampling import Result, as_pytree, check_keys, sample, warn_deterministic
 from dng_jax.steps import StepTable
 
 
@@ -63,10 +63,13 @@ def sweep(
     """
     choose(mode, ("map", "vmap"), "sweep mode")
     rules = rules if isinstance(rules, Rule) else stack(rules)
+    if not jax.tree.leaves(rules):
+        raise InputError("this rule has no numbers to sweep over: sample it once with sample")
     if any(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(rules)):
         raise InputError("a sweep takes a list of rules or one stacked rule, not a single setting")
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk must be at least 1 setting, got {chunk}")
+    check_keys(keys, jnp.asarray(x))
     warn_deterministic(table, rules)
     if shard is not None:
         choose(shard, ("samples", "settings"), "way to shard")

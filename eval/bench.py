@@ -19,9 +19,8 @@ import numpy as np
 import tyro
 
 from dng_jax import guidance, initial_noise, posterior, sample, sample_keys, sweep
-from dng_jax.errors import choose
+from dng_jax.errors import InputError, choose
 from eval import problems, runs, timing
-from eval.class_removal import step_table
 from eval.timing import Ratio
 
 SUITES = ("sampling",)
@@ -37,14 +36,18 @@ class Config:
     steps: int = 50
     pairs: int = 7
     """Alternating pairs a figure; 3 for the sweep."""
-    out: str = "runs/bench"
+    out: str | None = None
+    """Folder of the results; default: a new one, runs/bench, runs/bench-2, ..."""
     overwrite: bool = False
 
 
 def main(config: Config) -> dict[str, Any]:
     """Runs a suite, prints its table and writes results.json."""
     choose(config.suite, SUITES, "suite")
-    folder = runs.new_run_folder(config.out, config, overwrite=config.overwrite)
+    for name in ("samples", "steps", "pairs"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} must be at least 1, got {getattr(config, name)}")
+    folder = runs.new_run_folder(config.out, config, job="bench", overwrite=config.overwrite)
     timing.count_compilations()
     results = sampling(config)
     table = runs.Table(
@@ -86,7 +89,7 @@ def sampling(config: Config) -> dict[str, Any]:
 
 def sweeping(problem: problems.Problem, config: Config, settings: int = 16) -> dict[str, Any]:
     """One compiled program for all settings, against one setting so many times."""
-    table = step_table("ddpm", config.steps, problem)
+    table = problem.table("ddpm", config.steps)
     keys = sample_keys(0, config.samples)
     x = initial_noise(keys, problem.info.shape, table)
 
@@ -98,8 +101,10 @@ def sweeping(problem: problems.Problem, config: Config, settings: int = 16) -> d
     def all_at_once(offset: float = 0.0):
         return sweep(problem.denoiser, table, rules(offset), keys, x).x
 
+    single = rules(0.0)[0]
+
     def one():
-        return sample(problem.denoiser, table, rules(0.0)[0], keys, x).x
+        return sample(problem.denoiser, table, single, keys, x).x
 
     timing.seconds(all_at_once), timing.seconds(one)
     before = timing.compilations()
@@ -120,7 +125,7 @@ def sweeping(problem: problems.Problem, config: Config, settings: int = 16) -> d
 
 def runner(problem: problems.Problem, config: Config):
     """rule -> a function that samples it once."""
-    table = step_table("ddpm", config.steps, problem)
+    table = problem.table("ddpm", config.steps)
     keys = sample_keys(0, config.samples)
     x = jax.block_until_ready(initial_noise(keys, problem.info.shape, table))
     return lambda rule: lambda: sample(problem.denoiser, table, rule, keys, x).x

@@ -4,8 +4,10 @@
     python -m eval.calibration --denoiser exact       against the closed-form posterior
 
 Unguided chains are sampled once for each step table, recording what each step says about every
-class; then every tracker is replayed on the record. Each class in turn plays the forbidden one, so
-figures for pair and odds are averages over classes; for classes the whole vector is judged too.
+class; then every tracker is replayed on the record. Each class in turn plays the forbidden one: the
+figures for one class are averages over these K events a run (which exclude one another, so the bars
+of the reliability curves are a little wide). Together they are a vector, normalised for pair and
+odds, and judged as a forecast of the class.
 Temperatures are fitted twice: on labelled data noised along the forward chain (nothing generated),
 and on the first half of the runs; all figures are of the second half.
 """
@@ -35,9 +37,8 @@ from dng_jax import (
 )
 from dng_jax.errors import InputError, choose
 from dng_jax.metrics import calibration, reliability
-from dng_jax.posterior import recording
+from dng_jax.steps import StepTable, noise_ratio
 from eval import problems, runs
-from eval.class_removal import step_table
 
 TRACKERS = ("pair", "odds", "classes")
 FITS = ("raw", "fitted on data", "fitted on runs")
@@ -64,7 +65,8 @@ class Config:
     knots: int = 8
     """Knots of the temperature over log-SNR."""
     seed: int = 0
-    out: str = "runs/calibration"
+    out: str | None = None
+    """Folder of the results; default: a new one, runs/calibration, runs/calibration-2, ..."""
     overwrite: bool = False
 
 
@@ -73,15 +75,19 @@ def main(config: Config) -> list[dict[str, Any]]:
     for name in config.trackers:
         choose(name, TRACKERS, "tracker")
     choose(config.base, ("model", "mixture"), "base")
-    if config.samples < 4 or config.samples % 2 or config.batch < 1:
+    if config.samples < 4 or config.samples % 2:
         raise InputError(f"--samples must be even and at least 4, got {config.samples}")
+    if config.batch < 1:
+        raise InputError(f"--batch must be at least 1, got {config.batch}")
+    if not 2 <= config.knots < config.steps:
+        raise InputError(f"--knots must lie between 2 and --steps - 1, got {config.knots}")
     problem = problems.make(config.dataset, ("0",), config.denoiser, config.network)
-    tables = {name: step_table(name, config.steps, problem) for name in config.samplers}
-    folder = runs.new_run_folder(config.out, config, overwrite=config.overwrite)
+    tables = {name: problem.table(name, config.steps) for name in config.samplers}
+    folder = runs.new_run_folder(config.out, config, job="calibration", overwrite=config.overwrite)
 
     records: list[dict[str, Any]] = []
     for sampler, table in tables.items():
-        evidence, labels, exact = record(problem, table, sampler, config)
+        evidence, labels, exact = record(problem, table, config)
         on_data, labels_of_data = forward(problem, table, config)
         half = config.samples // 2
         halves = [
@@ -90,7 +96,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         ]
         for name in config.trackers:
             for fit in FITS:
-                tracker = build(name, problem.info.num_classes, probes_of(sampler))
+                tracker = build(name, problem.info.num_classes, probes_of(table))
                 if fit == "fitted on data":
                     tracker = fitted(tracker, on_data, labels_of_data, table, config.knots, 0)
                 elif fit == "fitted on runs":
@@ -109,11 +115,9 @@ def main(config: Config) -> list[dict[str, Any]]:
     return records
 
 
-def record(problem, table, sampler: str, config: Config):
+def record(problem, table, config: Config):
     """Evidence [T-1, B, ...] of unguided runs, the judge's labels [B], exact log-posteriors."""
-    rule = recording.recorder(
-        concepts(problem), unguided(problem, config, sampler), probes_of(sampler)
-    )
+    rule = posterior.recorder(concepts(problem), unguided(problem, config, table), probes_of(table))
     mixture = problem.mixture
 
     def exact(state, step: Step):
@@ -127,7 +131,7 @@ def record(problem, table, sampler: str, config: Config):
         observe = None if mixture is None else exact
         result = sample(problem.denoiser, table, rule, keys, x, observe=observe)
         check_finite(result, config.steps, first)
-        parts.append(jax.device_get(recording.recorded(result.trace)))
+        parts.append(jax.device_get(posterior.recorded(result.trace)))
         labels.append(problem.judge(result.x)[0])
         if mixture is not None:
             truths.append(np.asarray(result.trace["exact"])[1:])
@@ -135,11 +139,11 @@ def record(problem, table, sampler: str, config: Config):
     return evidence, np.concatenate(labels), np.concatenate(truths, axis=1) if truths else None
 
 
-def unguided(problem, config: Config, sampler: str):
+def unguided(problem, config: Config, table: StepTable):
     """The rule of unguided runs."""
     if config.base == "model":
         return guidance.unguided()
-    tracker = build("classes", problem.info.num_classes, probes_of(sampler))
+    tracker = build("classes", problem.info.num_classes, probes_of(table))
     return guidance.dynamic_negative(tracker, 0.0)
 
 
@@ -147,7 +151,7 @@ def forward(problem, table, config: Config):
     """Evidence along the forward chain of the labelled data, and their labels."""
     images, labels, _ = data.load(config.dataset)
     x = data.to_unit(images)
-    rule = recording.recorder(concepts(problem))
+    rule = posterior.recorder(concepts(problem))
     keys = sample_keys(config.seed + 1, len(x))
     return posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
 
@@ -157,9 +161,9 @@ def concepts(problem) -> tuple[str, ...]:
     return tuple(f"class:{k}" for k in range(problem.info.num_classes))
 
 
-def probes_of(sampler: str) -> int:
-    """Deterministic tables need the divergence."""
-    return 1 if sampler in ("ddim", "euler") else 0
+def probes_of(table: StepTable) -> int:
+    """Tables with less noise than their kernel need the divergence."""
+    return int(np.median(noise_ratio(table)) < 0.5)
 
 
 def build(name: str, num_classes: int, probes: int) -> Any:
@@ -187,7 +191,7 @@ def arranged(tracker, evidence, labels):
         return evidence, labels
     k = evidence.inner.shape[2]
     absent = (labels[None, :] != np.arange(k)[:, None]).astype(int)  # 0: the concept; 1: not
-    return recording.one_concept_each(evidence), absent.ravel()
+    return posterior.one_concept_each(evidence), absent.ravel()
 
 
 def judge(tracker, evidence, labels, exact, table) -> dict[str, Any]:
@@ -210,9 +214,7 @@ def judge(tracker, evidence, labels, exact, table) -> dict[str, Any]:
         "binary": binary,
         "p_of_true_class": float(p[-1][event].mean()),
         "reliability": reliability(p[-1].ravel(), event.ravel()),
-        "vector": calibration(p[-1] / p[-1].sum(axis=1, keepdims=True), labels)
-        if over_classes
-        else None,
+        "vector": calibration(p[-1] / p[-1].sum(axis=1, keepdims=True), labels),
     }
     if exact is not None:
         gap = np.abs(p - np.exp(exact))
@@ -256,8 +258,8 @@ def show(config: Config, records) -> None:
             "one class: NLL",
             "ECE",
             "p of true class",
-            "all classes: NLL",
-            "agreement %",
+            "all classes: NLL (s.e.)",
+            "agreement % [95%]",
             "final error",
         ),
     )
@@ -271,8 +273,9 @@ def show(config: Config, records) -> None:
             f"{r['binary'].nll:.4f}",
             f"{r['binary'].ece:.4f}",
             f"{r['p_of_true_class']:.3f}",
-            None if vector is None else f"{vector.nll:.3f}",
-            None if vector is None else f"{100 * vector.agreement:.1f}",
+            f"{vector.nll:.3f} ({vector.nll_error:.3f})",
+            f"{100 * vector.agreement:.1f} [{100 * vector.agreement_low:.1f},"
+            f" {100 * vector.agreement_high:.1f}]",
             None if error is None else f"{error[-1]:.1e}",
         )
     table.print()

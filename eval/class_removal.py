@@ -16,12 +16,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dng_jax import plots, steps
-from dng_jax.errors import InputError, choose
+from dng_jax import plots
+from dng_jax.errors import InputError
 from dng_jax.metrics import ClassReport, Moments, class_report
-from dng_jax.steps import StepTable
 from eval import problems, rule_specs, runs
 from eval.generating import Generated, generate, generate_floor, median, network_calls
 from eval.problems import Problem
@@ -59,10 +57,10 @@ class Config:
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrackerOptions
     )
-    out: str = "runs/class_removal"
-    """Folder of the results; an existing one is never overwritten unless told to."""
+    out: str | None = None
+    """Folder of the results; default: a new one, runs/class_removal, runs/class_removal-2, ..."""
     overwrite: bool = False
-    """Write the same run into its folder anew."""
+    """Write the same run into its folder --out anew."""
 
 
 def main(config: Config) -> list[dict[str, Any]]:
@@ -72,13 +70,15 @@ def main(config: Config) -> list[dict[str, Any]]:
     problem = problems.make(
         config.dataset, config.forbid or ("0",), config.denoiser, config.network
     )
-    table = step_table(config.sampler, config.steps, problem)
+    table = problem.table(config.sampler, config.steps)
     rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
-    folder = runs.new_run_folder(config.out, config, overwrite=config.overwrite)
+    folder = runs.new_run_folder(
+        config.out, config, job="class_removal", overwrite=config.overwrite
+    )
 
     # ---- sample -------------------------------------------------------------------------------
     results: list[list[Generated]] = []
-    with progress_bar() as bar:
+    with runs.progress_bar() as bar:
         for spec, rule in zip(specs, rules, strict=True):
             task = bar.add_task(str(spec), total=config.samples * len(config.seeds))
             advance = functools.partial(bar.advance, task)
@@ -118,20 +118,16 @@ def main(config: Config) -> list[dict[str, Any]]:
 
 def check(config: Config) -> None:
     """Refuses numbers that make no sense before anything is computed."""
-    for name in ("samples", "batch"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} must be at least 1, got {getattr(config, name)}")
+    if config.samples < 2:
+        raise InputError(f"--samples must be at least 2, got {config.samples}")
+    if config.batch < 1:
+        raise InputError(f"--batch must be at least 1, got {config.batch}")
     if not config.seeds:
         raise InputError("name at least one seed with --seeds")
     if len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"a seed is named twice in --seeds {' '.join(map(str, config.seeds))}")
     if not config.rules:
         raise InputError("name at least one rule with --rules")
-
-
-def step_table(sampler: str, count: int, problem: Problem) -> StepTable:
-    """The step table of the problem's own schedule."""
-    return steps.TABLES[choose(sampler, steps.TABLES, "sampler")](problem.schedule, count)
 
 
 def record(
@@ -146,11 +142,12 @@ def record(
         "rule": str(spec),
         "family": spec.family,
         "scale": spec.scale,
-        "parameters": rule,
+        "parameters": rule_specs.parameters(rule),
         "counts": counts,
         "counts_by_seed": {str(s): g.counts for s, g in zip(config.seeds, by_seed, strict=True)},
         "report": class_report(counts, problem.allowed),
         "frechet_distance": problem.real.distance(features),
+        "frechet_features": problem.features_name,
         "seconds_per_image": median([g.seconds_per_image for g in by_seed]),
         "network_calls_per_image": network_calls(problem, rule, config.steps),
     }
@@ -228,17 +225,6 @@ def draw(folder, title, problem, specs, records, results, table) -> None:
         plots.posterior_over_time(
             tracked, folder / "posterior.png", logsnr=np.asarray(table.logsnr), title=title
         )
-
-
-def progress_bar() -> Progress:
-    """One line a task: name, bar, share, elapsed and remaining time."""
-    return Progress(
-        TextColumn("{task.description:>14}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
 
 
 if __name__ == "__main__":

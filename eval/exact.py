@@ -30,6 +30,7 @@ from dng_jax import (
     sample_keys,
     steps,
 )
+from dng_jax.errors import InputError
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import linear
@@ -46,33 +47,38 @@ class Config:
     samples: int = 4096
     """Images for each figure on the digits mixture; twice as many points in the plane."""
     seed: int = 0
-    out: str = "runs/exact"
-    """Folder of results.json."""
+    out: str | None = None
+    """Folder of the results; default: a new one, runs/exact, runs/exact-2, ..."""
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One row: leak with its standard error, KL (bias-corrected), error of the tracked posterior.
+    """One row: leak with its Wilson interval, KL less its bias, error of the tracked posterior.
 
-    error: mean |p - exact| at the last noise level; error_chain: its mean over all levels.
+    error: mean |p - exact| at the last noise level, with standard error; error_chain: mean over
+    all levels.
     """
 
     what: str
     steps: int
     samples: int
     leak: float
-    leak_error: float
+    leak_low: float
+    leak_high: float
     kl: float
     kl_low: float
     kl_high: float
     error: float | None
+    error_se: float | None
     error_chain: float | None
 
 
 def main(config: Config) -> dict[str, Any]:
     """Runs everything, prints two tables, writes results.json."""
-    folder = runs.new_run_folder(config.out, config, overwrite=config.overwrite)
+    if config.samples < 2:
+        raise InputError(f"--samples must be at least 2, got {config.samples}")
+    folder = runs.new_run_folder(config.out, config, job="exact", overwrite=config.overwrite)
     problem = problems.make("digits", ("0",), "exact")
     rows = [*digits(problem, config.samples, config.seed)]
     identity = exact_identity(problem, config.samples, config.seed)
@@ -105,7 +111,6 @@ def digits(problem: problems.Problem, n: int, seed: int):
         "classes": DNG(posterior.classes(10, (0,))),
     }
     baselines = {
-        "unguided": guidance.unguided(),
         "NP lambda = 1": guidance.negative_prompt(1.0),
         "NP lambda = 0.2": guidance.negative_prompt(0.2),
     }
@@ -115,14 +120,11 @@ def digits(problem: problems.Problem, n: int, seed: int):
     plan += [(name, rule, count) for count in (25, 50, 100) for name, rule in trackers.items()]
     plan += [("pair", trackers["pair"], 1000)]
     plan += [(name, rule, 1000) for name, rule in baselines.items()]
+    plan += [("unguided", guidance.unguided(), 100)]
     denoise = mixtures.mixture_denoiser(mixture, {"negative": (0,)})
     for what, rule, count in plan:
         table = steps.ddpm(linear(), count)
         yield measure(what, mixture, denoise, table, rule, problem.info.shape, n, seed)
-    paper = steps.ddpm_paper(linear())
-    rule = trackers["pair"]
-    name = "pair, beta_t sampled"
-    yield measure(name, mixture, denoise, paper, rule, problem.info.shape, n, seed)
 
 
 def three_gaussians(scale: float = 0.35) -> Mixture:
@@ -176,23 +178,23 @@ def measure(
     check_finite(result, len(table.index))
     labels = np.asarray(mixture.log_posterior(result.x, 1.0, 0.0)).argmax(axis=1)
     allowed = np.arange(mixture.num_classes) > 0
-    target = np.asarray(mixture.prior)[1:] / np.asarray(mixture.prior)[1:].sum()
-    uniform = None if mixture.num_classes == 10 else np.concatenate([[0.0], target])
-    report = class_report(class_counts(labels, mixture.num_classes), allowed, uniform)
-    p = report.forbidden.value
+    target = np.where(allowed, np.asarray(mixture.prior, np.float64), 0)
+    report = class_report(class_counts(labels, mixture.num_classes), allowed, target / target.sum())
     gap = None
     if "posterior" in result.trace:
-        gap = np.abs(np.asarray(result.trace["posterior"] - result.trace["exact"])).mean(axis=1)
+        gap = np.abs(np.asarray(result.trace["posterior"] - result.trace["exact"]))
     return Measured(
         what,
         len(table.index),
         n,
-        p,
-        float(np.sqrt(p * (1 - p) / n)),
+        report.forbidden.value,
+        report.forbidden.low,
+        report.forbidden.high,
         report.forward.corrected,
         report.forward.low,
         report.forward.high,
-        None if gap is None else float(gap[-1]),
+        None if gap is None else float(gap[-1].mean()),
+        None if gap is None else float(gap[-1].std() / np.sqrt(n)),
         None if gap is None else float(gap.mean()),
     )
 
@@ -228,15 +230,22 @@ def show(title: str, rows: list[Measured]) -> None:
     """Prints one table."""
     table = runs.Table(
         title,
-        ("rule", "steps", "leak % (s.e.)", "KL [95%]", "final |dp|", "mean |dp| over the chain"),
+        (
+            "rule",
+            "steps",
+            "leak % [95%]",
+            "KL [95%]",
+            "final |dp| (s.e.)",
+            "mean |dp| over the chain",
+        ),
     )
     for r in rows:
         table.add(
             r.what,
             r.steps,
-            f"{100 * r.leak:.2f} ({100 * r.leak_error:.2f})",
+            f"{100 * r.leak:.2f} [{100 * r.leak_low:.2f}, {100 * r.leak_high:.2f}]",
             f"{r.kl:.4f} [{r.kl_low:.4f}, {r.kl_high:.4f}]",
-            None if r.error is None else f"{r.error:.1e}",
+            None if r.error is None else f"{r.error:.1e} ({r.error_se:.0e})",
             None if r.error_chain is None else f"{r.error_chain:.1e}",
         )
     table.print()

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax import data, denoisers, mixtures, pretrained
+from dng_jax import data, denoisers, mixtures, pretrained, steps
 from dng_jax.errors import InputError, choose
 from dng_jax.metrics import Moments
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import Schedule, linear
+from dng_jax.steps import StepTable
 
 DENOISERS = ("exact", "network")
 NETWORKS = {"digits": ("heads", "label")}
@@ -27,8 +28,9 @@ class Problem:
     """A class-removal problem.
 
     denoiser: roles "base", "class:k", "negative:i" for the i-th forbidden class, "positive".
-    judge: images [B, H, W, C] -> (labels int [B], features float [B, F]); real: moments of the
-    features of the data without the forbidden classes; mixture: the exact model, where it is one.
+    judge: images [B, H, W, C] -> (labels int [B], features float [B, F]), its name and that of its
+    features; real: moments of the features of the data without the forbidden classes; mixture: the
+    exact model, where it is one.
     """
 
     info: data.Info
@@ -37,6 +39,7 @@ class Problem:
     denoiser: Any
     judge: Callable[[jax.Array], tuple[np.ndarray, np.ndarray]]
     judge_name: str
+    features_name: str
     real: Moments
     mixture: Mixture | None = None
 
@@ -51,6 +54,10 @@ class Problem:
         mask = np.ones(self.info.num_classes, bool)
         mask[list(self.forbidden)] = False
         return mask
+
+    def table(self, sampler: str, count: int) -> StepTable:
+        """The named step table of the problem's own schedule; InputError for unknown names."""
+        return steps.TABLES[choose(sampler, steps.TABLES, "sampler")](self.schedule, count)
 
     def conditioned(self, k: int) -> Any:
         """The denoiser with class k behind the role "positive"."""
@@ -105,6 +112,7 @@ def _exact(x, labels, info, forbidden) -> Problem:
         None,
         judge,
         "closed form",
+        "pixels",
         _moments(judge, x, labels, forbidden),
         mixture,
     )
@@ -130,7 +138,7 @@ def _network(x, labels, info, forbidden, network) -> Problem:
 
     real = _moments(judge, x, labels, forbidden)
     name = f"{info.name}-classifier"
-    return Problem(info, forbidden, linear(), denoiser, judge, name, real)
+    return Problem(info, forbidden, linear(), denoiser, judge, name, f"{name} features", real)
 
 
 def _moments(judge, x, labels, forbidden) -> Moments:

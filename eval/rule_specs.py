@@ -10,8 +10,11 @@ floor               the allowed classes, sampled class-conditionally: what a per
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
+
+import jax
 
 from dng_jax import guidance, posterior
 from dng_jax.errors import InputError, choose
@@ -86,6 +89,18 @@ def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
         return rules[0] if len(rules) == 1 else guidance.sum_of(*rules)
     name, _, base = (spec.tracker or "classes").partition("-")
     return guidance.dynamic_negative(tracker(name, problem, options), scale, base=base or None)
+
+
+def parameters(value: Any) -> Any:
+    """A rule's numbers and kind, for a record; arrays of more than 64 numbers as their shape."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: parameters(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__} | fields
+    if isinstance(value, tuple):
+        return [parameters(v) for v in value]
+    if isinstance(value, jax.Array) and value.size > 64:
+        return {"shape": value.shape}
+    return value
 
 
 def tracker(name: str, problem: Problem, options: TrackerOptions) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -44,14 +46,26 @@ WHERE_NOT_WHAT = ("out", "overwrite", "resume")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def new_run_folder(path: str | Path, config: Any, *, overwrite: bool = False) -> Path:
+def new_run_folder(
+    path: str | Path | None,
+    config: Any,
+    *,
+    job: str = "run",
+    overwrite: bool = False,
+    option: str = "--overwrite",
+) -> Path:
     """Makes the folder of a run and writes its run.json; returns the path.
 
-    config: a dataclass or mapping; its fields `out` and `overwrite` say where the run goes, not
-    what it is, and do not count when two configurations are compared. A folder that holds anything
-    is refused with InputError, unless it holds the run of the same configuration and overwrite is
-    True: then its files stay and the job may continue from them or write them anew.
+    path None: the first of runs/JOB, runs/JOB-2, ... that does not exist.
+    config: a dataclass or mapping; its fields `out`, `overwrite` and `resume` say where the run
+    goes, not what it is, and do not count when two configurations are compared. A folder that holds
+    anything is refused with InputError, unless it holds the run of the same configuration and
+    overwrite is True: then its files stay and the job may continue from them or write them anew.
+    option: the command-line option that sets overwrite, for the message.
     """
+    if path is None:
+        names = (job if n == 1 else f"{job}-{n}" for n in itertools.count(1))
+        path = next(p for p in (Path("runs") / name for name in names) if not p.exists())
     path = Path(path)
     wanted = to_json(config)
     if not isinstance(wanted, dict):
@@ -70,8 +84,7 @@ def new_run_folder(path: str | Path, config: Any, *, overwrite: bool = False) ->
             raise InputError(f"{path} holds another run: choose another --out or remove it")
         if not overwrite:
             raise InputError(
-                f"{path} already holds this run: choose another --out, or overwrite it"
-                " with --overwrite (a study: go on with --resume)"
+                f"{path} already holds this run: choose another --out, or add {option}"
             )
     write_json(path / "run.json", {"config": wanted, "provenance": provenance()})
     return path
@@ -165,6 +178,17 @@ def main(job: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def progress_bar() -> Progress:
+    """One line a task: name, bar, share, elapsed and remaining time."""
+    return Progress(
+        TextColumn("{task.description:>14}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
 
 
 class Table:

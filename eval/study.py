@@ -25,7 +25,6 @@ from dng_jax.errors import InputError
 from dng_jax.metrics import Moments, class_counts, tradeoff
 from dng_jax.sampling import check_finite
 from eval import problems, rule_specs, runs
-from eval.class_removal import progress_bar, step_table
 from eval.generating import generate, generate_floor
 from eval.rule_specs import TrackerOptions
 
@@ -79,11 +78,11 @@ def main(config: Config) -> dict[str, Any]:
     )
     # The grid belongs to what a run is: cells of another grid must not be mixed in.
     identity = runs.to_json(config) | {"grid": {name: GRIDS[name] for name in config.families}}
-    folder = runs.new_run_folder(config.out, identity, overwrite=config.resume)
+    folder = runs.new_run_folder(config.out, identity, overwrite=config.resume, option="--resume")
     (folder / "cells").mkdir(exist_ok=True)
 
     cells: dict[tuple[int, str], dict[str, Any]] = {}
-    with progress_bar() as bar:
+    with runs.progress_bar() as bar:
         names = (*BASELINES, *config.families)
         task = bar.add_task("cells", total=len(chosen) * len(names))
         for k in chosen:
@@ -126,7 +125,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def cell(problem: problems.Problem, family: str, config: Config) -> dict[str, Any]:
     """Counts [S, K] and Frechet distance [S] of one family's S scales on one forbidden class."""
-    table = step_table(config.sampler, config.steps, problem)
+    table = problem.table(config.sampler, config.steps)
     start = problem.forbidden[0] * config.samples
     if family in BASELINES:
         rule = rule_specs.build(rule_specs.parse(family), problem, config.options)

@@ -370,3 +370,18 @@ def test_tracker_runs_outside_the_interval(denoise, table, keys, noise):
 def test_bad_input_is_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("log_odds", [-200.0, -3.0, 0.0, 4.0, 9.0, 30.0, 200.0])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 5.0])
+def test_mixture_form_never_turns_towards_what_is_forbidden(log_odds, scale):
+    # eps = a + p (1 - lambda_0)(n - a) by hand: at lambda_0 = 1 it is a, however sure the tracker.
+    rule = guidance.dynamic_negative(posterior.classes(2, [0]), scale)
+    x = jnp.zeros((1, 1))
+    preds = {"class:0": jnp.full((1, 1), 10.0), "class:1": jnp.full((1, 1), -10.0)}
+    row = jax.tree.map(lambda c: c[0], steps.ddpm(schedules.linear(), 3))
+    state = jax.nn.log_softmax(jnp.array([[log_odds, 0.0]]))
+    delta, _, info = rule.apply(state, Step(row, x, preds, None, None))
+    p = 1 / (1 + np.exp(-np.float64(log_odds)))
+    assert float(delta[0, 0]) == pytest.approx(-10 + p * (1 - scale) * 20, abs=1e-4)
+    assert np.isfinite(float(info["scale"][0]))

@@ -13,6 +13,7 @@ import train.classifier
 import train.diffusion
 from dng_jax import checkpoints, data, nets, schedules, training
 from dng_jax.errors import InputError
+from eval import runs
 
 CONFIG = nets.UNetConfig(
     (8, 8, 1), 10, "heads", "v", channels=8, multipliers=(1,), blocks=0, middle_blocks=1, patch=2,
@@ -134,15 +135,15 @@ def test_classifier_job_writes_what_it_says(tmp_path, capsys):
     assert set(lines[0]) == {"step", "seconds", "loss", "accuracy", "grad_norm"}
     module, _, _ = checkpoints.load_model(out / "model.safetensors")
     assert isinstance(module, nets.Classifier)
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="already holds this run"):
         train.classifier.run(out=out, steps=20, batch_size=16)
-    with pytest.raises(InputError, match="made by another job"):
+    with pytest.raises(InputError, match="holds another run"):
         train.classifier.run(out=out, steps=30, batch_size=16, resume=True)
 
 
 def test_a_wrong_option_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        train.main(lambda: train.diffusion.run(preset="digit", out=tmp_path / "run"))
+        runs.main(lambda: train.diffusion.run(preset="digit", out=tmp_path / "run"))
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert "did you mean 'digits'" in message

@@ -2,7 +2,7 @@
 
 A run is a folder:
 
-    job.json             the job as it was parsed; a run resumes only with the same one
+    run.json             the job as it was parsed (a run resumes only with the same one), provenance
     metrics.jsonl        one line every `log_every` steps: step, seconds, loss and its parts
     state.safetensors    the last saved TrainState; --resume continues from it, bit for bit
     model.safetensors    the averaged weights, written at the end
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from dng_jax import checkpoints
 from dng_jax.errors import InputError
 from dng_jax.training import TrainState
-
-
-def main(run: Callable[[], None]) -> None:
-    """Runs a job; a wrong input becomes one sentence on stderr and exit code 2."""
-    try:
-        run()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+from eval import runs
 
 
 def with_overrides(preset, overrides: dict):
@@ -47,16 +38,16 @@ def command(job: str, preset: str, overrides: dict) -> str:
 
 def open_run(out: Path, job: dict, resume: bool) -> None:
     """Makes the run's folder, or finds it again; never writes over another run."""
-    record = out / "job.json"
-    if record.exists():
-        if not resume:
-            raise InputError(f"{out} already holds a run: choose another --out, or pass --resume")
-        if json.loads(record.read_text()) != json.loads(json.dumps(job)):
-            raise InputError(f"{out} was made by another job: resume with the options in {record}")
-    elif resume:
+    if resume and not (out / "run.json").exists():
         raise InputError(f"{out} holds no run to resume: leave out --resume")
-    out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(job, indent=1) + "\n")
+    runs.new_run_folder(out, job, overwrite=resume, option="--resume")
+
+
+def check_counts(**counts: int) -> None:
+    """InputError for a number of steps or images below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
 def fit(

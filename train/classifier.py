@@ -14,6 +14,7 @@ import tyro
 import train
 from dng_jax import checkpoints, data, nets, training
 from dng_jax.errors import choose
+from eval import runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,9 @@ def run(
     }
     job = train.with_overrides(PRESETS[choose(preset, PRESETS, "preset")](), options)
     out = out or Path("runs") / f"{preset}-classifier"
+    train.check_counts(
+        steps=job.steps, batch_size=job.batch_size, log_every=log_every, save_every=save_every
+    )
     train.open_run(out, dataclasses.asdict(job), resume)
 
     # ---- build
@@ -108,4 +112,4 @@ def run(
 
 
 if __name__ == "__main__":
-    train.main(lambda: tyro.cli(run))
+    runs.main(lambda: tyro.cli(run))

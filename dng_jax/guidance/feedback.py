@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dng_jax.errors import InputError
 from dng_jax.posterior.evidence import divergence_numerator, gather, log_ratio
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
@@ -99,8 +100,10 @@ def feedback_from_times(
     number(scale_ref, "scale_ref", low=1, open_=True)
     k_var = np.asarray(table.k_var, np.float64)
     steps = len(k_var)
+    if steps < 2:
+        raise InputError("activation times need a table of at least 2 steps")
     offset = np.log((1 - pi) * scale_ref / (scale_ref - 1)) / ((1 - t0) * steps)
-    at = min(round((1 - t1) * (steps - 1)), max(steps - 2, 0))
+    at = min(round((1 - t1) * (steps - 1)), steps - 2)
     tau = abs(2 * k_var[at] * offset / 10)
     return feedback(
         pi, temperature=float(tau), offset=float(offset), scale_max=scale_max, positive=positive

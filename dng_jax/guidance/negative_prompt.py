@@ -65,8 +65,8 @@ def negative_prompt(
     guidance_scale: float, *, negatives: tuple[str, ...] = ("negative",)
 ) -> NegativePrompt:
     """Constant push away from the negative roles; guidance_scale = lambda, 0 is unguided."""
-    if not negatives:
-        raise InputError("negative prompting needs at least one negative role")
+    if not negatives or isinstance(negatives, str):
+        raise InputError(f"name at least one negative role, in a tuple; got {negatives!r}")
     return NegativePrompt(number(guidance_scale, "guidance_scale"), tuple(negatives))
 
 

@@ -48,12 +48,18 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The four scores of one set of forecasts, and how many there were."""
+    """The four scores of one set of forecasts, and how many there were.
+
+    nll_error: standard error of nll; agreement_low, agreement_high: 95% Wilson interval.
+    """
 
     samples: int
     nll: float
+    nll_error: float
     brier: float
     agreement: float
+    agreement_low: float
+    agreement_high: float
     ece: float
 
 
@@ -63,11 +69,15 @@ def nll(p, outcome) -> float:
     Probabilities are floored at 1e-12, so that one forecast of exactly 0 for what happened costs
     27.6 nats instead of making the mean infinite.
     """
+    return float(_surprise(p, outcome).mean())
+
+
+def _surprise(p, outcome) -> np.ndarray:
     p, outcome = _forecasts(p, outcome)
     if p.ndim == 1:
         p = np.stack([1 - p, p], axis=1)
     happened = p[np.arange(len(p)), outcome]
-    return float(-np.log(np.maximum(happened, NLL_FLOOR)).mean())
+    return -np.log(np.maximum(happened, NLL_FLOOR))
 
 
 def brier(p, outcome) -> float:
@@ -128,11 +138,16 @@ def calibration(p, outcome, bins: int = 15) -> Calibration:
     p: [N, K] rows summing to 1 within 1e-3, or [N], all in [0, 1]. outcome: [N] labels 0..K-1, or
     [N] events (bool, or 0 and 1). InputError for anything else; this holds for the whole file.
     """
+    surprise, share = _surprise(p, outcome), agreement(p, outcome)
+    low, high = wilson(round(share * len(surprise)), len(surprise))
     return Calibration(
-        len(p),
-        nll(p, outcome),
+        len(surprise),
+        float(surprise.mean()),
+        float(surprise.std() / np.sqrt(len(surprise))),
         brier(p, outcome),
-        agreement(p, outcome),
+        share,
+        low,
+        high,
         expected_calibration_error(p, outcome, bins),
     )
 

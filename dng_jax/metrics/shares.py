@@ -34,8 +34,8 @@ may fall below 0, because an unbiased estimate of a number near 0 has to. First 
 where every allowed class has several samples; `sparse` says that one has fewer than 5.
 
 Intervals: parametric bootstrap. Counts are redrawn from the smoothed shares, and the spread of
-the redrawn estimates about the divergence of those shares is laid around `corrected`, cut off
-at 0. Seeded, so a report repeats to the last digit.
+the redrawn estimates about the divergence of those shares is laid around `corrected`; like it, an
+end may fall below 0. Seeded, so a report repeats to the last digit.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def kl_divergence(
     corrected = raw - bias
     # Laid the same way round, not mirrored: the estimates are skewed to the right, and mirrored
     # intervals then miss on the high side more than twice as often as they should (simulated).
-    low, high = max(0.0, corrected + float(low)), max(0.0, corrected + float(high))
+    low, high = corrected + float(low), corrected + float(high)
     return Divergence(raw, corrected, low, high, bias, sparse)
 
 

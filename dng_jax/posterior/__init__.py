@@ -6,6 +6,7 @@ from dng_jax.posterior.evidence import Evidence, gather
 from dng_jax.posterior.odds import Odds, odds
 from dng_jax.posterior.oracle import Oracle, oracle
 from dng_jax.posterior.pair import Pair, pair
+from dng_jax.posterior.recording import Recorder, one_concept_each, recorded, recorder
 from dng_jax.posterior.temperature import Temperature, temperature
 from dng_jax.posterior.view import Tracker, View
 
@@ -16,6 +17,7 @@ __all__ = [
     "Odds",
     "Oracle",
     "Pair",
+    "Recorder",
     "Temperature",
     "Tracker",
     "View",
@@ -24,8 +26,11 @@ __all__ = [
     "forward_evidence",
     "gather",
     "odds",
+    "one_concept_each",
     "oracle",
     "pair",
+    "recorded",
+    "recorder",
     "replay",
     "temperature",
 ]

@@ -10,7 +10,7 @@ prediction, which cancels in the softmax.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +142,8 @@ def classes(
 
 def forbidden_mask(num_classes: int, forbidden: Sequence[int]) -> jax.Array:
     """[K] float32 mask, 1 for the forbidden classes; InputError for none, all or unknown ones."""
+    if isinstance(forbidden, str) or not isinstance(forbidden, Iterable):
+        raise InputError(f"forbidden must be a list of class numbers, got {forbidden!r}")
     index = sorted({int(k) for k in forbidden})
     outside = [k for k in index if not 0 <= k < num_classes]
     if outside:

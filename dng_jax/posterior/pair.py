@@ -119,8 +119,8 @@ def pair(
 
 def log_prior_of(prior, negatives: tuple[str, ...]) -> jax.Array:
     """log prior [M] of the negatives, checked."""
-    if not negatives:
-        raise InputError("a tracker needs at least one negative role")
+    if not negatives or isinstance(negatives, str):
+        raise InputError(f"name at least one negative role, in a tuple; got {negatives!r}")
     value = number(prior, "prior", low=0, high=1, open_=True)
     if value.shape not in ((), (1,), (len(negatives),)):
         raise InputError(f"{len(negatives)} negatives need one prior or as many, got {value.size}")

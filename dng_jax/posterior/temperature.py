@@ -42,7 +42,11 @@ def temperature(value) -> Temperature:
     """A constant temperature, or a pair (knots, values), or a Temperature as it is."""
     if isinstance(value, Temperature):
         return value
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise InputError(
+                f"a temperature table is a pair (knots, values), got {len(value)} parts"
+            )
         knots, values = value
         if np.ndim(knots) != 1 or np.shape(knots) != np.shape(values):
             raise InputError("a temperature table needs as many log-SNR knots as values")
