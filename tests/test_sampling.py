@@ -154,6 +154,10 @@ for shard in ("samples", "settings"):
     out[shard], out[shard + "_devices"] = r.x, len(r.x.sharding.device_set)
 out["map"] = sweep(tiny, table, rules, keys, x, mode="map", shard="samples").x
 out["plain"] = sweep(tiny, table, rules, keys, x, mode="vmap").x
+mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+with jax.set_mesh(mesh):
+    batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    out["explicit"] = sample(tiny, table, rules[2], *jax.device_put((keys, x), batch)).x
 try:
     sweep(tiny, table, rules[:3], keys, x, mode="vmap", shard="settings")
 except InputError as e:
@@ -167,6 +171,7 @@ def test_eight_devices_give_the_images_of_one(eight_devices, whole):
     assert (got["devices"], got["samples_devices"], got["settings_devices"]) == (8, 8, 8)
     np.testing.assert_allclose(got["one"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["spread"], whole.x, atol=2e-6)
+    np.testing.assert_allclose(got["explicit"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["scale"], whole.trace["scale"], rtol=1e-4)
     for name in ("samples", "settings", "map"):
         np.testing.assert_allclose(got[name], got["plain"], atol=1e-5)
