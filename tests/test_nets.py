@@ -205,3 +205,17 @@ def test_bundled_diffusion_networks_denoise_by_class(name):
     key = "loss_class" if name == "digits-heads" else "loss"
     assert config["conditioning"] == name.split("-")[1]
     assert right[key] < 0.75 * wrong[key]
+
+
+@pytest.mark.parametrize("name", list(nets.CLASSIFIER_CONFIGS))
+def test_classifier_sizes_give_logits_and_features(name):
+    config = nets.CLASSIFIER_CONFIGS[name]
+    module = nets.Classifier(config)
+
+    def shapes(key):
+        x = jnp.zeros((2, *config.image_shape))
+        return module.init_with_output(key, x, features=True)[0]
+
+    logits, features = jax.eval_shape(shapes, jax.random.key(0))
+    assert logits.shape == (2, 10)
+    assert features.shape == (2, config.features)

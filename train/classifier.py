@@ -87,7 +87,7 @@ def run(
     # ---- build
     images, labels, info = data.load(job.dataset, "train")
     arrays = jnp.asarray(data.to_unit(images)), jnp.asarray(labels)
-    module = nets.Classifier(nets.ClassifierConfig(info.shape, info.num_classes))
+    module = nets.Classifier(nets.CLASSIFIER_CONFIGS[job.dataset])
     optimiser = training.make_optimiser(job.steps, job.learning_rate, job.warmup, job.weight_decay)
     state = training.init_state(module, optimiser, jax.random.key(job.seed))
     step = training.make_classifier_step(module, optimiser, job.batch_size, job.ema_decay)

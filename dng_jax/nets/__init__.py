@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from dng_jax.errors import InputError, choose
-from dng_jax.nets.classifier import Classifier, ClassifierConfig
+from dng_jax.nets.classifier import CLASSIFIER_CONFIGS, Classifier, ClassifierConfig
 from dng_jax.nets.unet import CONFIGS, UNet, UNetConfig
 
-__all__ = ["CONFIGS", "Classifier", "ClassifierConfig", "UNet", "UNetConfig", "build", "describe"]
+__all__ = [
+    "CLASSIFIER_CONFIGS",
+    "CONFIGS",
+    "Classifier",
+    "ClassifierConfig",
+    "UNet",
+    "UNetConfig",
+    "build",
+    "describe",
+]
 
 _KINDS: dict[str, tuple[Any, Any]] = {
     "unet": (UNet, UNetConfig),

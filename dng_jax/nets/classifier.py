@@ -56,3 +56,13 @@ class Classifier(nn.Module):
         dropped = nn.Dropout(c.dropout, deterministic=not train)(f)
         logits = nn.Dense(c.num_classes, name="logits")(dropped)
         return (logits, f) if features else logits
+
+
+CLASSIFIER_CONFIGS = {
+    "digits": ClassifierConfig((8, 8, 1), 10),
+    # Sized for MNIST and CIFAR-10; not trained by this version of the library.
+    "mnist": ClassifierConfig((28, 28, 1), 10, widths=(32, 64, 128), features=128, dropout=0.4),
+    "cifar10": ClassifierConfig(
+        (32, 32, 3), 10, widths=(64, 128, 256, 256), features=256, dropout=0.4
+    ),
+}
