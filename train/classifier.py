@@ -85,7 +85,7 @@ def run(
     train.open_run(out, dataclasses.asdict(job), resume)
 
     # ---- build
-    images, labels, info = data.load(job.dataset, "train")
+    images, labels, _ = data.load(job.dataset, "train")
     arrays = jnp.asarray(data.to_unit(images)), jnp.asarray(labels)
     module = nets.Classifier(nets.CLASSIFIER_CONFIGS[job.dataset])
     optimiser = training.make_optimiser(job.steps, job.learning_rate, job.warmup, job.weight_decay)
