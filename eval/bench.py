@@ -60,7 +60,7 @@ def main(config: Config) -> dict[str, Any]:
             table.add(name, f"{value.median:.3f}", quartiles, value.a, value.b)
         else:
             table.add(name, value, "", None, None)
-    table.print()
+    runs.publish(folder, table)
     results = {"config": config, "provenance": runs.provenance(), "results": results}
     runs.write_json(folder / "results.json", results)
     return results

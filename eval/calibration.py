@@ -110,7 +110,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     results = {"config": config, "provenance": runs.provenance(), "judge": problem.judge_name}
     runs.write_json(folder / "results.json", results | {"records": records})
     draw(folder, records, tables)
-    show(config, records)
+    runs.publish(folder, table_of(config, records))
     print(f"written to {folder}")
     return records
 
@@ -246,7 +246,7 @@ def draw(folder, records, tables) -> None:
         )
 
 
-def show(config: Config, records) -> None:
+def table_of(config: Config, records) -> runs.Table:
     """The table a person reads."""
     table = runs.Table(
         f"{config.dataset}, {config.denoiser}, {config.steps} steps,"
@@ -278,7 +278,7 @@ def show(config: Config, records) -> None:
             f" {100 * vector.agreement_high:.1f}]",
             None if error is None else f"{error[-1]:.1e}",
         )
-    table.print()
+    return table
 
 
 if __name__ == "__main__":

@@ -111,8 +111,8 @@ def main(config: Config) -> list[dict[str, Any]]:
         },
     )
     draw(folder, title, problem, specs, records, results, table)
-    table_of(title, records).print()
-    print(f"written to {folder}: results.json, pictures")
+    runs.publish(folder, table_of(title, records))
+    print(f"written to {folder}: results.json, tables.md and pictures")
     return records
 
 

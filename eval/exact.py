@@ -83,8 +83,11 @@ def main(config: Config) -> dict[str, Any]:
     rows = [*digits(problem, config.samples, config.seed)]
     identity = exact_identity(problem, config.samples, config.seed)
     plane = [*in_the_plane(2 * config.samples, config.seed)]
-    show(f"digits mixture, digit 0 forbidden, n = {config.samples}", rows)
-    show(f"three Gaussians in the plane, 10% forbidden, n = {2 * config.samples}", plane)
+    runs.publish(
+        folder,
+        table_of(f"digits mixture, digit 0 forbidden, n = {config.samples}", rows),
+        table_of(f"three Gaussians in the plane, 10% forbidden, n = {2 * config.samples}", plane),
+    )
     print(
         f"exact posterior against exact complement, same noise, {identity['steps']} steps:"
         f" largest pixel difference {identity['largest_difference']:.2e},"
@@ -226,8 +229,8 @@ def exact_identity(
     }
 
 
-def show(title: str, rows: list[Measured]) -> None:
-    """Prints one table."""
+def table_of(title: str, rows: list[Measured]) -> runs.Table:
+    """One table."""
     table = runs.Table(
         title,
         (
@@ -248,7 +251,7 @@ def show(title: str, rows: list[Measured]) -> None:
             None if r.error is None else f"{r.error:.1e} ({r.error_se:.0e})",
             None if r.error_chain is None else f"{r.error_chain:.1e}",
         )
-    table.print()
+    return table
 
 
 if __name__ == "__main__":

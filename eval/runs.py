@@ -232,6 +232,14 @@ class Table:
         return "".join(f"| {' | '.join(line)} |\n" for line in head + body)
 
 
+def publish(folder: str | Path, *tables: Table) -> None:
+    """Prints tables, and writes them as Markdown to the folder's tables.md."""
+    for table in tables:
+        table.print()
+    text = "\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
+    (Path(folder) / "tables.md").write_text(text, encoding="utf-8")
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "–"

@@ -118,7 +118,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     runs.write_json(folder / "results.json", results)
     draw(folder, curves, config)
-    show(config, curves, matched, len(chosen))
+    runs.publish(folder, *tables_of(config, curves, matched, len(chosen)))
     print(f"written to {folder}")
     return results
 
@@ -171,33 +171,32 @@ def draw(folder, curves: dict[str, tradeoff.Curve], config: Config) -> None:
     )
 
 
-def show(config: Config, curves, matched, classes: int) -> None:
+def tables_of(config: Config, curves, matched, classes: int) -> tuple[runs.Table, runs.Table]:
     """Two tables: all settings, and the families at the reference's leak."""
     n = f"mean over {classes} forbidden classes, n = {config.samples} each, {config.steps} steps"
-    table = runs.Table(n, ("rule", "leak % [95%]", "KL [95%]", "Frechet"))
+    settings = runs.Table(n, ("rule", "leak % [95%]", "KL [95%]", "Frechet"))
     for name, c in curves.items():
         for i, scale in enumerate(c.scales):
-            table.add(
+            settings.add(
                 name if scale is None else f"{name}={scale:g}",
                 f"{100 * c.leak[i]:.2f} [{100 * c.leak_low[i]:.2f}, {100 * c.leak_high[i]:.2f}]",
                 f"{c.kl[i]:.4f} [{c.kl_low[i]:.4f}, {c.kl_high[i]:.4f}]",
                 f"{c.frechet[i]:.2f}",
             )
-    table.print()
-    table = runs.Table(
+    at_leak = runs.Table(
         "KL of a rule at the leak of a tracker with lambda_0 = 1",
         ("tracker", "its leak %", "rule", "KL [95%]", "excess over the tracker [95%]"),
     )
     for (reference, family), m in matched.items():
         leak = f"{100 * float(curves[reference].leak[0]):.2f}"
-        table.add(
+        at_leak.add(
             reference,
             leak,
             family + ("" if m.reached else f" (nearest leak: {100 * m.leak:.2f})"),
             f"{m.kl:.4f} [{m.kl_low:.4f}, {m.kl_high:.4f}]",
             f"{m.excess:.4f} [{m.excess_low:.4f}, {m.excess_high:.4f}]",
         )
-    table.print()
+    return settings, at_leak
 
 
 if __name__ == "__main__":

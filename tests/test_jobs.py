@@ -47,7 +47,7 @@ def test_class_removal_writes_one_record_a_rule(tmp_path, denoiser, capsys):
         forbidden = r["counts"][3] + r["counts"][8]
         assert r["report"]["forbidden"]["value"] == pytest.approx(forbidden / 96)
     assert {p.name for p in folder.iterdir()} == {
-        "run.json", "results.json", "samples.png", "trade_off.png", "posterior.png",
+        "run.json", "results.json", "tables.md", "samples.png", "trade_off.png", "posterior.png",
     }  # fmt: skip
     assert stored["provenance"]["packages"]["jax"]
     calls = [r["network_calls_per_image"] for r in records]
