@@ -94,7 +94,7 @@ def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
         (("--steps", "0"), "0 steps lie outside the schedule"),
         (("--prior", "1.5", "--rules", "dng:pair"), "prior must lie strictly between 0 and 1"),
         (("--prior", "0.1"), "--prior belongs to pair and odds"),
-        (("--samples", "0"), "--samples must be at least 1, got 0"),
+        (("--samples", "1"), "--samples must be at least 2, got 1"),
         (("--denoiser", "neural"), "unknown denoiser 'neural'"),
         (("--rules", "dng:exact"), "the tracker 'exact' needs --denoiser exact"),
         (("--seeds", "1", "1"), "a seed is named twice"),
@@ -164,7 +164,7 @@ def test_exact_posterior_equals_the_complement_and_classes_comes_close():
     identity = exact.exact_identity(problem, 64, seed=0, count=50)
     assert identity["largest_difference"] < 1e-3
     shape, mixture = problem.info.shape, problem.mixture
-    denoise, table = problem.denoiser, class_removal.step_table("ddpm", 50, problem)
+    denoise, table = problem.denoiser, problem.table("ddpm", 50)
     rules = {
         "unguided": exact.guidance.unguided(),
         "classes": exact.DNG(exact.posterior.classes(10, (0,))),
