@@ -56,7 +56,9 @@ class DynamicNegative:
         info = {"scale": scale, "posterior": p}
         if self.base == "model" or view.allowed is None:
             return -per_sample(scale, step.x) * (view.forbidden - step.base), state, info
-        cap = jnp.where(jnp.isinf(self.scale_max), jnp.inf, self.scale_max * not_p)
+        # Infinity stays out of the product: 0 * inf would be NaN, here and in derivatives.
+        uncapped = jnp.isinf(self.scale_max)
+        cap = jnp.where(uncapped, jnp.inf, jnp.where(uncapped, 0.0, self.scale_max) * not_p)
         pushed = jnp.minimum(self.guidance_scale * p, cap)
         guided = view.allowed + per_sample(p - pushed, step.x) * (view.forbidden - view.allowed)
         return guided - step.base, state, info
