@@ -272,7 +272,8 @@ def reliability(
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("observed share")
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    # Outside: an uncalibrated forecast may lie anywhere in the square.
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=len(curves))
     below.set_yscale("symlog", linthresh=1)
     below.set_ylim(bottom=0)
     below.set_ylabel("count")

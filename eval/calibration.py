@@ -213,7 +213,7 @@ def judge(tracker, evidence, labels, exact, table) -> dict[str, Any]:
         "temperature": tracker.temperature,
         "binary": binary,
         "p_of_true_class": float(p[-1][event].mean()),
-        "reliability": reliability(p[-1].ravel(), event.ravel()),
+        "reliability": reliability(p[-1].ravel(), event.ravel(), bins=10),
         "vector": calibration(p[-1] / p[-1].sum(axis=1, keepdims=True), labels),
     }
     if exact is not None:
@@ -229,10 +229,13 @@ def draw(folder, records, tables) -> None:
     for sampler, table in tables.items():
         mine = [r for r in records if r["sampler"] == sampler]
         shown = [r for r in mine if r["fit"] != "fitted on runs"]
-        curves = {f"{r['tracker']}, {r['fit']}": r["reliability"] for r in shown}
-        plots.reliability(
-            curves, folder / f"reliability_{sampler}.png", title=f"{sampler}, end of the chain"
-        )
+        for tracker in dict.fromkeys(r["tracker"] for r in mine):
+            curves = {r["fit"]: r["reliability"] for r in mine if r["tracker"] == tracker}
+            plots.reliability(
+                curves,
+                folder / f"reliability_{sampler}_{tracker}.png",
+                title=f"tracker {tracker}, {sampler}, end of the chain",
+            )
         kind = "error_over_time" if "error_over_time" in mine[0] else "brier_over_time"
         label = (
             "mean |p - exact|" if kind == "error_over_time" else "Brier score of the judge's label"

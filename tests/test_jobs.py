@@ -156,7 +156,7 @@ def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler)
     classes = {r["fit"]: r for r in records if r["tracker"] == "classes"}
     assert classes["raw"]["vector"].agreement > 0.8
     assert ("error_over_time" in records[0]) == (denoiser == "exact")
-    assert (tmp_path / "run" / f"reliability_{sampler}.png").exists()
+    assert (tmp_path / "run" / f"reliability_{sampler}_classes.png").exists()
 
 
 def test_exact_posterior_equals_the_complement_and_classes_comes_close():
