@@ -213,7 +213,7 @@ def judge(tracker, evidence, labels, exact, table) -> dict[str, Any]:
         "temperature": tracker.temperature,
         "binary": binary,
         "p_of_true_class": float(p[-1][event].mean()),
-        "reliability": reliability(p[-1].ravel(), event.ravel(), bins=10),
+        "reliability": reliability(p[-1].ravel(), event.ravel()),
         "vector": calibration(p[-1] / p[-1].sum(axis=1, keepdims=True), labels),
     }
     if exact is not None:
