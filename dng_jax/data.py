@@ -35,6 +35,8 @@ def load(name: str, split: str = "all") -> tuple[np.ndarray, np.ndarray, Info]:
 
     Raises InputError for an unknown name or split.
     """
+    if name == "mnist":
+        return _mnist(split)
     choose(name, LOADERS, "data set")
     choose(split, SPLITS, "split")
     images, labels, info = LOADERS[name]()
@@ -66,6 +68,20 @@ def _digits() -> tuple[np.ndarray, np.ndarray, Info]:
     images = np.round(source.images * (255 / 16)).astype(np.uint8)[..., None]
     names = tuple(str(k) for k in range(10))
     return images, source.target.astype(np.int32), Info("digits", 10, names, (8, 8, 1))
+
+
+def _mnist(split: str) -> tuple[np.ndarray, np.ndarray, Info]:
+    import gzip
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
+    part = {"train": "train", "test": "t10k"}[split]
+    raw = gzip.decompress((root / f"{part}-images-idx3-ubyte.gz").read_bytes())
+    labels = gzip.decompress((root / f"{part}-labels-idx1-ubyte.gz").read_bytes())
+    images = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28, 1)
+    names = tuple(str(k) for k in range(10))
+    y = np.frombuffer(labels, np.uint8, offset=8).astype(np.int32)
+    return images, y, Info("mnist", 10, names, (28, 28, 1))
 
 
 LOADERS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray, Info]]] = {"digits": _digits}

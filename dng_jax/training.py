@@ -104,38 +104,65 @@ def stratified_logsnr(key: jax.Array, batch: int, schedule: Schedule) -> jax.Arr
 
 
 def make_diffusion_step(
-    module, optimiser, schedule: Schedule, batch_size: int, ema_decay: float
+    module,
+    optimiser,
+    schedule: Schedule,
+    batch_size: int,
+    ema_decay: float,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step (state, images, labels) -> (state, metrics).
 
-    images [N, H, W, C] float32 in [-1, 1], labels int32 [N]: the whole data set, on the device.
+    images [N, H, W, C] uint8 in 0..255, labels int32 [N]: the whole data set, on the device.
+    sharding: how the batch is split over devices (P("batch") of a one-dimensional mesh).
     """
 
     def loss(params, images, labels, key):
         batch_key, level_key, noise_key = jax.random.split(key, 3)
         rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
         logsnr = stratified_logsnr(level_key, batch_size, schedule)
-        return diffusion_loss(module, params, images[rows], labels[rows], logsnr, noise_key, True)
+        x0, y, logsnr = split_batch((unit_range(images[rows]), labels[rows], logsnr), sharding)
+        return diffusion_loss(module, params, x0, y, logsnr, noise_key, True)
 
     return _make_step(loss, optimiser, ema_decay)
 
 
 def make_classifier_step(
-    module, optimiser, batch_size: int, ema_decay: float, smoothing: float = 0.05
+    module,
+    optimiser,
+    batch_size: int,
+    ema_decay: float,
+    smoothing: float = 0.05,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """As `make_diffusion_step`, for cross-entropy with label smoothing on augmented images."""
 
     def loss(params, images, labels, key):
         batch_key, augment_key, dropout_key = jax.random.split(key, 3)
         rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
-        x = augment(augment_key, images[rows])
+        x, y = split_batch((unit_range(images[rows]), labels[rows]), sharding)
+        x = augment(augment_key, x)
         logits = module.apply({"params": params}, x, train=True, rngs={"dropout": dropout_key})
-        target = optax.smooth_labels(jax.nn.one_hot(labels[rows], logits.shape[-1]), smoothing)
+        target = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), smoothing)
         value = optax.softmax_cross_entropy(logits, target).mean()
-        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels[rows])
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == y)
         return value, {"loss": value, "accuracy": accuracy}
 
     return _make_step(loss, optimiser, ema_decay)
+
+
+def unit_range(images: jax.Array) -> jax.Array:
+    """uint8 in 0..255 -> float32 in [-1, 1], on the device; float32 passes."""
+    if images.dtype != jnp.uint8:
+        return images
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def split_batch(arrays: tuple, sharding: jax.sharding.Sharding | None) -> tuple:
+    """The arrays with their leading axis laid out over devices; XLA splits what follows alike."""
+    if sharding is None:
+        return arrays
+    return tuple(jax.lax.with_sharding_constraint(a, sharding) for a in arrays)
 
 
 def _make_step(loss, optimiser, ema_decay):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 import train
@@ -40,7 +41,12 @@ def digits() -> Job:
     return Job(dataset="digits", steps=6_000)
 
 
-PRESETS: dict[str, Callable[[], Job]] = {"digits": digits}
+def mnist() -> Job:
+    """MNIST, 60,000 training images, augmented."""
+    return Job("mnist", steps=7_000, batch_size=128)
+
+
+PRESETS: dict[str, Callable[[], Job]] = {"digits": digits, "mnist": mnist}
 
 
 def run(
@@ -86,11 +92,18 @@ def run(
 
     # ---- build
     images, labels, _ = data.load(job.dataset, "train")
-    arrays = jnp.asarray(data.to_unit(images)), jnp.asarray(labels)
+    mesh = jax.make_mesh(
+        (len(jax.devices()),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    whole, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
+    arrays = jax.device_put((images, labels), whole)
     module = nets.Classifier(nets.CLASSIFIER_CONFIGS[job.dataset])
     optimiser = training.make_optimiser(job.steps, job.learning_rate, job.warmup, job.weight_decay)
     state = training.init_state(module, optimiser, jax.random.key(job.seed))
-    step = training.make_classifier_step(module, optimiser, job.batch_size, job.ema_decay)
+    state = jax.device_put(state, whole)
+    step = training.make_classifier_step(
+        module, optimiser, job.batch_size, job.ema_decay, sharding=split
+    )
 
     # ---- train
     began = time.monotonic()
@@ -98,7 +111,12 @@ def run(
 
     # ---- judge, write
     images, labels, _ = data.load(job.dataset, "test")
-    logits = jax.jit(module.apply)({"params": state.ema}, data.to_unit(images))
+    logits = np.concatenate(
+        [
+            jax.jit(module.apply)({"params": state.ema}, data.to_unit(part))
+            for part in np.array_split(images, max(1, len(images) // 500))
+        ]
+    )
     accuracy = float(jnp.mean(jnp.argmax(logits, -1) == labels))
     text = {
         "dataset": job.dataset,

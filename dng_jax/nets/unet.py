@@ -26,8 +26,9 @@ so the K+1 predictions that a `classes` tracker needs cost one network call.
 Embedding of the noise level: sin and cos of logsnr times geometric frequencies, .05 to 4 radians a
 unit: the discrete levels of a schedule (about .02 apart) stay smooth, the ends stay distinct.
 
-`patch` = 2 folds 2x2 pixels into channels before the first convolution (space to depth) and unfolds
-them after the last one: a quarter of the work.
+`patch` = p folds p x p pixels into channels before the first convolution (space to depth) and
+unfolds them after the last one: 1/p^2 of the work. `head_kernel` = 1 makes the last convolution of
+"heads" a product per position: with p = 4 its (K+1) p^2 C outputs would cost half of the network.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class UNetConfig:
     dropout: float = 0.0
     patch: int = 1
     head_channels: int = 128
+    head_kernel: int = 3
     embed_channels: int = 256
     resample: str = "conv"
     scale_shift: bool = False
@@ -78,8 +80,10 @@ class UNetConfig:
         choose(self.conditioning, CONDITIONINGS, "conditioning")
         choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
         choose(self.resample, ("conv", "shuffle"), "resample")
-        if self.patch not in (1, 2):
-            raise InputError(f"patch {self.patch} is not supported: choose 1 or 2")
+        if self.patch not in (1, 2, 4):
+            raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
+        if self.head_kernel not in (1, 3):
+            raise InputError(f"head_kernel {self.head_kernel} is not supported: choose 1 or 3")
         factor = self.patch * 2 ** (len(self.multipliers) - 1)
         if any(side % factor for side in self.image_shape[:2]):
             raise InputError(
@@ -121,9 +125,28 @@ _DIGITS = UNetConfig(
     resample="shuffle",
     scale_shift=True,
 )
+# 7x7 positions of 4x4 pixels: .18 ms an image and call on two CPU cores, a third of 14x14x4.
+_MNIST_SMALL = UNetConfig(
+    image_shape=(28, 28, 1),
+    conditioning="heads",
+    parameterisation="v",
+    channels=64,
+    multipliers=(1,),
+    blocks=1,
+    middle_blocks=2,
+    patch=4,
+    head_channels=128,
+    head_kernel=1,
+    embed_channels=256,
+    resample="shuffle",
+    scale_shift=True,
+)
 CONFIGS = {
     "digits": _DIGITS,
     "digits-label": replace(_DIGITS, conditioning="label", channels=32),
+    "mnist-small": _MNIST_SMALL,
+    "mnist-small-label": replace(_MNIST_SMALL, conditioning="label"),
+    "mnist-small-plain": replace(_MNIST_SMALL, conditioning="none"),
     # Ho et al. 2020 and Koulischer et al. 2025: the sizes that the published numbers belong to.
     "mnist": UNetConfig(
         (28, 28, 1), 10, "none", channels=128, multipliers=(1, 2, 2), embed_channels=512
@@ -327,6 +350,11 @@ class UNet(nn.Module):
         h = Conv3(c.head_channels)(h)
         scale, shift = jnp.split(nn.Dense(2 * c.head_channels)(nn.silu(e))[:, None, None], 2, -1)
         h = nn.silu(GroupNorm()(h) * (1 + scale) + shift)
-        out = depth_to_space(Conv3((c.num_classes + 1) * pixel, zero=True)(h), c.patch)
+        width = (c.num_classes + 1) * pixel
+        if c.head_kernel == 1:
+            last = nn.Dense(width, kernel_init=nn.initializers.zeros, name="heads")
+        else:
+            last = Conv3(width, zero=True)
+        out = depth_to_space(last(h), c.patch)
         out = out.reshape(*out.shape[:3], c.num_classes + 1, c.image_shape[-1])
         return jnp.moveaxis(out, 3, 1)
