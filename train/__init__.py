@@ -74,6 +74,9 @@ def fit(
         waiting = None
         for n in range(first + 1, steps + 1):
             state, metrics = step(state, *data)
+            if jax.default_backend() == "cpu" and jax.device_count() > 1:
+                # Collectives of several steps in flight wait for each other's threads for ever.
+                jax.block_until_ready(metrics)
             if n % log_every == 0 or n == steps:
                 # Reading the previous line's values, not this one's, keeps the device busy.
                 _write_line(log, waiting)

@@ -1,0 +1,44 @@
+"""Which devices a job runs on; to be settled before anything else asks jax for one.
+
+A CPU counts as one device that splits every operation over its cores. Small networks gain from
+`cpu_devices` = cores instead: the batch is split once, and each part runs on a core of its own
+(1.4 times as fast for the small MNIST network on two cores).
+"""
+
+from __future__ import annotations
+
+import jax
+
+from dng_jax.errors import InputError
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+
+
+def select(platform: str | None = None, cpu_devices: int | None = None) -> list[jax.Device]:
+    """All devices of the kind (None: jax's first choice), which become the default.
+
+    Raises InputError where there is none of that kind, for an unknown kind, or for a number of
+    simulated CPU devices that is below 1 or comes after jax has counted them.
+    """
+    if platform is not None:
+        if platform not in PLATFORMS:
+            raise InputError(f"unknown platform '{platform}': choose from {', '.join(PLATFORMS)}")
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(platform, platform))
+    if cpu_devices is not None:
+        if cpu_devices < 1:
+            raise InputError(f"--cpu-devices must be at least 1, got {cpu_devices}")
+        try:
+            jax.config.update("jax_num_cpu_devices", cpu_devices)
+        except RuntimeError:
+            if jax.device_count("cpu") != cpu_devices:
+                raise InputError(
+                    f"--cpu-devices {cpu_devices} comes too late: this process already runs on "
+                    f"{jax.device_count('cpu')}"
+                ) from None
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # jax fails an assertion, with no text, where it was built without the platform.
+        raise InputError(
+            f"no {platform or 'usable'} device here: leave out --platform, or choose another"
+        ) from error
