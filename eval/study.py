@@ -94,15 +94,16 @@ def main(config: Config) -> dict[str, Any]:
                 cells[k, family] = json.loads(path.read_text())
                 bar.advance(task)
 
-    curves = {
-        family: tradeoff.curve(
-            [np.array(cells[k, family]["counts"]) for k in chosen],
-            list(chosen),
-            [np.array(cells[k, family]["frechet"]) for k in chosen],
-            cells[chosen[0], family]["scales"],
-        )
-        for family in (*BASELINES, *config.families)
-    }
+    every = (*BASELINES, *config.families)
+    # The cells keep counts only: labels in any order, resampled for each family on its own.
+    curves = tradeoff.curves(
+        {name: [labels_of(cells[k, name]["counts"]) for k in chosen] for name in every},
+        [(k,) for k in chosen],
+        info.num_classes,
+        {name: cells[chosen[0], name]["scales"] for name in every},
+        frechet={name: [cells[k, name]["frechet"] for k in chosen] for name in every},
+        independent=every,
+    )
     matched = {
         (reference, family): tradeoff.matched(curves[reference], curves[family])
         for reference in config.families
@@ -147,6 +148,11 @@ def cell(problem: problems.Problem, family: str, config: Config) -> dict[str, An
         moments = Moments.zero(features.shape[1]).update(features)
         distances.append(problem.real.distance(moments))
     return {"scales": scales, "counts": counts, "frechet": distances}
+
+
+def labels_of(counts) -> np.ndarray:
+    """Labels [S, n] with these counts [S, K], class after class."""
+    return np.stack([np.repeat(np.arange(len(row)), row) for row in counts])
 
 
 def draw(folder, curves: dict[str, tradeoff.Curve], config: Config) -> None:

@@ -163,37 +163,38 @@ def kl_divergence(
     counts, tail = _counts(counts), (1 - _confidence(confidence)) / 2
     allowed = _allowed(allowed, len(counts))
     q = _target(target, allowed)
-    inside = counts[allowed]
-    sparse = bool(inside.min() < 5)
-    if form == "forward":
-        # The forbidden classes only matter by their total, but each was smoothed by 1/2.
-        cells, extra = np.append(inside, counts[~allowed].sum()), len(counts) - len(inside)
-        pad = np.append(np.full(len(inside), SMOOTHING), SMOOTHING * extra)
-    else:
-        cells, pad = inside, np.full(len(inside), SMOOTHING)
-    total = int(cells.sum())
+    sparse = bool(counts[allowed].min() < 5)
+    seen = np.ones_like(allowed) if form == "forward" else allowed
+    total = int(counts[seen].sum())
     if total == 0:
         return Divergence(np.nan, np.nan, np.nan, np.nan, np.nan, sparse)
-
-    def estimate(x: np.ndarray) -> np.ndarray:
-        """[..., cells] counts -> [...] raw divergences."""
-        x = x[..., : len(q)]
-        if form == "reversed":
-            h = x / total
-            return np.sum(special.rel_entr(h, q), axis=-1)
-        return np.sum(q * np.log(q * (total + pad.sum()) / (x + SMOOTHING)), axis=-1)
-
-    bias = ((len(counts) if form == "forward" else len(q)) - 1) / (2 * total)
-    raw = float(estimate(cells))
-    parent = (cells + pad) / (total + pad.sum())
+    raw, bias = (float(v) for v in raw_and_bias(counts, allowed, q, form))
+    parent = (counts + SMOOTHING) * seen
+    parent /= parent.sum()
     redrawn = np.random.default_rng(seed).multinomial(total, parent, size=resamples)
-    truth = _divergence(q, parent[: len(q)], form)
-    low, high = np.quantile(estimate(redrawn) - bias - truth, [tail, 1 - tail])
+    errors = raw_and_bias(redrawn, allowed, q, form)[0] - bias - _exact(q, parent[allowed], form)
+    low, high = np.quantile(errors, [tail, 1 - tail])
     corrected = raw - bias
     # Laid the same way round, not mirrored: the estimates are skewed to the right, and mirrored
     # intervals then miss on the high side more than twice as often as they should (simulated).
     low, high = corrected + float(low), corrected + float(high)
     return Divergence(raw, corrected, low, high, bias, sparse)
+
+
+def raw_and_bias(counts, allowed, q, form: Form) -> tuple[np.ndarray, np.ndarray]:
+    """Any number of divergences at once: as counted, and their first-order bias, both [...].
+
+    counts [..., K] as numbers >= 0, allowed [K] bool, q [m] the target over the allowed classes,
+    all taken as they are; `kl_divergence` is the form that checks them.
+    """
+    inside = counts[..., allowed]
+    cells = counts if form == "forward" else inside
+    total, k = cells.sum(axis=-1, keepdims=True), cells.shape[-1]
+    if form == "reversed":
+        raw = special.rel_entr(inside / total, q).sum(axis=-1)
+    else:
+        raw = (q * np.log(q * (total + SMOOTHING * k) / (inside + SMOOTHING))).sum(axis=-1)
+    return raw, (k - 1) / (2 * total[..., 0])
 
 
 def class_report(
@@ -261,5 +262,5 @@ def _target(target, allowed: np.ndarray) -> np.ndarray:
     return q[allowed] / q.sum()
 
 
-def _divergence(q: np.ndarray, g: np.ndarray, form: Form) -> float:
+def _exact(q: np.ndarray, g: np.ndarray, form: Form) -> float:
     return float(special.rel_entr(g, q).sum() if form == "reversed" else (q * np.log(q / g)).sum())

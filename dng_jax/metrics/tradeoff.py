@@ -1,39 +1,61 @@
-r"""Trade-off curves averaged over forbidden classes, and rules compared at the same leak.
+r"""Trade-off curves averaged over forbidden sets, and rules compared at the same leak.
 
-For forbidden class f, scale s and counts n_fsk of n samples: leak_fs = n_fsf / n, KL_fs the forward
-divergence less its first-order bias (dng_jax.metrics.shares). A curve holds the means over f.
+For forbidden set f, scale s and counts n_fsk of n samples: leak_fs the share in the forbidden
+classes, KL_fs the forward divergence and rev_fs the reversed one, both less their first-order bias
+(dng_jax.metrics.shares; uniform target). A curve holds the means over f.
 
-Rules are compared at matched leak: with l* the reference's mean leak at its first scale, the other
-curve is followed along its scales, and wherever it crosses l* between two neighbouring scales its
-mean KL is read off by linear interpolation in log leak (1/2 sample added, so that a leak of 0 has a
-place); of several crossings the best KL counts. A curve that does not cross l* is read at its point
-of nearest leak and marked as not reached. KL is convex along such a curve, so that interpolation
-between scales states it a little too high: choose scales close to the crossing.
+Paired bootstrap. Sample i of a forbidden set starts from the same noise under every rule and scale,
+so labels y_fsi are resampled by sample index, jointly for all of them:
 
-Intervals: parametric bootstrap. All counts are redrawn from their smoothed shares, each forbidden
-class and setting on its own, and everything is computed anew; the spread about the bootstrap's mean
-is laid around the estimate (KL not cut off at 0). The classes themselves are not redrawn: the
-interval speaks of these forbidden classes with other samples.
+    w_f ~ Multinomial(n, (1/n, ..., 1/n))      n*_fsk = sum_i w_fi [y_fsi = k]
+
+with w_f drawn anew for each f, since every f has noise of its own. Families named `independent`
+(with other noise, or another n) get weights of their own. KL and rev are laid around their
+estimates: draws less their mean, plus the estimate; like the estimates they may fall below 0. The
+forbidden sets themselves are not redrawn: the intervals speak of these sets with other samples.
+
+Resampling cannot show a leak that did not happen, so the interval of a mean leak is Wilson's for
+the pooled count; unequal strata only make it too wide. For the same reason a comparison at a leak
+that rests on fewer than about five leaked samples has too narrow an interval.
+
+Reading a curve at a leak l: between two neighbouring scales that l lies between, linear
+interpolation in log(leak + 1/2n), so that a leak of 0 has a place; of several crossings the best
+value counts. A curve that does not cross l is read at its point of nearest leak and marked as not
+reached. KL is convex along such a curve, so that interpolation states it a little too high: choose
+scales close to the leak in question, and add the unguided point where a curve should begin there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from dng_jax.errors import InputError
-from dng_jax.metrics.shares import SMOOTHING
+from dng_jax.errors import InputError, choose
+from dng_jax.metrics.shares import raw_and_bias, wilson
 
-RESAMPLES = 1000
+MEASURES = ("kl", "reversed")
+Measure = Literal["kl", "reversed"]
+TAILS = (0.025, 0.975)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What R resamples gave, [R, S] each; row r of all curves of one call belongs together."""
+
+    leak: np.ndarray
+    kl: np.ndarray
+    reversed: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Curve:
-    """Means over forbidden classes at each of S scales, with 95% intervals.
+    """Means over F forbidden sets at each of S scales, with 95% intervals; *_by_class [F, S].
 
-    leak in [0, 1], kl in nats; draws_leak, draws_kl [R, S] the bootstrap's; samples n a point.
+    leak in [0, 1]; kl and reversed in nats; frechet as it was given (NaN where it was not);
+    samples: n of one forbidden set and scale.
     """
 
     scales: list
@@ -44,11 +66,14 @@ class Curve:
     kl: np.ndarray
     kl_low: np.ndarray
     kl_high: np.ndarray
+    reversed: np.ndarray
+    reversed_low: np.ndarray
+    reversed_high: np.ndarray
     frechet: np.ndarray
     leak_by_class: np.ndarray
     kl_by_class: np.ndarray
-    draws_leak: np.ndarray
-    draws_kl: np.ndarray
+    reversed_by_class: np.ndarray
+    draws: Draws
 
 
 @dataclass(frozen=True)
@@ -68,107 +93,280 @@ class Matched:
     excess_high: float
 
 
-def curve(
-    counts: Sequence[np.ndarray],
-    forbidden: Sequence[int],
-    frechet: Sequence[np.ndarray],
-    scales: Sequence[float | None],
+@dataclass(frozen=True, eq=False)
+class AtLevels:
+    """A curve at L given leaks, all [L]; excess over a reference where one was given, else NaN.
+
+    leak: where it was read; reached: whether that is the level (for excess, look at both curves).
+    """
+
+    level: np.ndarray
+    leak: np.ndarray
+    reached: np.ndarray
+    kl: np.ndarray
+    kl_low: np.ndarray
+    kl_high: np.ndarray
+    excess: np.ndarray
+    excess_low: np.ndarray
+    excess_high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Area:
+    """Mean excess of a curve's KL over the reference's along log leak, from leak_low to leak_high.
+
+    All NaN where the two curves have no leak in common.
+    """
+
+    leak_low: float
+    leak_high: float
+    excess: float
+    excess_low: float
+    excess_high: float
+
+
+def curves(
+    labels: Mapping[str, Sequence[np.ndarray]],
+    forbidden: Sequence[Sequence[int]],
+    classes: int,
+    scales: Mapping[str, Sequence[Any]],
     *,
+    frechet: Mapping[str, Any] | None = None,
+    independent: Collection[str] = (),
+    resamples: int = 1000,
     seed: int = 0,
-) -> Curve:
-    """From counts [F][S, K], one entry a forbidden class; all with the same number of samples."""
-    n_fsk = np.asarray(counts, np.int64)
-    totals = np.unique(n_fsk.sum(axis=2))
-    if n_fsk.ndim != 3 or len(totals) != 1 or len(forbidden) != len(n_fsk):
+) -> dict[str, Curve]:
+    """One curve a family, from the labels of every single sample.
+
+    labels[family][f]: integers [S, n] in 0..classes-1, f running over `forbidden` (tuples of
+    classes); sample i of all families but the `independent` ones shares its noise, so they have one
+    n. Samples of several seeds are concatenated along n. scales[family]: S labels of the points.
+    frechet[family]: [F, S]. InputError where shapes or labels do not fit.
+    """
+    if resamples < 100:
+        raise InputError(f"resamples must be at least 100, got {resamples}")
+    stacks = {name: _labels(name, labels[name], len(forbidden), classes) for name in labels}
+    if unknown := set(independent) - set(stacks):
+        raise InputError(f"no labels of the independent families {sorted(unknown)}: drop them")
+    groups = [[name for name in stacks if name not in independent]]
+    groups = [g for g in groups if g] + [[name] for name in stacks if name in independent]
+    sizes = {name: stacks[name].shape[2] for name in groups[0]} if groups else {}
+    if len(set(sizes.values())) > 1:
         raise InputError(
-            "a curve needs counts [F][S, K] with equal totals, one F a forbidden class"
+            f"paired families need one number of samples, got {sizes}: "
+            "name those with other noise as independent"
         )
-    n, k = int(totals[0]), n_fsk.shape[2]
-    smoothed = (n_fsk + SMOOTHING) / (n + SMOOTHING * k)
-    redrawn = np.random.default_rng(seed).multinomial(
-        n, smoothed, size=(RESAMPLES, *smoothed.shape[:2])
-    )
-    leak, kl = _points(n_fsk, forbidden)
-    true_leak, true_kl = _exact(smoothed, forbidden)
-    draws_leak, draws_kl = _points(redrawn, forbidden)
-    # Errors about the shares they were drawn from, laid around the estimate.
-    errors_leak = draws_leak.mean(axis=1) - true_leak.mean(axis=0)
-    errors_kl = draws_kl.mean(axis=1) - true_kl.mean(axis=0)
-    mean_leak, mean_kl = leak.mean(axis=0), kl.mean(axis=0)
-    low_high = (0.025, 0.975)
-    leak_low, leak_high = mean_leak + np.quantile(errors_leak, low_high, axis=0)
-    kl_low, kl_high = mean_kl + np.quantile(errors_kl, low_high, axis=0)
-    return Curve(
-        list(scales),
-        n,
-        mean_leak,
-        np.maximum(leak_low, 0),
-        leak_high,
-        mean_kl,
-        kl_low,
-        kl_high,
-        np.asarray(frechet, np.float64).mean(axis=0),
-        leak,
-        kl,
-        np.maximum(mean_leak + errors_leak, 0),
-        mean_kl + errors_kl,
-    )
-
-
-def matched(reference: Curve, other: Curve) -> Matched:
-    """`other` at the leak of the reference's first scale."""
-    floor = 0.5 / other.samples
-    kl, at, reached = _read(other.leak, other.kl, float(reference.leak[0]), floor)
-    draws = np.array(
-        [
-            _read(leak, y, target, floor)[0]
-            for leak, y, target in zip(
-                other.draws_leak, other.draws_kl, reference.draws_leak[:, 0], strict=True
+    for name, stack in stacks.items():
+        if len(scales[name]) != stack.shape[1]:
+            raise InputError(
+                f"{name} has {len(scales[name])} scales and labels of {stack.shape[1]}"
             )
-        ]
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in stacks}
+    for f, banned in enumerate(forbidden):
+        allowed = _mask(banned, classes)
+        for i, group in enumerate(groups):
+            # A stream for every (set, group): one family more leaves the others' draws alone.
+            rng = np.random.default_rng([seed, f, i])
+            n = stacks[group[0]].shape[2]
+            weights = _weights(rng, resamples, n)
+            for name in group:
+                redrawn = _weighted_counts(weights, stacks[name][f], classes)
+                counted = _weighted_counts(np.ones((1, n), np.float32), stacks[name][f], classes)
+                found[name].append(_points(np.concatenate([counted, redrawn]), allowed))
+    return {
+        name: _curve(
+            list(scales[name]),
+            stacks[name].shape[2],
+            [np.stack(part) for part in zip(*found[name], strict=True)],
+            None if frechet is None or name not in frechet else frechet[name],
+        )
+        for name in stacks
+    }
+
+
+def matched(reference: Curve, other: Curve, at: int = 0, measure: Measure = "kl") -> Matched:
+    """`other` at the leak of the reference's scale number `at`; both from one call of `curves`."""
+    y, mean = _of(other, measure), _of(reference, measure)
+    target, targets = reference.leak[[at]], reference.draws.leak[:, [at]]
+    kl, leak, reached = _read(other.leak, y[0], target, other.samples)
+    draws = _read(other.draws.leak, y[1], targets, other.samples)[0]
+    low, high = _around(kl, draws)
+    excess = kl - mean[0][at]
+    excess_low, excess_high = _around(excess, draws - mean[1][:, [at]])
+    numbers = (kl, low, high, excess, excess_low, excess_high)
+    return Matched(leak.item(), bool(reached.item()), *(v.item() for v in numbers))
+
+
+def at_levels(
+    curve: Curve,
+    levels: Sequence[float],
+    reference: Curve | None = None,
+    measure: Measure = "kl",
+) -> AtLevels:
+    """A curve read at leaks in [0, 1], and its excess over a reference from the same `curves`."""
+    level = np.asarray(levels, np.float64)
+    if level.ndim != 1 or not np.all((level >= 0) & (level <= 1)):
+        raise InputError(f"leak levels must be shares in [0, 1], got {level.tolist()}")
+    y = _of(curve, measure)
+    kl, leak, reached = _read(curve.leak, y[0], level, curve.samples)
+    draws = _read(curve.draws.leak, y[1], level, curve.samples)[0]
+    excess = excess_low = excess_high = np.full_like(kl, np.nan)
+    if reference is not None:
+        base = _of(reference, measure)
+        excess = kl - _read(reference.leak, base[0], level, reference.samples)[0]
+        base_draws = _read(reference.draws.leak, base[1], level, reference.samples)[0]
+        excess_low, excess_high = _around(excess, draws - base_draws)
+    low, high = _around(kl, draws)
+    return AtLevels(level, leak, reached, kl, low, high, excess, excess_low, excess_high)
+
+
+def area(
+    reference: Curve,
+    other: Curve,
+    between: tuple[float, float] | None = None,
+    measure: Measure = "kl",
+    points: int = 65,
+) -> Area:
+    """Area between two curves over log leak, divided by its width; both from one call of `curves`.
+
+    between: leaks; by default all that both curves cover. Trapezoidal rule on `points` leaks.
+    """
+    floor = 0.5 / min(reference.samples, other.samples)
+    low, high = between or (
+        max(reference.leak.min(), other.leak.min()),
+        min(reference.leak.max(), other.leak.max()),
     )
-    excess = draws - reference.draws_kl[:, 0]
-    here = kl - float(reference.kl[0])
-    low, high = kl + np.quantile(draws - draws.mean(), (0.025, 0.975))
-    excess_low, excess_high = here + np.quantile(excess - excess.mean(), (0.025, 0.975))
-    return Matched(
-        at, reached, kl, float(low), float(high), here, float(excess_low), float(excess_high)
+    if not low < high:
+        return Area(np.nan, np.nan, np.nan, np.nan, np.nan)
+    leaks = np.geomspace(low + floor, high + floor, points) - floor
+    weight = np.ones(points)
+    weight[[0, -1]] = 0.5
+    weight /= weight.sum()
+
+    def excess(pick) -> np.ndarray:
+        above, base = (
+            _read(pick(c)[0], pick(c)[1], leaks, c.samples)[0] @ weight for c in (other, reference)
+        )
+        return above - base
+
+    here = excess(lambda c: (c.leak, _of(c, measure)[0]))
+    draws = excess(lambda c: (c.draws.leak, _of(c, measure)[1]))
+    bounds = _around(here, draws)
+    return Area(float(low), float(high), here.item(), *(b.item() for b in bounds))
+
+
+def _curve(scales, n, parts, frechet) -> Curve:
+    # parts: leak, kl, reversed [F, 1 + R, S], the first row of each as counted
+    leak, kl, rev = (part.mean(axis=0) for part in parts)
+    sets, points = len(parts[0]), len(scales)
+    pooled = np.rint(leak[0] * sets * n)
+    score = np.full((sets, points), np.nan) if frechet is None else np.asarray(frechet, np.float64)
+    if score.shape != (sets, points):
+        raise InputError(f"frechet must have shape [{sets}, {points}], got {list(score.shape)}")
+    draws = Draws(leak[1:], *(v[0] + v[1:] - v[1:].mean(axis=0) for v in (kl, rev)))
+    leak_low, leak_high = wilson(pooled, np.full(points, sets * n))
+    kl_low, kl_high = np.quantile(draws.kl, TAILS, axis=0)
+    rev_low, rev_high = np.quantile(draws.reversed, TAILS, axis=0)
+    return Curve(
+        scales=scales,
+        samples=n,
+        leak=leak[0],
+        leak_low=leak_low,
+        leak_high=leak_high,
+        kl=kl[0],
+        kl_low=kl_low,
+        kl_high=kl_high,
+        reversed=rev[0],
+        reversed_low=rev_low,
+        reversed_high=rev_high,
+        frechet=score.mean(axis=0),
+        leak_by_class=parts[0][:, 0],
+        kl_by_class=parts[1][:, 0],
+        reversed_by_class=parts[2][:, 0],
+        draws=draws,
     )
 
 
-def _read(leak, kl, target: float, floor: float) -> tuple[float, float, bool]:
-    x, at = np.log(leak + floor), np.log(target + floor)
-    crossings = [
-        kl[i] + (kl[i + 1] - kl[i]) * (at - x[i]) / (x[i + 1] - x[i])
-        for i in range(len(x) - 1)
-        if x[i] != x[i + 1] and min(x[i], x[i + 1]) <= at <= max(x[i], x[i + 1])
-    ]
-    crossings += list(kl[x == at])
-    if crossings:
-        return float(min(crossings)), target, True
-    nearest = np.abs(x - at)
-    best = np.flatnonzero(nearest == nearest.min())
-    i = best[np.argmin(kl[best])]
-    return float(kl[i]), float(leak[i]), False
+def _weights(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
+    # Multinomial(n, 1/n) by throwing n indices: numpy's own draws n binomials, 10 times slower.
+    thrown = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    counts = np.bincount(thrown.ravel(), minlength=resamples * n)
+    return counts.reshape(resamples, n).astype(np.float32)
 
 
-def _points(counts, forbidden):
-    # counts [..., F, S, K] -> leak, bias-corrected KL [..., F, S]
-    n, k = counts.sum(axis=-1), counts.shape[-1]
-    shares = (counts + SMOOTHING) / (n + SMOOTHING * k)[..., None]
-    _, kl = _exact(shares, forbidden)
-    index = np.asarray(forbidden)[:, None, None]
-    leak = (
-        np.take_along_axis(counts, np.broadcast_to(index, (*counts.shape[:-1], 1)), -1)[..., 0] / n
+def _weighted_counts(weights, labels, classes) -> np.ndarray:
+    # weights [R, n], labels [S, n] -> [R, S, K]; float32 holds whole numbers up to 2^24 exactly
+    one_hot = (labels.T[:, :, None] == np.arange(classes)).astype(np.float32)
+    counts = weights @ one_hot.reshape(len(one_hot), -1)
+    return counts.reshape(len(weights), len(labels), classes).astype(np.float64)
+
+
+def _points(counts: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # counts [R, S, K] -> leak, corrected forward and reversed KL [R, S]
+    q = np.full(allowed.sum(), 1 / allowed.sum())
+    leak = counts[..., ~allowed].sum(axis=-1) / counts.sum(axis=-1)
+    forward, bias = raw_and_bias(counts, allowed, q, "forward")
+    rev, rev_bias = raw_and_bias(counts, allowed, q, "reversed")
+    return leak, forward - bias, rev - rev_bias
+
+
+def _read(leak, y, target, samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # leak, y [..., S], target [..., T] -> [..., T]: y there, the leak it was read at, reached
+    floor = 0.5 / samples
+    # The target's log by the same rounding as the curve's: a point equal to it must be found.
+    x, at = np.log(leak + floor)[..., None, :], np.log(target + floor)[..., :, None]
+    y, leak = y[..., None, :], leak[..., None, :]
+    step = np.diff(x)
+    t = (at - x[..., :-1]) / np.where(step == 0, np.nan, step)
+    crossing = np.where((t >= 0) & (t <= 1), y[..., :-1] + np.diff(y) * t, np.inf)
+    on_point = np.where(x == at, y, np.inf)
+    best = np.minimum(crossing.min(axis=-1, initial=np.inf), on_point.min(axis=-1))
+    reached = np.isfinite(best)
+    gap = np.abs(x - at)
+    near = np.where(gap == gap.min(axis=-1, keepdims=True), y, np.inf)
+    i = near.argmin(axis=-1)[..., None]
+    at_nearest = np.take_along_axis(np.broadcast_to(leak, near.shape), i, -1)[..., 0]
+    target = np.broadcast_to(target, best.shape)
+    return (
+        np.where(reached, best, near.min(axis=-1)),
+        np.where(reached, target, at_nearest),
+        reached,
     )
-    return leak, kl - (k - 1) / (2 * n)
 
 
-def _exact(shares, forbidden):
-    # leak and KL(uniform on the allowed || shares) of known shares [..., F, S, K]
-    k = shares.shape[-1]
-    index = np.asarray(forbidden)
-    allowed = (np.arange(k) != index[:, None]).astype(float)[:, None, :]
-    kl = -np.log(k - 1) - (allowed * np.log(shares)).sum(axis=-1) / (k - 1)
-    leak = ((1 - allowed) * shares).sum(axis=-1)
-    return leak, kl
+def _around(here: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = here + np.quantile(draws - draws.mean(axis=0), TAILS, axis=0)
+    return low, high
+
+
+def _of(curve: Curve, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    choose(measure, MEASURES, "measure")
+    return getattr(curve, measure), getattr(curve.draws, measure)
+
+
+def _mask(banned: Sequence[int], classes: int) -> np.ndarray:
+    chosen = sorted({int(k) for k in banned})
+    if not chosen or len(chosen) >= classes or chosen[0] < 0 or chosen[-1] >= classes:
+        raise InputError(
+            f"each forbidden set must hold some but not all of the classes 0..{classes - 1}, "
+            f"got {list(banned)}"
+        )
+    allowed = np.ones(classes, bool)
+    allowed[chosen] = False
+    return allowed
+
+
+def _labels(name: str, parts: Sequence[np.ndarray], sets: int, classes: int) -> np.ndarray:
+    shapes = {np.shape(part) for part in parts}
+    if len(parts) != sets or len(shapes) != 1 or len(shape := shapes.pop()) != 2 or 0 in shape:
+        raise InputError(
+            f"{name} needs labels [S, n] of one shape for each of {sets} forbidden sets, "
+            f"got {[list(np.shape(part)) for part in parts]}"
+        )
+    stack = np.asarray(parts)
+    if not np.issubdtype(stack.dtype, np.integer) or stack.min() < 0 or stack.max() >= classes:
+        raise InputError(
+            f"the labels of {name} must be integers in 0..{classes - 1}, "
+            f"got {stack.dtype} {stack.min()}..{stack.max()}"
+        )
+    return stack
