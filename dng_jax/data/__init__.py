@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dng_jax.data import digits, places, prepared, raw
+from dng_jax.data import digits, network, places, prepared, raw
 from dng_jax.data.info import SPLITS, Info, to_unit
 from dng_jax.errors import InputError, choose
 
@@ -68,13 +68,13 @@ def load(
 def _download(source: raw.Source, where: places.Places, allowed: bool) -> Path:
     if not allowed:
         raise InputError(_missing(source, where, "allow the download"))
+    try:
+        network.check(source.url + next(iter(source.downloads)))
+    except OSError as error:
+        raise InputError(_missing(source, where, f"go online ({error})")) from None
     prepared.tfds()
     from dng_jax.data import builders  # imported late: it imports TensorFlow Datasets
 
-    try:
-        builders.check_network(source)
-    except OSError as error:
-        raise InputError(_missing(source, where, f"go online ({error})")) from None
     return builders.prepare(source, where.prepared[-1])
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
-import requests
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.download.checksums import UrlInfo
@@ -21,14 +20,14 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from dng_jax.data import raw
 from dng_jax.errors import InputError
 
-STOCK = {
+STOCK: dict[str, Any] = {
     "mnist": tfds.image_classification.MNIST,
     "fashion_mnist": tfds.image_classification.FashionMNIST,
     "cifar10": tfds.image_classification.Cifar10,
 }
 
 
-class _FromRaw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _FromRaw(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """What replaces the parts of a stock builder that need TensorFlow."""
 
     source: raw.Source
@@ -62,7 +61,7 @@ class _FromRaw(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _downloaded(self, dl_manager):
         paths = dl_manager.download(
-            {file: url(self.source, file) for file in self.source.downloads}
+            {file: self.source.url + file for file in self.source.downloads}
         )
         if self.source.archive:
             return raw.archive_reader(self.source, Path(*paths.values()))
@@ -77,10 +76,12 @@ def prepare(source: raw.Source, root: Path, read: raw.Read | None = None) -> Pat
     fails, a disk that is full.
     """
 
-    class Prepared(_FromRaw, STOCK[source.info.name], skip_registration=True):
-        name = source.info.name
+    stock = STOCK[source.info.name]
+
+    class Prepared(_FromRaw, stock, skip_registration=True):  # type: ignore[call-arg,misc,valid-type]
+        name = stock.name
         url_infos = {  # noqa: RUF012
-            url(source, file): UrlInfo(official.size, official.sha256, file)
+            source.url + file: UrlInfo(official.size, official.sha256, file)
             for file, official in source.downloads.items()
         }
 
@@ -101,27 +102,6 @@ def prepare(source: raw.Source, root: Path, read: raw.Read | None = None) -> Pat
             f"data set '{source.info.name}' could not be prepared in {root}: {reason}"
         ) from error
     return Path(builder.data_dir)
-
-
-def check_network(source: raw.Source, seconds: float = 5) -> None:
-    """Raises OSError, in one short sentence, where the files cannot be had from the network.
-
-    TFDS, asked to download without a network, tries for three and a half minutes.
-    """
-    address = url(source, next(iter(source.downloads)))
-    try:
-        with requests.get(address, stream=True, timeout=seconds) as answer:
-            answer.raise_for_status()
-    except requests.HTTPError:
-        raise OSError(f"{address} answers {answer.status_code}") from None
-    except requests.RequestException as error:
-        kind = type(error).__name__
-        raise OSError(f"{urlsplit(address).netloc} cannot be reached: {kind}") from None
-
-
-def url(source: raw.Source, file: str) -> str:
-    """Where a file is downloaded from."""
-    return source.url + file
 
 
 def _png(image) -> bytes:

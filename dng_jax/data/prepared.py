@@ -31,9 +31,9 @@ def locate(name: str, roots: Sequence[Path]) -> Path | None:
 
     name: as TFDS spells it, name[/config][:version].
     """
-    base = re.match(r"\w+(?=$|[/:])", str(name))
-    for root in roots if base else ():
-        if not (root / base[0]).is_dir():  # or TFDS, slow to import, would look for nothing
+    base = re.split("[/:]", str(name))[0]
+    for root in roots if base.isidentifier() else ():
+        if not (root / base).is_dir():  # or TFDS, slow to import, would look for nothing
             continue
         tfds()
         from tensorflow_datasets.core import read_only_builder, registered
@@ -46,8 +46,14 @@ def locate(name: str, roots: Sequence[Path]) -> Path | None:
 
 def names(roots: Sequence[Path]) -> list[str]:
     """Names of the sets that are prepared in the roots."""
-    found = (path for root in roots for path in root.glob("*/**/dataset_info.json"))
-    return sorted({path.relative_to(root).parts[0] for path in found for root in roots})
+    return sorted(
+        {
+            path.relative_to(root).parts[0]
+            for root in roots
+            for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+            for path in root.glob(pattern)
+        }
+    )
 
 
 def load(name: str, split: str, folder: Path) -> tuple[np.ndarray, np.ndarray, Info]:
@@ -117,7 +123,7 @@ def _cached(name: str, folder: Path, part: str, image: str, label: str):
     stale = list(folder.glob(f"{PREFIX}{part}-*.npz"))
     # A folder that is read-only or full costs the next load some seconds, no more.
     with contextlib.suppress(OSError):
-        _save(path, images=images, labels=labels)
+        _save(path, images, labels)
         for old in stale:
             if old != path:
                 old.unlink(missing_ok=True)
@@ -154,7 +160,8 @@ def _decode(name: str, folder: Path, part: str, image: str, label: str):
     except Exception as error:  # the readers of array_record, protobuf and PNG share no base class
         raise InputError(
             f"the split '{part}' in {folder} cannot be read at example {len(images)} of {count}"
-            f" ({_first_line(error)}): if it is truncated or altered, remove it and prepare it again"
+            f" ({_first_line(error)}): where it is truncated or altered, remove it and prepare it"
+            " again"
         ) from error
     if len(images) != count or not count:
         raise InputError(f"the split '{part}' in {folder} has {len(images)} of {count} examples")
@@ -172,13 +179,13 @@ def _same_shape(name: str, images: Sequence[np.ndarray]) -> None:
             )
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
+def _save(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """Writes an .npz whole or not at all."""
     # In the same folder, because os.replace is atomic within one file system only.
     handle, temporary = tempfile.mkstemp(prefix=f".{PREFIX}", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, images=images, labels=labels)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -92,7 +92,7 @@ def locate(source: Source, roots: Sequence[Path]) -> Read | None:
     """How to read the files from the first folder that holds any of them; None where none does."""
     for folder in folders(source, roots):
         if any((folder / file).is_file() for file in source.files):
-            return lambda file, folder=folder: read_file(folder / file, source.files[file])
+            return _folder_reader(source, folder)
         for archive in source.archive:
             if (folder / archive).is_file():
                 return archive_reader(source, folder / archive)
@@ -120,6 +120,10 @@ def read_file(path: Path, official: File) -> bytes:
         raise InputError(f"{path} is missing, though other files of its set are there") from None
     check(path, len(found), hashlib.sha256(found).hexdigest(), official)
     return found
+
+
+def _folder_reader(source: Source, folder: Path) -> Read:
+    return lambda file: read_file(folder / file, source.files[file])
 
 
 def archive_reader(source: Source, path: Path) -> Read:
@@ -168,13 +172,10 @@ def _decode_cifar(files: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 def _idx_source(name: str, class_names: Sequence[str], url: str, *files: File) -> Source:
     splits = {
-        part: {
-            f"{stem}-images-idx3-ubyte.gz": images,
-            f"{stem}-labels-idx1-ubyte.gz": labels,
-        }
-        for part, stem, images, labels in (
-            ("train", "train", *files[:2]),
-            ("test", "t10k", *files[2:]),
+        part: {f"{stem}-images-idx3-ubyte.gz": images, f"{stem}-labels-idx1-ubyte.gz": labels}
+        for part, stem, (images, labels) in (
+            ("train", "train", files[:2]),
+            ("test", "t10k", files[2:]),
         )
     }
     return Source(Info(name, 10, tuple(class_names), (28, 28, 1)), splits, _decode_idx, url)
