@@ -317,6 +317,9 @@ def test_a_missing_set_is_one_sentence_at_once(nowhere, monkeypatch):
     for part in ("mnist", "train-images-idx3-ubyte.gz", str(nowhere / "tfds"), places.VARIABLE):
         assert part in str(error.value)
     assert listing(nowhere) == []
+    monkeypatch.setenv(places.VARIABLE, str(nowhere))
+    with pytest.raises(InputError, match=f"no train-images-idx3-ubyte.gz in {nowhere}/mnist"):
+        data.load("mnist", "test", download=False)
 
 
 def test_without_a_network_the_download_ends_at_once(nowhere, monkeypatch):
@@ -448,6 +451,9 @@ def test_harmed_prepared_data_is_named(mnist, nowhere, builders):
             data.load("mnist", "test", download=False)
         assert not list(folder.glob(".*"))
         assert not list(folder.glob("dng_jax-*"))
+    (folder / "dataset_info.json").write_bytes(b"{")
+    with pytest.raises(InputError, match=r"tfds/mnist cannot be read .*prepare it again"):
+        data.load("mnist", "test", download=False)
 
 
 def test_a_preparation_that_fails_leaves_no_data_set(mnist, nowhere, builders):
@@ -460,6 +466,23 @@ def test_a_preparation_that_fails_leaves_no_data_set(mnist, nowhere, builders):
     assert [name for name in listing(nowhere / "tfds") if "3.0.1" in name] == []
     with pytest.raises(InputError, match="data set 'mnist' not found"):
         data.load("mnist", download=False)
+
+
+def test_of_two_processes_that_prepare_a_set_the_second_finds_it_there(mnist, nowhere, builders):
+    files, truth = mnist
+    write(nowhere / "raw", files)
+    source, root = raw.SETS["mnist"], nowhere / "tfds"
+    read = raw.locate(source, [nowhere / "raw"])
+    others = []
+
+    def slow(file):
+        if not others:
+            others.append(builders.prepare(source, root, read))
+        return read(file)
+
+    assert [builders.prepare(source, root, slow)] == others
+    agree(data.load("mnist", "test", download=False), truth["test"])
+    assert not [name for name in listing(root) if "incomplete" in name]
 
 
 @pytest.fixture

@@ -79,11 +79,13 @@ def _download(source: raw.Source, where: places.Places, allowed: bool) -> Path:
 
 
 def _missing(source: raw.Source, where: places.Places, remedy: str) -> str:
+    files = raw.looked_for(source)
+    folders = raw.folders(source, where.raw)
+    raws = f"no {files} in {_listed(folders)}" if folders else f"{places.VARIABLE} is not set"
     return (
-        f"data set '{source.info.name}' not found: no {raw.looked_for(source)} in"
-        f" {_listed(raw.folders(source, where.raw))}, nothing prepared by TensorFlow Datasets in"
-        f" {_listed(where.prepared)}; put the files into one of these folders, name their folder"
-        f" by {places.VARIABLE}, or {remedy}"
+        f"data set '{source.info.name}' not found: {raws}, nothing prepared by TensorFlow Datasets"
+        f" in {_listed(where.prepared)}; name a folder that holds {files} by {places.VARIABLE}, or"
+        f" {remedy}"
     )
 
 

@@ -75,7 +75,6 @@ def prepare(source: raw.Source, root: Path, read: raw.Read | None = None) -> Pat
     root/downloads. Raises InputError for a file that is not the official one, a download that
     fails, a disk that is full.
     """
-
     stock = STOCK[source.info.name]
 
     class Prepared(_FromRaw, stock, skip_registration=True):  # type: ignore[call-arg,misc,valid-type]
@@ -86,9 +85,9 @@ def prepare(source: raw.Source, root: Path, read: raw.Read | None = None) -> Pat
         }
 
     Prepared.source = source
+    builder = Prepared(data_dir=root, file_format="array_record")
+    builder.read = read
     try:
-        builder = Prepared(data_dir=root, file_format="array_record")
-        builder.read = read
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(
                 try_download_gcs=False, force_checksums_validation=True
@@ -96,7 +95,10 @@ def prepare(source: raw.Source, root: Path, read: raw.Read | None = None) -> Pat
         )
     except InputError:
         raise
-    except (OSError, NonMatchingChecksumError, tfds.download.DownloadError) as error:
+    except (ImportError, OSError, NonMatchingChecksumError, tfds.download.DownloadError) as error:
+        # A folder of this name is whole, for it gets the name last: another process was quicker.
+        if Path(builder.data_dir).is_dir():
+            return Path(builder.data_dir)
         reason = " ".join(str(error).split())
         raise InputError(
             f"data set '{source.info.name}' could not be prepared in {root}: {reason}"

@@ -38,9 +38,16 @@ def locate(name: str, roots: Sequence[Path]) -> Path | None:
         tfds()
         from tensorflow_datasets.core import read_only_builder, registered
 
-        with contextlib.suppress(registered.DatasetNotFoundError):
+        try:
             builder = read_only_builder.builder_from_files(str(name), data_dir=root)
-            return Path(builder.data_dir)
+        except registered.DatasetNotFoundError:
+            continue
+        except Exception as error:  # of parsers of several formats
+            raise InputError(
+                f"the prepared data set in {root / base} cannot be read ({_first_line(error)}):"
+                " remove it and prepare it again"
+            ) from error
+        return Path(builder.data_dir)
     return None
 
 
