@@ -1,0 +1,107 @@
+"""Image data sets as arrays, and the way pixels become floats.
+
+    x = pixel / 127.5 - 1,   pixel in 0..255, x in [-1, 1]
+
+| name | images | classes | what it is |
+|---|---|---|---|
+| digits | 1,797 of 8x8x1 | 10 | embedded in scikit-learn, see digits.py |
+| mnist, fashion_mnist | 60,000 + 10,000 of 28x28x1 | 10 | idx files, see raw.py |
+| cifar10 | 50,000 + 10,000 of 32x32x3 | 10 | the "binary version", see raw.py |
+| any other | | | a set prepared by TensorFlow Datasets, see prepared.py |
+
+Where the files are looked for, in this order, is said in places.py. Raw files are checked against
+their published SHA-256 on every load (0.2 s for the 184 MB of CIFAR-10), so what comes back is the
+official data set or an error. The order of examples is that of the raw files, from data prepared
+here (builders.py) too; data prepared by others keeps the order of its own shuffle.
+
+This package is where the library reads files: decoded once, a set is a uint8 array that fits on
+the device, and batch i of epoch e is an index into it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dng_jax.data import digits, network, places, prepared, raw
+from dng_jax.data.info import SPLITS, Info, to_unit
+from dng_jax.errors import InputError, choose
+
+__all__ = ["SPLITS", "Info", "load", "to_unit"]
+
+
+def load(
+    name: str,
+    split: str = "all",
+    *,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+) -> tuple[np.ndarray, np.ndarray, Info]:
+    """Returns images uint8 [N, H, W, C] in 0..255, labels int32 [N], and Info.
+
+    split: "train", "test", or "all" (the two in this order, or the one of them that a TensorFlow
+    data set has; for digits, the order of the source). data_dir: look here, and nowhere else, for
+    raw files and for data prepared by TensorFlow Datasets. download: fetch and prepare mnist,
+    fashion_mnist and cifar10 where they are found nowhere; without a network this ends at once.
+
+    Raises InputError for an unknown name or split, a data set that is not there (it says what was
+    looked for, where, and what to do), truncated or altered files (named with their checksum), and
+    prepared sets that are no classification of uint8 images of one size.
+    """
+    choose(split, SPLITS, "split")
+    if name == "digits":
+        return digits.load(split)
+    where = places.find(data_dir)
+    source = raw.SETS.get(name)
+    if source is not None and (read := raw.locate(source, where.raw)) is not None:
+        return raw.load(source, split, read)
+    folder = prepared.locate(name, where.prepared)
+    if folder is None:
+        if source is None:
+            raise InputError(_unknown(name, where))
+        folder = _download(source, where, download)
+    return prepared.load(name, split, folder)
+
+
+def _download(source: raw.Source, where: places.Places, allowed: bool) -> Path:
+    if not allowed:
+        raise InputError(_missing(source, where, "allow the download"))
+    try:
+        network.check(source.url + next(iter(source.downloads)))
+    except OSError as error:
+        raise InputError(_missing(source, where, f"go online ({error})")) from None
+    prepared.tfds()
+    from dng_jax.data import builders  # imported late: it imports TensorFlow Datasets
+
+    return builders.prepare(source, where.prepared[-1])
+
+
+def _missing(source: raw.Source, where: places.Places, remedy: str) -> str:
+    files = raw.looked_for(source)
+    folders = raw.folders(source, where.raw)
+    raws = f"no {files} in {_listed(folders)}" if folders else f"{places.VARIABLE} is not set"
+    return (
+        f"data set '{source.info.name}' not found: {raws}, nothing prepared by TensorFlow Datasets"
+        f" in {_listed(where.prepared)}; name a folder that holds {files} by {places.VARIABLE}, or"
+        f" {remedy}"
+    )
+
+
+def _unknown(name: str, where: places.Places) -> str:
+    known = ("digits", *raw.SETS, *prepared.names(where.prepared))
+    try:
+        choose(name, known, "data set")
+    except InputError as error:
+        hint = str(error)
+    else:  # there is a folder of that name, but no version in it
+        hint = f"data set '{name}' is not prepared"
+    return (
+        f"{hint}, or prepare it by TensorFlow Datasets, as array_record, in"
+        f" {_listed(where.prepared)}"
+    )
+
+
+def _listed(folders) -> str:
+    return ", ".join(str(folder) for folder in folders)

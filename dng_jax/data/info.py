@@ -1,0 +1,28 @@
+"""What a data set is, the names of its splits, and the scale of its pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+SPLITS = ("train", "test", "all")
+
+
+class Info(NamedTuple):
+    """What a data set is: its name, classes and the shape (H, W, C) of one image."""
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+
+def to_unit(images: np.ndarray) -> np.ndarray:
+    """uint8 in 0..255 -> float32 in [-1, 1], any shape."""
+    return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def parts(split: str) -> tuple[str, ...]:
+    """The splits that are concatenated: "all" is train followed by test."""
+    return ("train", "test") if split == "all" else (split,)

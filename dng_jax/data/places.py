@@ -1,0 +1,48 @@
+"""Where data sets are looked for.
+
+With an explicit folder: there, and nowhere else. Otherwise, first hit wins:
+
+1. raw files in the folder that the environment variable DNG_JAX_DATA names;
+2. raw files in ../shared/data beside the checkout, when it is there;
+3. sets prepared by TensorFlow Datasets in $DNG_JAX_DATA, then in $TFDS_DATA_DIR or else in
+   ~/tensorflow_datasets; the last is where a download is prepared.
+
+The raw files of a set lie in a subfolder of its name (<folder>/mnist/*.gz) or in the folder itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from dng_jax.errors import InputError
+
+VARIABLE = "DNG_JAX_DATA"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+class Places(NamedTuple):
+    """Folders to search, in order, for raw files and for prepared sets (at least one)."""
+
+    raw: tuple[Path, ...]
+    prepared: tuple[Path, ...]
+
+
+def find(data_dir: str | os.PathLike | None) -> Places:
+    """The folders to search. Raises InputError where one that a person named is not there."""
+    if data_dir is not None:
+        only = (_existing(data_dir, "data_dir"),)
+        return Places(only, only)
+    named = os.environ.get(VARIABLE)
+    own = (_existing(named, VARIABLE),) if named else ()
+    shared = (SHARED,) if SHARED.is_dir() else ()
+    tfds = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return Places(own + shared, (*own, tfds))
+
+
+def _existing(folder: str | os.PathLike, said_by: str) -> Path:
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise InputError(f"{said_by} names {path}, which is no folder: create it or name another")
+    return path
