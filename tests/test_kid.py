@@ -56,7 +56,7 @@ def test_all_pairs_equal_a_double_loop_and_the_jackknife_leaves_one_out(monkeypa
         own = [np.mean([k(u, v) for u, v in itertools.permutations(z, 2)]) for z in (x, y)]
         return sum(own) - 2 * np.mean([[k(u, v) for v in y] for u in x])
 
-    found = kd.kernel_distance(x, y)
+    found = kd.kid(x, y)
     assert found.value == pytest.approx(loop(x, y), rel=1e-12)
     without_x = np.array([loop(np.delete(x, i, 0), y) for i in range(7)])
     without_y = np.array([loop(x, np.delete(y, i, 0)) for i in range(9)])
@@ -77,8 +77,8 @@ def test_unbiased_with_honest_errors(form):
 
     def score(x, y):
         if form == "pairs":
-            return kd.kernel_distance(x, y)
-        return kd.block_kernel_distance(x, y, 20)
+            return kd.kid(x, y)
+        return kd.block_kid(x, y, 20)
 
     apart = [score(draw(a, roots[0], 120), draw(b, roots[1], 90)) for _ in range(runs)]
     equal = [score(draw(a, roots[0], 120), draw(a, roots[0], 90)) for _ in range(runs)]
@@ -100,7 +100,7 @@ def test_one_large_estimate_lies_within_its_error():
     x = rng.multivariate_normal(a, A, size=3000).astype(np.float32)
     y = rng.multivariate_normal(b, B, size=2500).astype(np.float32)
     truth = expected_mmd(a, A, b, B)
-    pairs, blocks = kd.kernel_distance(x, y), kd.block_kernel_distance(x, y, 250)
+    pairs, blocks = kd.kid(x, y), kd.block_kid(x, y, 250)
     for found in (pairs, blocks):
         assert abs(found.value - truth) < 3 * found.error
         assert found.error < 0.1 * truth
@@ -110,9 +110,9 @@ def test_one_large_estimate_lies_within_its_error():
 def test_streams_cut_anyhow_equal_the_batch():
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(103, 5)), rng.normal(size=(40, 5)) + 0.3
-    batch = kd.block_kernel_distance(x, y, 20)
+    batch = kd.block_kid(x, y, 20)
     # By hand: five blocks of 20, three samples left over, each block against all of y.
-    parts = [kd.kernel_distance(x[i : i + 20], y).value for i in range(0, 100, 20)]
+    parts = [kd.kid(x[i : i + 20], y).value for i in range(0, 100, 20)]
     assert batch.value == pytest.approx(np.mean(parts), rel=1e-10)
     reference = kd.KernelReference.of(y)
     cuts = np.sort(rng.choice(np.arange(1, 103), size=11, replace=False))
@@ -129,8 +129,8 @@ def test_streams_cut_anyhow_equal_the_batch():
     assert streams[0].columns is not merged.columns
 
     kept = Kept(5).update(x[60:]).merge(Kept(5).update(x[:1])).update(x[1:60])
-    all_pairs = kd.kernel_distance(kept.array(), reference)
-    exact = kd.kernel_distance(x, y)
+    all_pairs = kd.kid(kept.array(), reference)
+    exact = kd.kid(x, y)
     assert all_pairs.value == pytest.approx(exact.value, rel=1e-12)
     assert all_pairs.error == pytest.approx(exact.error, rel=1e-12)
 
@@ -150,11 +150,11 @@ X = np.ones((4, 2))
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: kd.kernel_distance(X[:2], X), "generated samples, got 2"),
-        (lambda: kd.kernel_distance(X, X[:2]), "real samples, got 2"),
-        (lambda: kd.kernel_distance(X[:, :1], X), "[N, 2]"),
-        (lambda: kd.kernel_distance(np.full((4, 2), np.nan), X), "sample 0"),
-        (lambda: kd.block_kernel_distance(X, X, 3), "two complete blocks"),
+        (lambda: kd.kid(X[:2], X), "generated samples, got 2"),
+        (lambda: kd.kid(X, X[:2]), "real samples, got 2"),
+        (lambda: kd.kid(X[:, :1], X), "[N, 2]"),
+        (lambda: kd.kid(np.full((4, 2), np.nan), X), "sample 0"),
+        (lambda: kd.block_kid(X, X, 3), "two complete blocks"),
         (lambda: kd.KernelBlocks.zero(X, 1), "got 1"),
         (lambda: kd.KernelBlocks.zero(X, 2).update(X, -1), "-1"),
         (lambda: kd.KernelBlocks.zero(X, 3).update(X, 0).update(X, 3), "3..5"),

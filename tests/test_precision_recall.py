@@ -20,14 +20,14 @@ def test_one_dimension_by_hand():
     # Balls [-1, 1], [0, 2], [1, 5], [3, 11]; closed, so that 1 and 5 belong to theirs.
     generated = column(-2, 0.5, 5, 12)
     assert pr.Manifold.of(real, 1).holds(generated).tolist() == [0, 2, 2, 0]
-    found = pr.precision_recall(generated, real, k=1)
+    found = pr.precision_and_recall(generated, real, k=1)
     assert (found.precision.count, found.precision.total) == (2, 4)
     assert (found.precision.low, found.precision.high) == wilson(2, 4)
     assert found.density == 4 / 4
     assert found.coverage == 1.0
     # Generated radii 2.5, 2.5, 4.5, 7: balls to [-4.5, .5], [-2, 3], [.5, 9.5], [5, 19].
     assert found.recall.value == 1.0
-    narrow = pr.precision_recall(column(0.5, 0.6, 0.8), real, k=1)
+    narrow = pr.precision_and_recall(column(0.5, 0.6, 0.8), real, k=1)
     # Generated balls [.4, .6], [.5, .7], [.6, 1.0]: only 1 lies in one, at its very end.
     assert narrow.precision.value == 1.0
     assert narrow.recall.count == 1
@@ -37,15 +37,15 @@ def test_one_dimension_by_hand():
 def test_identical_disjoint_and_repeated_points():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 6))
-    same = pr.precision_recall(x, x)
+    same = pr.precision_and_recall(x, x)
     assert (same.precision.value, same.recall.value, same.coverage) == (1, 1, 1)
-    far = pr.precision_recall(x + 100, x)
+    far = pr.precision_and_recall(x + 100, x)
     assert (far.precision.value, far.recall.value, far.density, far.coverage) == (0, 0, 0, 0)
     # All balls of five copies of one point have radius 0 and still hold that point.
     copies = np.repeat(x[:1], 5, axis=0)
-    assert pr.precision_recall(copies, copies).precision.value == 1
+    assert pr.precision_and_recall(copies, copies).precision.value == 1
     # A generator with one mode: every sample is real, all real ones but that are missed.
-    one = pr.precision_recall(x[:1] + 1e-6 * rng.normal(size=(40, 6)), x)
+    one = pr.precision_and_recall(x[:1] + 1e-6 * rng.normal(size=(40, 6)), x)
     assert (one.precision.value, one.recall.count) == (1, 1)
 
 
@@ -69,7 +69,7 @@ def test_brute_force():
     back = np.array(
         [[distance(y, x) <= r for x, r in zip(made, r_made, strict=True)] for y in real]
     )
-    found = pr.precision_recall(made, real, k)
+    found = pr.precision_and_recall(made, real, k)
     assert found.precision.value == held.any(axis=1).mean()
     assert found.recall.value == back.any(axis=1).mean()
     assert found.density == pytest.approx(held.sum() / (k * 25))
@@ -81,7 +81,7 @@ def test_brute_force():
 def test_equal_gaussians_have_the_density_and_coverage_of_ranks():
     rng, runs, m, n, k = np.random.default_rng(2), 200, 40, 60, 3
     found = [
-        pr.precision_recall(rng.normal(size=(n, 5)), rng.normal(size=(m, 5)), k)
+        pr.precision_and_recall(rng.normal(size=(n, 5)), rng.normal(size=(m, 5)), k)
         for _ in range(runs)
     ]
     miss = np.prod([(m - 1 - i) / (m + n - 1 - i) for i in range(k)])
@@ -98,15 +98,15 @@ def test_truncated_and_shifted_distributions():
     whole, half = rng.normal(size=(1500, 2)), rng.normal(size=(1500, 2))
     half[:, 0] = -np.abs(half[:, 0])
     # Half a Gaussian: all of it is real, half of the real is made. And the other way round.
-    lost = pr.precision_recall(half, whole)
+    lost = pr.precision_and_recall(half, whole)
     assert lost.precision.value > 0.95
     assert lost.recall.value == pytest.approx(0.5, abs=0.05)
-    stray = pr.precision_recall(whole, half)
+    stray = pr.precision_and_recall(whole, half)
     assert stray.precision.value == pytest.approx(0.5, abs=0.05)
     assert stray.recall.value > 0.95
     # Uniform on [0, 1] and on [s, 1 + s] share 1 - s.
     a, b = rng.random((2000, 1)), 0.3 + rng.random((2000, 1))
-    shifted = pr.precision_recall(b, a)
+    shifted = pr.precision_and_recall(b, a)
     assert shifted.precision.value == pytest.approx(0.7, abs=0.03)
     assert shifted.recall.value == pytest.approx(0.7, abs=0.03)
 
@@ -114,7 +114,7 @@ def test_truncated_and_shifted_distributions():
 def test_streams_cut_anyhow_equal_the_batch(monkeypatch):
     rng = np.random.default_rng(4)
     real, made = rng.normal(size=(60, 4)), rng.normal(size=(80, 4)).astype(np.float32)
-    batch = pr.precision_recall(made, real)
+    batch = pr.precision_and_recall(made, real)
     monkeypatch.setattr(pr, "CELLS", 500)
     zero = pr.Overlap.zero(real)
     parts = [zero.update(made[50:]), zero.update(made[:7]).update(made[7:7]), zero]
@@ -134,10 +134,10 @@ X = np.arange(8.0).reshape(4, 2)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: pr.precision_recall(X, X, k=4), "k = 4 and 4"),
-        (lambda: pr.precision_recall(X[:3], X), "k = 3 and 3"),
-        (lambda: pr.precision_recall(X, X, k=0), "k = 0"),
-        (lambda: pr.precision_recall(X[:, :1], X), "[N, 2]"),
+        (lambda: pr.precision_and_recall(X, X, k=4), "k = 4 and 4"),
+        (lambda: pr.precision_and_recall(X[:3], X), "k = 3 and 3"),
+        (lambda: pr.precision_and_recall(X, X, k=0), "k = 0"),
+        (lambda: pr.precision_and_recall(X[:, :1], X), "[N, 2]"),
         (lambda: pr.Overlap.zero(X, 1).merge(pr.Overlap.zero(X + 1, 1)), "different real"),
         (lambda: pr.Overlap.zero(X, 1, recall=False).merge(pr.Overlap.zero(X, 1)), "recall"),
         (lambda: pr.Overlap.zero(X, 1, recall=False).result(), "at least one sample"),

@@ -86,7 +86,7 @@ class KernelReference:
         return float(self.rows.sum() / (m * (m - 1)))
 
 
-def kernel_distance(features, reference) -> KernelDistance:
+def kid(features, reference) -> KernelDistance:
     """Over all pairs: features [n, d], reference [m, d] or a KernelReference; n, m >= 3."""
     real = KernelReference.of(reference)
     x = _enough(features, real.features.shape[1], "generated")
@@ -159,7 +159,7 @@ class KernelBlocks:
         if blocks < 2:
             raise InputError(
                 f"the error of a block average needs two complete blocks of {self.block}, got "
-                f"{blocks}: add samples, make blocks smaller, or take all pairs (kernel_distance)"
+                f"{blocks}: add samples, make blocks smaller, or take all pairs (kid)"
             )
         values = np.array([self.closed[j] for j in sorted(self.closed)])
         n = blocks * self.block
@@ -197,7 +197,7 @@ class KernelBlocks:
         self.columns[:] += columns
 
 
-def block_kernel_distance(features, reference, block: int = 500) -> KernelDistance:
+def block_kid(features, reference, block: int = 500) -> KernelDistance:
     """Block average: features [n, d] in blocks of consecutive ones, n >= 2 block."""
     return KernelBlocks.zero(reference, block).update(features, 0).result()
 

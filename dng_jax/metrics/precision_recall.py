@@ -167,7 +167,7 @@ class Overlap:
         )
 
 
-def precision_recall(features, real, k: int = 3, confidence: float = 0.95) -> PrecisionRecall:
+def precision_and_recall(features, real, k: int = 3, confidence: float = 0.95) -> PrecisionRecall:
     """Generated features [n, d] against real [m, d] (or a Manifold); n, m > k."""
     features = feature_rows(features)
     return Overlap.zero(real, k, limit=len(features)).update(features).result(confidence)
