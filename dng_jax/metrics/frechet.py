@@ -28,6 +28,7 @@ import numpy as np
 from scipy import linalg
 
 from dng_jax.errors import InputError
+from dng_jax.metrics.kept import feature_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +51,7 @@ class Moments:
 
     def update(self, batch) -> Moments:
         """With a batch [N, d] of finite features added (N may be 0); InputError otherwise."""
-        batch = np.asarray(batch, np.float64)
-        if batch.ndim != 2 or batch.shape[1] != len(self.mean):
-            raise InputError(
-                f"features must have shape [N, {len(self.mean)}], got {list(batch.shape)}: "
-                "flatten each image to a row"
-            )
-        if not np.all(np.isfinite(batch)):
-            bad = int(np.argmin(np.isfinite(batch).all(axis=1)))
-            raise InputError(
-                f"the features of sample {bad} are not finite: leave it out and say so"
-            )
+        batch = feature_rows(batch, len(self.mean)).astype(np.float64)
         if len(batch) == 0:
             return self
         mean = batch.mean(axis=0)

@@ -158,11 +158,7 @@ def kl_divergence(
     here. form: see the top of this file. InputError for anything else.
     """
     choose(form, FORMS, "form of the divergence")
-    if resamples < 100:
-        raise InputError(f"resamples must be at least 100, got {resamples}")
-    counts, tail = _counts(counts), (1 - _confidence(confidence)) / 2
-    allowed = _allowed(allowed, len(counts))
-    q = _target(target, allowed)
+    counts, allowed, q, tail = checked(counts, allowed, target, confidence, resamples)
     sparse = bool(counts[allowed].min() < 5)
     seen = np.ones_like(allowed) if form == "forward" else allowed
     total = int(counts[seen].sum())
@@ -221,6 +217,17 @@ def class_report(
 
     leak = forbidden_share(counts, allowed, confidence)
     return ClassReport(leak.total, leak, kl("forward"), kl("renormalised"), kl("reversed"))
+
+
+def checked(
+    counts, allowed, target, confidence: float, resamples: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Counts [K] int64, allowed [K], target q [m] summing to 1, tail (1 - confidence)/2."""
+    if resamples < 100:
+        raise InputError(f"resamples must be at least 100, got {resamples}")
+    counts, tail = _counts(counts), (1 - _confidence(confidence)) / 2
+    allowed = _allowed(allowed, len(counts))
+    return counts, allowed, _target(target, allowed), tail
 
 
 def _confidence(value: float) -> float:
