@@ -6,7 +6,7 @@ classes out is then a sum over the others.
 
 Format: safetensors, with
     count [K] int64      mean [K, F] float64      scatter [K, F, F] float32
-    features [M, F] float32 or float16             labels [M] uint8, ascending
+    features [M, F] float32 or float16             labels [M] int32, ascending
 and metadata format = "dng_jax reference 1", extractor = the name of the feature extractor, plus
 whatever the writer adds. float32 scatter moves a Frechet distance by about 1e-7 of its traces. The
 kept features come in equal numbers a class, whatever the class frequencies.
@@ -103,7 +103,7 @@ class Reference:
             "mean": np.stack([m.mean for m in self.moments]),
             "scatter": np.stack([m.scatter for m in self.moments]).astype(np.float32),
             "features": features,
-            "labels": self.labels.astype(np.uint8),
+            "labels": self.labels.astype(np.int32),
         }
         text = {**(metadata or {}), "format": FORMAT, "extractor": self.extractor}
         path = Path(path)
