@@ -1,29 +1,39 @@
-"""Speed of the sampler, as ratios measured in one run.
+"""Speed, as ratios measured in one run.
 
     python -m eval.bench sampling
+    python -m eval.bench throughput --cpu-devices 2
+
+sampling:
 
 tracker overhead   DNG (pair) against negative prompting of constant scale: same network calls
 heads              DNG (classes, all classes from one call) against unguided sampling
 sweep              16 settings as one compiled program against 16 times the run time of one setting;
                    and how many programs a second sweep with other numbers compiles
+
+throughput, the networks of --networks at their training batch:
+images/s           of a training step and of a sampling step (one network call an image and the
+                   rule's arithmetic), and the share of the machine's matrix-product peak that they
+                   reach (eval.throughput), timed in alternation
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
 
-from dng_jax import guidance, initial_noise, posterior, sample, sample_keys, sweep
+from dng_jax import guidance, initial_noise, nets, posterior, sample, sample_keys, sweep
 from dng_jax.errors import InputError, choose
-from eval import problems, runs, timing
+from eval import problems, runs, throughput, timing
+from eval.devices import Devices
+from eval.problems import Source
 from eval.timing import Ratio
 
-SUITES = ("sampling",)
+SUITES = ("sampling", "throughput")
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,16 @@ class Config:
     """Benchmarks."""
 
     suite: tyro.conf.Positional[str] = "sampling"
-    """sampling"""
+    """sampling or throughput"""
     samples: int = 512
     steps: int = 50
     pairs: int = 7
     """Alternating pairs a figure; 3 for the sweep."""
+    networks: tuple[str, ...] = ("mnist-small",)
+    """Networks of the throughput suite, names of nets.CONFIGS; mnist and cifar10 want a GPU."""
+    batch: int = 256
+    """Images of a training step in the throughput suite."""
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     out: str | None = None
     """Folder of the results; default: a new one, runs/bench, runs/bench-2, ..."""
     overwrite: bool = False
@@ -47,9 +62,21 @@ def main(config: Config) -> dict[str, Any]:
     for name in ("samples", "steps", "pairs"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(config, name)}")
+    for name in config.networks:
+        choose(name, nets.CONFIGS, "network")
+    config.devices.select()
     folder = runs.new_run_folder(config.out, config, job="bench", overwrite=config.overwrite)
     timing.count_compilations()
-    results = sampling(config)
+    results = sampling(config) if config.suite == "sampling" else throughput.measure(config)
+    table = ratios(config, results) if config.suite == "sampling" else throughput.table_of(results)
+    runs.publish(folder, table)
+    results = {"config": config, "provenance": runs.provenance(), "results": results}
+    runs.write_json(folder / "results.json", results)
+    return results
+
+
+def ratios(config: Config, results: dict[str, Any]) -> runs.Table:
+    """The table of the sampling suite."""
     table = runs.Table(
         f"{config.samples} images, {config.steps} steps",
         ("figure", "ratio", "quartiles", "A s", "B s"),
@@ -60,17 +87,14 @@ def main(config: Config) -> dict[str, Any]:
             table.add(name, f"{value.median:.3f}", quartiles, value.a, value.b)
         else:
             table.add(name, value, "", None, None)
-    runs.publish(folder, table)
-    results = {"config": config, "provenance": runs.provenance(), "results": results}
-    runs.write_json(folder / "results.json", results)
-    return results
+    return table
 
 
 def sampling(config: Config) -> dict[str, Any]:
     """Tracker overhead, cost of the heads variant, cost of a sweep."""
     out: dict[str, Any] = {}
-    for network in problems.NETWORKS["digits"]:
-        problem = problems.make("digits", ("0",), "network", network)
+    for network in ("heads", "label"):
+        problem = problems.make("digits", ("0",), Source(network=network))
         run = runner(problem, config)
         negative = problem.negatives
         pair = guidance.dynamic_negative(posterior.pair(0.1, negatives=negative))

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,8 @@ from dng_jax.errors import InputError, choose
 from dng_jax.metrics import calibration, reliability
 from dng_jax.steps import StepTable, noise_ratio
 from eval import problems, runs
+from eval.devices import Devices
+from eval.problems import Source
 
 TRACKERS = ("pair", "odds", "classes")
 FITS = ("raw", "fitted on data", "fitted on runs")
@@ -49,9 +51,7 @@ class Config:
     """Calibration of the tracked posterior."""
 
     dataset: str = "digits"
-    denoiser: str = "network"
-    """network, or exact: the data as a Gaussian mixture, with the true posterior to compare."""
-    network: str = "heads"
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     base: str = "model"
     """What the unguided runs follow: model, the base prediction; mixture, the classes' own,
     weighted by the `classes` tracker (what that tracker guides from by default)."""
@@ -65,6 +65,7 @@ class Config:
     knots: int = 8
     """Knots of the temperature over log-SNR."""
     seed: int = 0
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     out: str | None = None
     """Folder of the results; default: a new one, runs/calibration, runs/calibration-2, ..."""
     overwrite: bool = False
@@ -81,21 +82,28 @@ def main(config: Config) -> list[dict[str, Any]]:
         raise InputError(f"--batch must be at least 1, got {config.batch}")
     if not 2 <= config.knots < config.steps:
         raise InputError(f"--knots must lie between 2 and --steps - 1, got {config.knots}")
-    problem = problems.make(config.dataset, ("0",), config.denoiser, config.network)
+    config.devices.select()
+    problem = problems.make(config.dataset, ("0",), config.source)
     tables = {name: problem.table(name, config.steps) for name in config.samplers}
     folder = runs.new_run_folder(config.out, config, job="calibration", overwrite=config.overwrite)
 
+    labelled = labelled_images(config)
+    fits: tuple[str, ...] = FITS
+    if isinstance(labelled, InputError):
+        print(f"nothing is fitted on data: {labelled}")
+        fits = tuple(fit for fit in FITS if fit != "fitted on data")
     records: list[dict[str, Any]] = []
     for sampler, table in tables.items():
         evidence, labels, exact = record(problem, table, config)
-        on_data, labels_of_data = forward(problem, table, config)
+        if not isinstance(labelled, InputError):
+            on_data, labels_of_data = forward(problem, table, config, *labelled)
         half = config.samples // 2
         halves = [
             jax.tree.map(operator.itemgetter((slice(None), part)), evidence)
             for part in (slice(half), slice(half, None))
         ]
         for name in config.trackers:
-            for fit in FITS:
+            for fit in fits:
                 tracker = build(name, problem.info.num_classes, probes_of(table))
                 if fit == "fitted on data":
                     tracker = fitted(tracker, on_data, labels_of_data, table, config.knots, 0)
@@ -147,10 +155,19 @@ def unguided(problem, config: Config, table: StepTable):
     return guidance.dynamic_negative(tracker, 0.0)
 
 
-def forward(problem, table, config: Config):
-    """Evidence along the forward chain of the labelled data, and their labels."""
-    images, labels, _ = data.load(config.dataset)
-    x = data.to_unit(images)
+def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | InputError:
+    """As many labelled images as there are runs; of those the network has not seen, where there
+    are any. A bundled network can be judged without them: then what load said about them."""
+    try:
+        split = "all" if config.dataset == "digits" else "test"
+        images, labels, _ = data.load(config.dataset, split)
+    except InputError as error:
+        return error
+    return data.to_unit(images[: config.samples]), labels[: config.samples]
+
+
+def forward(problem, table, config: Config, x: np.ndarray, labels: np.ndarray):
+    """Evidence along the forward chain of labelled images in [-1, 1], and their labels."""
     rule = posterior.recorder(concepts(problem))
     keys = sample_keys(config.seed + 1, len(x))
     return posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
@@ -252,7 +269,7 @@ def draw(folder, records, tables) -> None:
 def table_of(config: Config, records) -> runs.Table:
     """The table a person reads."""
     table = runs.Table(
-        f"{config.dataset}, {config.denoiser}, {config.steps} steps,"
+        f"{config.dataset}, {config.source.denoiser}, {config.steps} steps,"
         f" {config.samples // 2} held-out runs",
         (
             "step table",

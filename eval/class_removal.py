@@ -3,6 +3,8 @@
     python -m eval.class_removal
     python -m eval.class_removal --forbid 3 --forbid 8 --rules unguided np=0.3 dng:pair dng:classes
     python -m eval.class_removal --denoiser exact --steps 100 --samples 4096 --tracker pair
+    python -m eval.class_removal --dataset mnist --cpu-devices 2
+    python -m eval.class_removal --study --help        every class, scale and seed: eval.study
 
 Writes to --out: results.json (one record a rule), samples.png, trade_off.png and, where a rule
 tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, floor (eval.rule_specs).
@@ -11,6 +13,8 @@ tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, floor (eval.ru
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -20,9 +24,10 @@ import tyro
 from dng_jax import plots
 from dng_jax.errors import InputError
 from dng_jax.metrics import ClassReport, Moments, class_report
-from eval import problems, rule_specs, runs
+from eval import problems, rule_specs, runs, study
+from eval.devices import Devices
 from eval.generating import Generated, generate, generate_floor, median, network_calls
-from eval.problems import Problem
+from eval.problems import Problem, Source
 from eval.rule_specs import Spec, TrackerOptions
 
 DEFAULT_RULES = ("unguided", "floor", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes")
@@ -40,10 +45,7 @@ class Config:
     """Rules, as NAME[:TRACKER][=SCALE]: unguided, np=.3, sld=3, dng=1, dng:pair=5, floor."""
     tracker: str = "classes"
     """Tracker of a dng that names none: pair, odds, classes or (exact denoiser) exact."""
-    denoiser: str = "network"
-    """network: the bundled one; exact: the data as a Gaussian mixture, no network at all."""
-    network: str = "heads"
-    """heads: one output head a class; label: class-conditional with label dropout."""
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     sampler: str = "ddpm"
     """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
     steps: int = 50
@@ -57,6 +59,7 @@ class Config:
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrackerOptions
     )
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     out: str | None = None
     """Folder of the results; default: a new one, runs/class_removal, runs/class_removal-2, ..."""
     overwrite: bool = False
@@ -67,9 +70,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     """Runs the job and returns its records."""
     check(config)
     specs = [rule_specs.parse(text, config.tracker) for text in config.rules]
-    problem = problems.make(
-        config.dataset, config.forbid or ("0",), config.denoiser, config.network
-    )
+    config.devices.select()
+    problem = problems.make(config.dataset, config.forbid or ("0",), config.source)
     table = problem.table(config.sampler, config.steps)
     rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
     folder = runs.new_run_folder(
@@ -227,5 +229,15 @@ def draw(folder, title, problem, specs, records, results, table) -> None:
         )
 
 
+def cli(words: Sequence[str] | None = None) -> None:
+    """The command line; with --study, that of the whole study (eval.study)."""
+    words = list(sys.argv[1:] if words is None else words)
+    if "--study" in words:
+        words.remove("--study")
+        study.main(tyro.cli(study.Config, description=study.__doc__, args=words))
+    else:
+        main(tyro.cli(Config, description=__doc__, args=words))
+
+
 if __name__ == "__main__":
-    runs.main(lambda: main(tyro.cli(Config, description=__doc__)))
+    runs.main(cli)

@@ -7,9 +7,12 @@ A CPU counts as one device that splits every operation over its cores. Small net
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 
 from dng_jax.errors import InputError
+from dng_jax.sweeps import distribute
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -42,3 +45,24 @@ def select(platform: str | None = None, cpu_devices: int | None = None) -> list[
         raise InputError(
             f"no {platform or 'usable'} device here: leave out --platform, or choose another"
         ) from error
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Options of a job; they change how fast it runs, not what comes out."""
+
+    platform: str | None = None
+    """cpu, gpu or tpu; default: jax's first choice."""
+    cpu_devices: int | None = None
+    """Simulated CPU devices; on a CPU the number of its cores is fastest."""
+
+    def select(self) -> list[jax.Device]:
+        """See `select`."""
+        return select(self.platform, self.cpu_devices)
+
+
+def spread(arrays):
+    """The arrays split over all devices along their leading axis, where it divides evenly."""
+    if jax.device_count() == 1 or any(len(a) % jax.device_count() for a in jax.tree.leaves(arrays)):
+        return arrays
+    return distribute(arrays)

@@ -79,7 +79,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.samples < 2:
         raise InputError(f"--samples must be at least 2, got {config.samples}")
     folder = runs.new_run_folder(config.out, config, job="exact", overwrite=config.overwrite)
-    problem = problems.make("digits", ("0",), "exact")
+    problem = problems.make("digits", ("0",), problems.Source("exact"))
     rows = [*digits(problem, config.samples, config.seed)]
     identity = exact_identity(problem, config.samples, config.seed)
     plane = [*in_the_plane(2 * config.samples, config.seed)]

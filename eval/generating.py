@@ -11,6 +11,7 @@ import numpy as np
 from dng_jax import initial_noise, run_chunks, sample_chunks, sample_keys
 from dng_jax.metrics import Moments, class_counts
 from dng_jax.steps import StepTable
+from eval import devices
 from eval.problems import Problem
 
 PIECES = 5
@@ -59,6 +60,7 @@ def generate(
         size = min(batch, samples - first)
         keys = sample_keys(seed, size, start + first)
         x = initial_noise(keys, problem.info.shape, table)
+        keys, x = devices.spread((keys, x))
         before = [0.0, 0]
 
         def report(piece, first=first, size=size, before=before):

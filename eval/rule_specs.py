@@ -53,6 +53,10 @@ class Spec:
         """The rule without its scale: what a trade-off curve runs along."""
         return self.name + (f":{self.tracker}" if self.tracker else "")
 
+    def with_scale(self, scale: float | None) -> Spec:
+        """The same rule at another scale; None keeps the one it has."""
+        return self if scale is None else dataclasses.replace(self, scale=scale)
+
 
 def parse(text: str, tracker: str = "classes") -> Spec:
     """Reads one rule; `tracker` is that of a dng without one. InputError says what is wrong."""
@@ -76,7 +80,13 @@ def parse(text: str, tracker: str = "classes") -> Spec:
 
 
 def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
-    """The rule for a problem."""
+    """The rule for a problem; InputError where the problem's networks cannot serve it."""
+    asks_all = spec.name == "floor" or (spec.tracker or "").startswith("classes")
+    if asks_all and not problem.knows_classes:
+        raise InputError(
+            f"{spec} asks for every class, the network only knows the forbidden ones: leave it out,"
+            " or choose another --network"
+        )
     if spec.name == "unguided":
         return guidance.unguided()
     if spec.name == "floor":
@@ -89,6 +99,11 @@ def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
         return rules[0] if len(rules) == 1 else guidance.sum_of(*rules)
     name, _, base = (spec.tracker or "classes").partition("-")
     return guidance.dynamic_negative(tracker(name, problem, options), scale, base=base or None)
+
+
+def has_numbers(rule: Any) -> bool:
+    """Whether there is anything to sweep over."""
+    return bool(jax.tree.leaves(rule))
 
 
 def parameters(value: Any) -> Any:

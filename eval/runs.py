@@ -42,7 +42,7 @@ PACKAGES = (
     "scikit-learn",
     "safetensors",
 )
-WHERE_NOT_WHAT = ("out", "overwrite", "resume")
+WHERE_NOT_WHAT = ("out", "overwrite", "resume", "devices")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -57,10 +57,11 @@ def new_run_folder(
     """Makes the folder of a run and writes its run.json; returns the path.
 
     path None: the first of runs/JOB, runs/JOB-2, ... that does not exist.
-    config: a dataclass or mapping; its fields `out`, `overwrite` and `resume` say where the run
-    goes, not what it is, and do not count when two configurations are compared. A folder that holds
-    anything is refused with InputError, unless it holds the run of the same configuration and
-    overwrite is True: then its files stay and the job may continue from them or write them anew.
+    config: a dataclass or mapping; its fields `out`, `overwrite`, `resume` and `devices` say where
+    the run goes, not what it is, and do not count when two configurations are compared. A folder
+    that holds anything is refused with InputError, unless it holds the run of the same
+    configuration and overwrite is True: then its files stay and the job may continue from them or
+    write them anew.
     option: the command-line option that sets overwrite, for the message.
     """
     if path is None:
@@ -152,8 +153,13 @@ def to_json(value: Any) -> Any:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Writes `to_json(value)`, whole or not at all: a reader never sees half a file."""
-    path = Path(path)
     text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_text(path, text)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a file whole or not at all."""
+    path = Path(path)
     # In the same folder, because os.replace is atomic within one file system only.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -224,6 +230,10 @@ class Table:
             table.add_row(*(Text(c) for c in row))
         console.print(table)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Title, columns and rows, as `eval.report` reads them."""
+        return {"title": self.title, "columns": list(self.columns), "rows": self.rows}
+
     def markdown(self) -> str:
         """The table in GitHub's Markdown, first column left, the others right."""
         rule = [":--"] + ["--:"] * (len(self.columns) - 1)
@@ -237,7 +247,7 @@ def publish(folder: str | Path, *tables: Table) -> None:
     for table in tables:
         table.print()
     text = "\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
-    (Path(folder) / "tables.md").write_text(text, encoding="utf-8")
+    write_text(Path(folder) / "tables.md", text)
 
 
 def _cell(value: object) -> str:

@@ -1,42 +1,67 @@
-"""Every class forbidden in turn, by every rule over a grid of scales: trade-offs with intervals.
+"""The class-removal study: python -m eval.class_removal --study
 
-    python -m eval.study                                   about 35 minutes on 2 CPU cores
-    python -m eval.study --samples 256 --forbid 0 --forbid 8      a quick look
+    python -m eval.class_removal --study                                     digits
+    python -m eval.class_removal --study --dataset mnist --cpu-devices 2
+    python -m eval.class_removal --study --parts curves --forbid 0 --forbid 8 --samples 256
+    python -m eval.report runs/study-digits                                  one HTML page of it
 
-Each cell (forbidden class, family) is one compiled sweep over the family's scales and one file in
---out/cells, so an interrupted study goes on where it stopped. Results: results.json, trade_off.png,
-and two tables, averaged over the forbidden classes: every setting; and, for each tracker at
-lambda_0 = 1, the KL of the baselines where their own curves have its leak. Every forbidden class
-has noise of its own; the rules of one class share it.
+Parts, each a set of cells (eval.study_cells):
+
+    curves        every forbidden class x rule x grid of scales x seed: the trade-offs, and the KL
+                  of the rules at equal leak with paired bootstrap intervals
+    sensitivity   lambda_0, tau, drift, delta and prior of DNG, one at a time, for each tracker
+    steps         step counts from 25 to 1000
+    several       sets of 2, 3 and 5 classes forbidden at once
+    path          the same noise along each rule's scales, as a picture
+    calibration   the tracked posterior against the classifier's label (eval.calibration)
+
+A cell is computed once: a study that was interrupted, or is asked for more parts or seeds, goes on
+with --resume. Results: results.json, tables.md, pictures; eval.report makes one page of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
-from dng_jax import initial_noise, plots, sample_keys, sweep
-from dng_jax.errors import InputError
-from dng_jax.metrics import Moments, class_counts, tradeoff
-from dng_jax.sampling import check_finite
-from eval import problems, rule_specs, runs
-from eval.generating import generate, generate_floor
+from dng_jax.errors import InputError, choose
+from eval import calibration, problems, runs, study_cells, study_summary
+from eval.devices import Devices
+from eval.problems import Problem, Source
 from eval.rule_specs import TrackerOptions
+from eval.study_cells import Cell, Setting
 
+PARTS = ("curves", "sensitivity", "steps", "several", "path", "calibration")
 GRIDS: dict[str, tuple[float, ...]] = {
-    "np": (0.15, 0.3, 0.5, 0.7, 1.0),
-    "sld": (0.25, 0.5, 0.75, 1.0),
+    "np": (0.15, 0.3, 0.5, 0.7, 1.0, 1.5),
+    "sld": (0.25, 0.5, 0.75, 1.0, 1.5),
     "dng:pair": (1.0, 3.0, 10.0),
-    "dng:odds": (1.0, 3.0, 10.0),
+    "dng:odds": (1.0, 3.0),
     "dng:classes-model": (1.0,),
-    "dng:classes": (1.0,),
+    "dng:classes": (0.6, 0.85, 1.0),
 }
 BASELINES = ("unguided", "floor")
+# About the default of each: lambda_0 = tau = 1, no offset, prior 1/K.
+KNOBS: dict[str, tuple[float, ...]] = {
+    "lambda_0": (0.5, 1.0, 2.0, 5.0),
+    "tau": (0.25, 0.5, 2.0),
+    "drift": (0.25, 0.5, 1.0),
+    "delta": (2e-4, 2e-3, 2e-2),
+    "prior": (0.01, 0.03, 0.3),
+}
+SEVERAL: dict[str, tuple[float, ...]] = {
+    "np": (0.3, 1.0),
+    "sld": (0.5, 1.0),
+    "dng:pair": (1.0, 3.0),
+    "dng:classes": (1.0,),
+}
+STEP_COUNTS = (25, 50, 100, 250, 1000)
+SET_SIZES = (2, 3, 5)
 
 
 @dataclass(frozen=True)
@@ -46,166 +71,213 @@ class Config:
     dataset: str = "digits"
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Classes to forbid, each on its own; default: every class in turn."""
+    parts: tuple[str, ...] = PARTS
+    """curves, sensitivity, steps, several, path, calibration."""
     families: tuple[str, ...] = tuple(GRIDS)
     """Rules, as NAME[:TRACKER], of those with a grid of scales."""
-    denoiser: str = "network"
-    network: str = "heads"
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     sampler: str = "ddpm"
     steps: int = 50
-    samples: int = 2048
-    seed: int = 0
-    options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
-        default_factory=TrackerOptions
-    )
-    out: str = "runs/study"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the curves; the other parts use the first."""
+    samples: int = 700
+    """Images a forbidden class, setting and seed, of the curves."""
+    part_samples: int = 210
+    """Images a forbidden class and setting, of the other parts."""
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
+    out: str | None = None
+    """Folder of the study; default runs/study-DATASET."""
     resume: bool = False
-    """Go on with the same study in --out: finished cells are kept."""
+    """Go on with the study in --out: finished cells are kept."""
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Runs what is missing, then sums up."""
-    if config.samples < 1:
-        raise InputError(f"--samples must be at least 1, got {config.samples}")
+    """Computes what is missing, then sums up."""
+    check(config)
+    config.devices.select()
+    first = problems.make(config.dataset, ("0",), _one(config.source))
+    chosen = (
+        problems.class_indices(config.forbid, first.info)
+        if config.forbid
+        else tuple(range(first.info.num_classes))
+    )
+    folder = runs.new_run_folder(
+        config.out or Path("runs") / f"study-{config.dataset}",
+        identity(config),
+        overwrite=config.resume,
+        option="--resume",
+    )
+    wanted = list(cells(config, chosen, first.info.num_classes))
+    found = compute(config, folder, wanted)
+
+    results: dict[str, Any] = {
+        "config": config,
+        "provenance": runs.provenance(),
+        "judge": first.judge_name,
+        "classes": [first.info.class_names[k] for k in chosen],
+        "tables": [],
+        "pictures": [],
+    }
+    tables: list[runs.Table] = []
+    for part in config.parts:
+        if part == "path":
+            summary = study_summary.path(problem_of(config)((chosen[0],)), config, GRIDS, folder)
+        elif part == "calibration":
+            summary = _calibration(config, folder)
+        else:
+            mine = {cell: found[cell] for cell in wanted if cell.part == part}
+            summary = study_summary.PARTS[part](mine, problem_of(config), config, folder)
+        results[part] = summary.record
+        tables += summary.tables
+        results["tables"] += [{"part": part} | table.to_dict() for table in summary.tables]
+        results["pictures"] += [
+            {"part": part, "file": file, "caption": text} for file, text in summary.pictures
+        ]
+    runs.write_json(folder / "results.json", results)
+    runs.publish(folder, *tables)
+    print(f"written to {folder}; one page of it: python -m eval.report {folder}")
+    return results
+
+
+def check(config: Config) -> None:
+    """Refuses what makes no sense before anything is computed."""
+    for name in ("samples", "part_samples"):
+        if getattr(config, name) < 2:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 2")
+    for part in config.parts:
+        choose(part, PARTS, "part")
+    if not config.parts:
+        raise InputError("name at least one of --parts")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise InputError("name at least one seed with --seeds, and none twice")
     if not config.families:
         raise InputError("name at least one of --families")
     for family in config.families:
         if family not in GRIDS:
             known = ", ".join(GRIDS)
             raise InputError(f"no grid of scales for '{family}': choose from {known}")
-    info = problems.make(config.dataset, ("0",), config.denoiser, config.network).info
-    chosen = (
-        problems.class_indices(config.forbid, info) if config.forbid else range(info.num_classes)
-    )
-    # The grid belongs to what a run is: cells of another grid must not be mixed in.
-    identity = runs.to_json(config) | {"grid": {name: GRIDS[name] for name in config.families}}
-    folder = runs.new_run_folder(config.out, identity, overwrite=config.resume, option="--resume")
-    (folder / "cells").mkdir(exist_ok=True)
 
-    cells: dict[tuple[int, str], dict[str, Any]] = {}
-    with runs.progress_bar() as bar:
-        names = (*BASELINES, *config.families)
-        task = bar.add_task("cells", total=len(chosen) * len(names))
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes two studies the same: everything a cell does not record itself."""
+    return {"job": "study", "dataset": config.dataset, "source": runs.to_json(config.source)}
+
+
+def cells(config: Config, chosen: tuple[int, ...], num_classes: int) -> Iterator[Cell]:
+    """Every cell of the parts asked for; the seeds of the curves in turn, so that an unfinished
+    study has whole ones."""
+    plain: dict[str, Any] = {"sampler": config.sampler, "steps": config.steps}
+    small: dict[str, Any] = {"seed": config.seeds[0], "samples": config.part_samples}
+    trackers = [f for f in config.families if f in ("dng:pair", "dng:classes")]
+    if "curves" in config.parts:
+        for seed in config.seeds:
+            for k in chosen:
+                for family in (*BASELINES, *config.families):
+                    settings = tuple(Setting(s) for s in GRIDS.get(family, (None,)))
+                    yield Cell(
+                        "curves", (k,), family, settings, seed=seed, samples=config.samples, **plain
+                    )
+    if "sensitivity" in config.parts:
         for k in chosen:
-            problem = problems.make(config.dataset, (str(k),), config.denoiser, config.network)
-            for family in names:
-                path = folder / "cells" / f"{k}_{family.replace(':', '-')}.json"
-                if not path.exists():
-                    runs.write_json(path, cell(problem, family, config))
-                cells[k, family] = json.loads(path.read_text())
-                bar.advance(task)
+            for family in trackers:
+                yield Cell("sensitivity", (k,), family, knobs(family), **plain, **small)
+    if "steps" in config.parts:
+        for count in STEP_COUNTS:
+            for k in chosen:
+                for family in trackers:
+                    options: dict[str, Any] = plain | {"steps": count}
+                    yield Cell("steps", (k,), family, (Setting(1.0),), **options, **small)
+    if "several" in config.parts:
+        for forbidden in sets_of(chosen, num_classes):
+            for family in (*BASELINES, *(f for f in config.families if f in SEVERAL)):
+                settings = tuple(Setting(s) for s in SEVERAL.get(family, (None,)))
+                yield Cell("several", forbidden, family, settings, **plain, **small)
 
-    every = (*BASELINES, *config.families)
-    # The cells keep counts only: labels in any order, resampled for each family on its own.
-    curves = tradeoff.curves(
-        {name: [labels_of(cells[k, name]["counts"]) for k in chosen] for name in every},
-        [(k,) for k in chosen],
-        info.num_classes,
-        {name: cells[chosen[0], name]["scales"] for name in every},
-        frechet={name: [cells[k, name]["frechet"] for k in chosen] for name in every},
-        independent=every,
-    )
-    matched = {
-        (reference, family): tradeoff.matched(curves[reference], curves[family])
-        for reference in config.families
-        if reference.startswith("dng")
-        for family in config.families
-        if family != reference
+
+def sets_of(chosen: tuple[int, ...], num_classes: int) -> list[tuple[int, ...]]:
+    """Sets of 2, 3 and 5 neighbouring classes, from every other one of the chosen classes on."""
+    sets = {
+        tuple(sorted((k + i) % num_classes for i in range(size)))
+        for size in SET_SIZES
+        if size < num_classes
+        for k in chosen[::2]
     }
-    results = {
-        "config": config,
-        "provenance": runs.provenance(),
-        "curves": curves,
-        "matched": [{"reference": a, "rule": b} | vars(m) for (a, b), m in matched.items()],
-    }
-    runs.write_json(folder / "results.json", results)
-    draw(folder, curves, config)
-    runs.publish(folder, *tables_of(config, curves, matched, len(chosen)))
-    print(f"written to {folder}")
-    return results
+    return sorted(sets, key=lambda s: (len(s), s))
 
 
-def cell(problem: problems.Problem, family: str, config: Config) -> dict[str, Any]:
-    """Counts [S, K] and Frechet distance [S] of one family's S scales on one forbidden class."""
-    table = problem.table(config.sampler, config.steps)
-    start = problem.forbidden[0] * config.samples
-    if family in BASELINES:
-        rule = rule_specs.build(rule_specs.parse(family), problem, config.options)
-        run = generate_floor if family == "floor" else generate
-        one = run(problem, table, rule, config.samples, config.seed, start=start)
-        distance = problem.real.distance(one.features)
-        return {"scales": [None], "counts": [one.counts], "frechet": [distance]}
-    scales = GRIDS[family]
-    specs = [dataclasses.replace(rule_specs.parse(family), scale=scale) for scale in scales]
-    rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
-    keys = sample_keys(config.seed, config.samples, start)
-    x = initial_noise(keys, problem.info.shape, table)
-    result = sweep(problem.denoiser, table, rules, keys, x)
-    counts, distances = [], []
-    for i, images in enumerate(result.x):
-        check_finite(result._replace(bad_step=result.bad_step[i]), config.steps, start)
-        labels, features = problem.judge(images)
-        counts.append(class_counts(labels, problem.info.num_classes))
-        moments = Moments.zero(features.shape[1]).update(features)
-        distances.append(problem.real.distance(moments))
-    return {"scales": scales, "counts": counts, "frechet": distances}
+def knobs(family: str) -> tuple[Setting, ...]:
+    """One number of a tracker at a time, about the default setting, which comes first."""
+    settings = [Setting(1.0)]
+    for knob, values in KNOBS.items():
+        if family == "dng:classes" and knob in ("prior", "drift", "delta"):
+            continue  # it starts from all classes, and an offset common to all cancels
+        for value in values:
+            if knob == "lambda_0":
+                settings.append(Setting(value))
+            else:
+                number: dict[str, Any] = {knob: value}
+                changed = TrackerOptions(**number)
+                settings.append(Setting(1.0, changed))
+    return tuple(dict.fromkeys(settings))
 
 
-def labels_of(counts) -> np.ndarray:
-    """Labels [S, n] with these counts [S, K], class after class."""
-    return np.stack([np.repeat(np.arange(len(row)), row) for row in counts])
+def compute(config: Config, folder: Path, wanted: list[Cell]) -> dict[Cell, study_cells.Found]:
+    """Every cell, from its file or made now."""
+    found = {}
+    make = problem_of(config)
+    with runs.progress_bar() as bar:
+        task = bar.add_task("cells", total=sum(_cost(cell) for cell in wanted))
+        for cell in wanted:
+            bar.update(task, description=f"{cell.part} {'+'.join(map(str, cell.forbidden))}")
+            there = study_cells.load(folder, cell)
+            if there is None:
+                there = study_cells.run(make(cell.forbidden), cell)
+                study_cells.save(folder, cell, there)
+            found[cell] = there
+            bar.advance(task, _cost(cell))
+    return found
 
 
-def draw(folder, curves: dict[str, tradeoff.Curve], config: Config) -> None:
-    """Trade-off curves averaged over the forbidden classes."""
-    shown = {name: c for name, c in curves.items() if name != "floor"}
-    floor = curves["floor"]
-    plots.trade_off(
-        {
-            name: (
-                100 * c.leak,
-                100 * c.leak_low,
-                100 * c.leak_high,
-                c.kl,
-                c.kl_low,
-                c.kl_high,
-            )
-            for name, c in shown.items()
-        },
-        folder / "trade_off.png",
-        points={"floor": (100 * float(floor.leak[0]), max(float(floor.kl[0]), 0.0))},
-        title=f"{config.dataset}, mean over the forbidden classes, {config.steps} steps",
+def problem_of(config: Config):
+    """forbidden classes -> their problem, made once."""
+    made: dict[tuple[int, ...], Problem] = {}
+
+    def problem(forbidden: tuple[int, ...]) -> Problem:
+        if forbidden not in made:
+            names = [str(k) for k in forbidden]
+            made[forbidden] = problems.make(config.dataset, names, config.source)
+        return made[forbidden]
+
+    return problem
+
+
+def _one(source: Source) -> Source:
+    # The paper's two-network set-up has one file a forbidden class: a study of it has one class.
+    return dataclasses.replace(source, negatives=source.negatives[:1])
+
+
+def _cost(cell: Cell) -> int:
+    return len(cell.settings) * cell.samples * cell.steps
+
+
+def _calibration(config: Config, folder: Path) -> study_summary.Summary:
+    job = calibration.Config(
+        dataset=config.dataset,
+        source=config.source,
+        samplers=(config.sampler,),
+        steps=config.steps,
+        samples=2 * (config.samples // 2),
+        knots=min(8, config.steps - 1),
+        seed=config.seeds[0],
+        out=str(folder / "calibration"),
+        overwrite=True,
     )
-
-
-def tables_of(config: Config, curves, matched, classes: int) -> tuple[runs.Table, runs.Table]:
-    """Two tables: all settings, and the families at the reference's leak."""
-    n = f"mean over {classes} forbidden classes, n = {config.samples} each, {config.steps} steps"
-    settings = runs.Table(n, ("rule", "leak % [95%]", "KL [95%]", "Frechet"))
-    for name, c in curves.items():
-        for i, scale in enumerate(c.scales):
-            settings.add(
-                name if scale is None else f"{name}={scale:g}",
-                f"{100 * c.leak[i]:.2f} [{100 * c.leak_low[i]:.2f}, {100 * c.leak_high[i]:.2f}]",
-                f"{c.kl[i]:.4f} [{c.kl_low[i]:.4f}, {c.kl_high[i]:.4f}]",
-                f"{c.frechet[i]:.2f}",
-            )
-    at_leak = runs.Table(
-        "KL of the baselines at the leak of each tracker with lambda_0 = 1",
-        ("tracker", "its leak %", "rule", "KL [95%]", "excess over the tracker [95%]"),
-    )
-    for (reference, family), m in matched.items():
-        if family.startswith("dng"):
-            continue  # tracker against tracker: in results.json
-        leak = f"{100 * float(curves[reference].leak[0]):.2f}"
-        at_leak.add(
-            reference,
-            leak,
-            family + ("" if m.reached else f" (nearest leak: {100 * m.leak:.2f})"),
-            f"{m.kl:.4f} [{m.kl_low:.4f}, {m.kl_high:.4f}]",
-            f"{m.excess:.4f} [{m.excess_low:.4f}, {m.excess_high:.4f}]",
+    records = calibration.main(job)
+    pictures = [
+        (
+            f"calibration/{path.name}",
+            "Reliability of the tracked posterior at the end of the chain.",
         )
-    return settings, at_leak
-
-
-if __name__ == "__main__":
-    runs.main(lambda: main(tyro.cli(Config, description=__doc__)))
+        for path in sorted((folder / "calibration").glob("reliability_*.png"))
+    ]
+    return study_summary.Summary(records, [calibration.table_of(job, records)], pictures)

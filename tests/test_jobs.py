@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import jax
@@ -14,8 +15,21 @@ import numpy as np
 import pytest
 import tyro
 
+from dng_jax import checkpoints, nets, training
 from dng_jax.errors import InputError, NonFiniteError
-from eval import bench, calibration, class_removal, exact, problems, rule_specs, study
+from eval import (
+    bench,
+    calibration,
+    class_removal,
+    devices,
+    exact,
+    problems,
+    report,
+    rule_specs,
+    study,
+    study_cells,
+)
+from eval.problems import Source
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ("unguided", "floor", "np=0.3", "sld=0.5", "dng:pair", "dng:odds=2", "dng")
@@ -35,7 +49,7 @@ def run(*words: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("denoiser", ["network", "exact"])
 def test_class_removal_writes_one_record_a_rule(tmp_path, denoiser, capsys):
     rules = RULES if denoiser == "exact" else ("floor", "dng:pair", "dng")
-    config = small(tmp_path, denoiser=denoiser, forbid=("3", "8"), seeds=(0, 1), rules=rules)
+    config = small(tmp_path, source=Source(denoiser), forbid=("3", "8"), seeds=(0, 1), rules=rules)
     records = class_removal.main(config)
     folder = tmp_path / "run"
     stored = json.loads((folder / "results.json").read_text())
@@ -65,7 +79,9 @@ def test_samples_do_not_depend_on_the_batch(tmp_path):
 def test_the_label_network_calls_once_a_role(tmp_path):
     rules = ("unguided", "np=0.3", "dng:classes")
     records = class_removal.main(
-        small(tmp_path, network="label", rules=rules, samples=8, steps=2, forbid=("1",))
+        small(
+            tmp_path, source=Source(network="label"), rules=rules, samples=8, steps=2, forbid=("1",)
+        )
     )
     assert [r["network_calls_per_image"] for r in records] == [2, 4, 20]
 
@@ -112,7 +128,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, words, said)
 
 def test_forbidding_every_class_is_refused():
     with pytest.raises(InputError, match="all 10 classes of digits are forbidden"):
-        problems.make("digits", [str(k) for k in range(10)], "exact")
+        problems.make("digits", [str(k) for k in range(10)], Source("exact"))
 
 
 def test_exit_code_two_without_traceback_and_nothing_overwritten(tmp_path):
@@ -125,7 +141,7 @@ def test_exit_code_two_without_traceback_and_nothing_overwritten(tmp_path):
 
 
 def test_a_network_that_yields_nan_is_named_and_ends_the_job(tmp_path, monkeypatch):
-    made = problems.make("digits", ("0",), "network")
+    made = problems.make("digits", ("0",))
     params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), made.denoiser.params)
     bad = dataclasses.replace(made, denoiser=dataclasses.replace(made.denoiser, params=params))
     monkeypatch.setattr(problems, "make", lambda *a, **k: bad)
@@ -143,7 +159,7 @@ def test_rules_are_read_back_as_they_are_written():
 def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler):
     records = calibration.main(
         calibration.Config(
-            denoiser=denoiser,
+            source=Source(denoiser),
             samples=64,
             steps=12,
             knots=3,
@@ -160,7 +176,7 @@ def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler)
 
 
 def test_exact_posterior_equals_the_complement_and_classes_comes_close():
-    problem = problems.make("digits", ("0",), "exact")
+    problem = problems.make("digits", ("0",), Source("exact"))
     identity = exact.exact_identity(problem, 64, seed=0, count=50)
     assert identity["largest_difference"] < 1e-3
     shape, mixture = problem.info.shape, problem.mixture
@@ -201,28 +217,158 @@ def test_exact_claims(tmp_path):
             assert corrected <= min(plain / 2, 0.02)
 
 
-def test_study_resumes_from_its_cells(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "GRIDS", {"np": (0.1, 1.0), "dng:classes": (1.0,)})
-    config = study.Config(
-        forbid=("0", "7"),
-        families=("np", "dng:classes"),
-        samples=32,
-        steps=8,
-        out=str(tmp_path / "s"),
-        resume=True,
+def small_study(tmp_path, **changes):
+    families = ("np", "dng:pair", "dng:classes")
+    options = {"forbid": ("0", "7"), "families": families, "samples": 24, "part_samples": 16}
+    options |= {"steps": 6, "seeds": (0, 1), "out": str(tmp_path / "s")}
+    options |= {"source": Source("exact")}  # compiles in a tenth of a network's time
+    return study.Config(**(options | changes))
+
+
+@pytest.fixture
+def small_grids(monkeypatch):
+    grids = {"np": (0.1, 1.0), "dng:pair": (1.0,), "dng:classes": (0.5, 1.0)}
+    monkeypatch.setattr(study, "GRIDS", grids)
+    monkeypatch.setattr(study, "SEVERAL", {"dng:classes": (1.0,)})
+    monkeypatch.setattr(study, "SET_SIZES", (2, 3))
+    monkeypatch.setattr(study, "STEP_COUNTS", (4, 6))
+    monkeypatch.setattr(study, "KNOBS", {"lambda_0": (2.0,), "tau": (0.5,), "prior": (0.3,)})
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        tuple(part for part in study.PARTS if part != "calibration"),  # test_calibration has that
+        pytest.param(study.PARTS, marks=pytest.mark.slow),
+    ],
+)
+def test_study_makes_every_part_and_its_report(tmp_path, small_grids, parts):
+    results = study.main(small_study(tmp_path, parts=parts))
+    curve = results["curves"]["curves"]["np"]
+    assert curve["leak_by_class"].shape == (2, 2)
+    assert curve["samples"] == 48  # both seeds
+    matched = {(m["reference"], m["rule"]): m for m in results["curves"]["matched"]}
+    own = results["curves"]["curves"]["dng:classes"]["kl"][1]  # lambda_0 = 1
+    assert matched["dng:classes", "np"]["excess"] == pytest.approx(
+        matched["dng:classes", "np"]["kl"] - own
     )
+    counts = [r["counts"] for r in results["curves"]["counts"]]
+    assert len(counts) == 2 * 2 * (1 + 1 + 2 + 1 + 2)  # seeds, classes, settings
+    assert all(sum(c) == 24 for c in counts)
+    assert set(results["several"]) == {2, 3}
+    assert set(results["steps"]) == {4, 6}
+    assert len(results["sensitivity"]["dng:pair"]["leak"]) == 4
+    assert len(results["sensitivity"]["dng:classes"]["leak"]) == 3  # it has no prior
+
+    page = report.main(report.Config(tmp_path / "s")).read_text()
+    assert page.count("data:image/png;base64,") == len(results["pictures"]) >= 8
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    for part in parts:
+        assert report.TITLES[part] in page
+    assert f"{100 * curve['leak'][1]:.2f}" in page
+    assert "| np=1 |" in (tmp_path / "s" / "readme.md").read_text()
+
+
+def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
+    config = small_study(tmp_path, parts=("curves",), resume=True)
+    made, run = [], study_cells.run
+
+    def stop_after_three(problem, cell):
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(cell.name)
+        return run(problem, cell)
+
+    monkeypatch.setattr(study_cells, "run", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        study.main(config)
+    monkeypatch.setattr(study_cells, "run", lambda p, c: (made.append(c.name), run(p, c))[1])
     first = study.main(config)
-    assert first["curves"]["np"].leak_by_class.shape == (2, 2)
-    (matched,) = first["matched"]
-    assert (matched["reference"], matched["rule"]) == ("dng:classes", "np")
-    assert matched["excess"] == pytest.approx(matched["kl"] - first["curves"]["dng:classes"].kl[0])
+    assert len(made) == len(set(made)) == 2 * 2 * 5
 
-    def never(*_):
-        raise AssertionError("a finished cell was computed again")
+    # More seeds are more cells of the same study; nothing finished is made again.
+    more = study.main(dataclasses.replace(config, seeds=(0, 1, 2)))
+    assert len(made) == len(set(made)) == 3 * 2 * 5
+    old, new = (r["curves"]["curves"]["np"]["samples"] for r in (first, more))
+    assert (old, new) == (48, 72)
 
-    monkeypatch.setattr(study, "cell", never)
-    again = study.main(config)
-    assert again["curves"]["np"].kl.tolist() == first["curves"]["np"].kl.tolist()
+    cell = tmp_path / "s" / "cells" / f"{made[0]}.npz"
+    cell.write_bytes(cell.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cannot be read.*remove it"):
+        study.main(config)
+    cell.unlink()
+    with pytest.raises(InputError, match="made with other settings"):
+        study.main(dataclasses.replace(config, samples=30))
+
+
+def test_cells_share_noise_across_rules_and_nothing_across_classes(small_grids, tmp_path):
+    config = small_study(tmp_path)
+    cells = list(study.cells(config, (0, 7), 10))
+    starts = {}
+    for cell in cells:
+        starts.setdefault(study_cells.first_sample(cell), set()).add(cell.forbidden)
+    assert all(len(sets) == 1 for sets in starts.values())
+    assert len(starts) == 2 + len(study.sets_of((0, 7), 10))
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (Source(network="haeds"), "unknown network 'haeds': did you mean 'heads'?"),
+        (Source(network="no.safetensors"), "no.safetensors does not exist"),
+        (Source(negatives=("a.safetensors",)), "--negatives belongs to a network without classes"),
+        (Source(network="classifier.safetensors"), "holds a Classifier, not a UNet"),
+        (Source(classifier="unet.safetensors"), "holds a UNet, not a Classifier"),
+    ],
+)
+def test_networks_that_do_not_fit_are_named(source, said, tmp_path, monkeypatch):
+    for name, bundled in {"classifier": "digits-classifier", "unet": "digits-heads"}.items():
+        found = resources.files("dng_jax.pretrained") / f"{bundled}.safetensors"
+        (tmp_path / f"{name}.safetensors").write_bytes(found.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=re.escape(said)):
+        problems.make("digits", ("0",), source)
+
+
+def test_the_two_network_setup_of_the_paper(tmp_path):
+    config = nets.UNetConfig((8, 8, 1), channels=8, multipliers=(1,), blocks=0, patch=2)
+    names = []
+    for i in range(2):
+        module = nets.UNet(config)
+        state = training.init_state(module, training.make_optimiser(2, 1e-3, 1), jax.random.key(i))
+        names.append(str(tmp_path / f"{i}.safetensors"))
+        checkpoints.save_model(names[-1], state.params, nets.describe(module))
+    source = Source(network=names[0], negatives=(names[1],))
+    options = {"samples": 8, "steps": 2, "source": source}
+    records = class_removal.main(
+        small(tmp_path, rules=("unguided", "np=0.3", "dng:pair"), **options)
+    )
+    assert [r["network_calls_per_image"] for r in records] == [2, 4, 4]
+    with pytest.raises(InputError, match=r"knows no classes.*1 needed, got 0"):
+        problems.make("digits", ("0",), Source(network=names[0]))
+    for rule in ("dng:classes", "floor"):
+        with pytest.raises(InputError, match="asks for every class"):
+            class_removal.main(small(tmp_path, rules=(rule,), out=str(tmp_path / "r"), **options))
+
+
+def test_devices_that_are_not_there_are_named():
+    done = run("eval.class_removal", "--platform", "tpu", "--samples", "8")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no tpu device here" in done.stderr
+    with pytest.raises(InputError, match="must be at least 1, got 0"):
+        devices.select(cpu_devices=0)
+
+
+def test_throughput_counts_operations(tmp_path):
+    config = bench.Config(
+        "throughput", networks=("digits",), batch=8, samples=8, pairs=1, out=str(tmp_path / "b")
+    )
+    (found,) = bench.main(config)["results"].values()
+    # 3x3 convolutions and dense layers of the digits network, at 4x4 and 2x2 positions
+    assert 10e6 < found["sampling"]["operations_per_image"] < 60e6
+    ratio = found["training"]["operations_per_image"] / found["sampling"]["operations_per_image"]
+    assert 2.5 < ratio < 3.5  # forward, and backward by inputs and by weights
 
 
 def test_bench_reports_ratios_and_compiles_nothing_anew(tmp_path):

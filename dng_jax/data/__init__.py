@@ -29,7 +29,7 @@ from dng_jax.data import digits, network, places, prepared, raw
 from dng_jax.data.info import SPLITS, Info, to_unit
 from dng_jax.errors import InputError, choose
 
-__all__ = ["SPLITS", "Info", "load", "to_unit"]
+__all__ = ["SPLITS", "Info", "describe", "load", "to_unit"]
 
 
 def load(
@@ -63,6 +63,13 @@ def load(
             raise InputError(_unknown(name, where))
         folder = _download(source, where, download)
     return prepared.load(name, split, folder)
+
+
+def describe(name: str) -> Info:
+    """What a data set is, without its files where the library knows it (all but prepared sets)."""
+    if name in raw.SETS:
+        return raw.SETS[name].info
+    return load(name)[2]
 
 
 def _download(source: raw.Source, where: places.Places, allowed: bool) -> Path:

@@ -352,7 +352,7 @@ class UNet(nn.Module):
         h = nn.silu(GroupNorm()(h) * (1 + scale) + shift)
         width = (c.num_classes + 1) * pixel
         if c.head_kernel == 1:
-            last = nn.Dense(width, kernel_init=nn.initializers.zeros, name="heads")
+            last: nn.Module = nn.Dense(width, kernel_init=nn.initializers.zeros, name="heads")
         else:
             last = Conv3(width, zero=True)
         out = depth_to_space(last(h), c.patch)

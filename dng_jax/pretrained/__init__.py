@@ -12,8 +12,20 @@ from typing import Any
 
 from dng_jax import checkpoints
 from dng_jax.errors import choose
+from dng_jax.metrics import Reference
 
 NAMES = ("digits-heads", "digits-label", "digits-classifier")
+
+
+def reference(name: str) -> Reference | None:
+    """What the training images look like to a bundled classifier; None where that is not bundled
+    (digits: the data set is embedded)."""
+    choose(name, NAMES, "pretrained network")
+    source = resources.files(__name__) / f"{name}.reference.safetensors"
+    if not source.is_file():
+        return None
+    with resources.as_file(source) as path:
+        return Reference.load(path)
 
 
 def load(name: str) -> tuple[Any, dict, dict]:

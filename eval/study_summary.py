@@ -1,0 +1,434 @@
+"""From the cells of a study to tables and pictures, one function a part.
+
+Each takes the part's finished cells and returns (record for results.json, tables, pictures), a
+picture being (file, caption).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dng_jax import initial_noise, plots, sample, sample_keys, sweep
+from dng_jax.metrics import Moments, kid, precision_and_recall, tradeoff
+from eval import rule_specs, runs
+from eval.problems import Problem
+from eval.rule_specs import TrackerOptions
+from eval.study_cells import Cell, Found, Setting
+
+LEVELS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02)
+Cells = Mapping[Cell, Found]
+MakeProblem = Callable[[tuple[int, ...]], Problem]
+
+
+class Summary(NamedTuple):
+    """What a part comes to; pictures as (file, caption)."""
+
+    record: Any
+    tables: list[runs.Table]
+    pictures: list[tuple[str, str]]
+
+
+def curves(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
+    """Trade-offs, all settings, KL at equal leak."""
+    joined = join(cells)
+    found = _curves(joined, make)
+    sets = _sets(cells)
+    pictures = _trade_offs(found, config, folder, "trade_off", f"{len(sets)} classes in turn")
+    samples = next(iter(found.values())).samples
+    what = f"{config.dataset}, mean over {len(sets)} forbidden classes, n = {samples} each"
+    what += f" ({len(config.seeds)} seeds), {config.steps} steps"
+    trackers = [name for name in found if name.startswith("dng")]
+    baselines = [name for name in found if name in ("np", "sld")]
+    matched = {
+        (a, b): tradeoff.matched(found[a], found[b], at=_at_one(found[a]))
+        for a in trackers
+        for b in baselines
+    }
+    levels = {
+        (a, b): tradeoff.at_levels(found[b], LEVELS, found[a]) for a in trackers for b in baselines
+    }
+    own = {a: tradeoff.at_levels(found[a], LEVELS) for a in trackers}
+    areas = {(a, b): tradeoff.area(found[a], found[b]) for a in trackers for b in baselines}
+    quality = {name: _quality(joined, make, name) for name in found}
+    record = {
+        "curves": _stored(found),
+        "matched": _rows(matched),
+        "levels": _rows(levels),
+        "areas": _rows(areas),
+        "quality": quality,
+        "counts": counts_of(cells),
+    }
+    tables = [
+        _settings_table(what, found, quality),
+        _matched_table(found, matched),
+        _levels_table(own, levels),
+        _areas_table(areas),
+    ]
+    return Summary(record, [t for t in tables if t.rows], pictures)
+
+
+def several(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
+    """Sets of classes forbidden at once, one table for all sizes."""
+    table = runs.Table(
+        f"{config.dataset}, sets of neighbouring classes forbidden at once, "
+        f"n = {config.part_samples} a set, {config.steps} steps",
+        ("rule", "classes", "sets", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet"),
+    )
+    record: dict[int, Any] = {}
+    for size in sorted({len(cell.forbidden) for cell in cells}):
+        mine = {cell: found for cell, found in cells.items() if len(cell.forbidden) == size}
+        found = _curves(join(mine), make)
+        record[size] = _stored(found)
+        for name, c in found.items():
+            for i, scale in enumerate(c.scales):
+                table.add(_label(name, scale), str(size), str(len(_sets(mine))), *_point(c, i))
+    return Summary(record, [table], [])
+
+
+def sensitivity(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
+    """One number of DNG at a time."""
+    found = _curves(join(cells), make)
+    table = runs.Table(
+        f"{config.dataset}, DNG with one number changed, "
+        f"n = {config.part_samples} a forbidden class, {config.steps} steps",
+        ("tracker", "changed", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet"),
+    )
+    panels: dict[str, dict[str, list[tuple]]] = {}
+    for name, c in found.items():
+        for i, setting in enumerate(c.scales):
+            changed = _changed(setting)
+            text = ", ".join(f"{k} = {v:g}" for k, v in changed.items()) or "nothing"
+            table.add(name, text, *_point(c, i))
+            for knob, value in changed.items():
+                panels.setdefault(knob, {}).setdefault(name, []).append((value, i))
+        for knob, default in _defaults(make).items():
+            if name in panels.get(knob, {}):
+                panels[knob][name].append((default, 0))
+    file = "sensitivity.png"
+    plots.responses(
+        {
+            knob: {name: _response(found[name], points) for name, points in of.items()}
+            for knob, of in panels.items()
+        },
+        folder / file,
+        log_x=("lambda_0", "tau", "prior"),
+        title=f"{config.dataset}: DNG, one number at a time, {config.steps} steps",
+    )
+    return Summary(
+        _stored(found), [table], [(file, "Leak and KL against each number of the rule.")]
+    )
+
+
+def steps(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
+    """The number of sampling steps."""
+    table = runs.Table(
+        f"{config.dataset}, number of steps, lambda_0 = 1, "
+        f"n = {config.part_samples} a forbidden class",
+        ("tracker", "steps", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet"),
+    )
+    record: dict[int, Any] = {}
+    lines: dict[str, list[tuple]] = {}
+    for count in sorted({cell.steps for cell in cells}):
+        mine = {cell: found for cell, found in cells.items() if cell.steps == count}
+        found = _curves(join(mine), make)
+        record[count] = _stored(found)
+        for name, c in found.items():
+            table.add(name, str(count), *_point(c, 0))
+            lines.setdefault(name, []).append((count, *_bounds(c, 0)))
+    file = "steps.png"
+    panel = {name: tuple(np.transpose(points)) for name, points in lines.items()}
+    plots.responses({"steps": panel}, folder / file, log_x=("steps",), title=config.dataset)
+    return Summary(record, [table], [(file, "Leak and KL against the number of steps.")])
+
+
+PARTS: dict[str, Callable[[Cells, MakeProblem, Any, Path], Summary]] = {
+    "curves": curves,
+    "sensitivity": sensitivity,
+    "steps": steps,
+    "several": several,
+}
+
+
+def path(problem: Problem, config: Any, grids: Mapping[str, tuple], folder: Path) -> Summary:
+    """The same noise along each rule's scales: chains that fall into the forbidden class unguided.
+
+    From those among the first 512 chains; where fewer than 12 do, others fill the row.
+    """
+    table = problem.table(config.sampler, config.steps)
+    keys = sample_keys(config.seeds[0], 512)
+    x = initial_noise(keys, problem.info.shape, table)
+    plain = rule_specs.build(rule_specs.parse("unguided"), problem, TrackerOptions())
+    unguided = np.asarray(sample(problem.denoiser, table, plain, keys, x).x)
+    labels, _ = problem.judge(unguided)
+    order = np.argsort(~np.isin(labels, problem.forbidden), kind="stable")[:12]
+    pictures = []
+    name = "+".join(problem.info.class_names[k] for k in problem.forbidden)
+    for family in (f for f in config.families if f in ("np", "sld", "dng:pair", "dng:classes")):
+        scales = grids[family]
+        spec = rule_specs.parse(family)
+        rules = [rule_specs.build(spec.with_scale(s), problem, TrackerOptions()) for s in scales]
+        images = np.asarray(sweep(problem.denoiser, table, rules, keys[order], x[order]).x)
+        file = f"path_{family.replace(':', '-')}.png"
+        labels_of_rows = ["unguided", *(_label(family, s) for s in scales)]
+        grid = np.concatenate([unguided[order][None], images])
+        plots.image_grid(grid, folder / file, labels_of_rows, title=f"without {name}: {family}")
+        pictures.append((file, f"{family}: one column a noise, scale growing downwards."))
+    return Summary(None, [], pictures)
+
+
+def join(cells: Cells) -> dict[str, list[tuple[tuple[int, ...], tuple[Setting, ...], Found]]]:
+    """family -> (forbidden, settings, samples of all seeds together), in the order of the sets."""
+    together: dict[tuple[str, tuple[int, ...]], list[tuple[Cell, Found]]] = {}
+    for cell, found in cells.items():
+        together.setdefault((cell.family, cell.forbidden), []).append((cell, found))
+    out: dict[str, list] = {}
+    for (family, forbidden), parts in sorted(
+        together.items(), key=lambda item: (len(item[0][1]), item[0][1])
+    ):
+        labels = np.concatenate([found.labels for _, found in parts], axis=1)
+        features = np.concatenate([found.features for _, found in parts], axis=1)
+        out.setdefault(family, []).append(
+            (forbidden, parts[0][0].settings, Found(labels, features))
+        )
+    order = list(dict.fromkeys(cell.family for cell in cells))
+    return {family: out[family] for family in order}
+
+
+def counts_of(cells: Cells) -> list[dict[str, Any]]:
+    """One record a cell and setting: what was asked for, and counts of the judge's labels."""
+    out = []
+    for cell, found in cells.items():
+        top = int(max(f.labels.max() for f in cells.values())) + 1
+        for setting, labels in zip(cell.settings, found.labels, strict=True):
+            counts = np.bincount(labels, minlength=top)
+            facts = {"forbidden": cell.forbidden, "rule": _label(cell.family, setting.scale)}
+            out.append(facts | {"seed": cell.seed, "counts": counts})
+    return out
+
+
+def _curves(joined, make: MakeProblem) -> dict[str, tradeoff.Curve]:
+    families = list(joined)
+    sets = [forbidden for forbidden, _, _ in joined[families[0]]]
+    scales = {}
+    for family in families:
+        settings = joined[family][0][1]
+        plain = all(s.options == TrackerOptions() for s in settings)
+        scales[family] = [s.scale for s in settings] if plain else list(settings)
+    return tradeoff.curves(
+        {family: [found.labels for _, _, found in joined[family]] for family in families},
+        sets,
+        make(sets[0]).info.num_classes,
+        scales,
+        frechet={family: _frechet(joined[family], make) for family in families},
+        independent=[family for family in families if family == "floor"],
+    )
+
+
+def _stored(found: Mapping[str, tradeoff.Curve]) -> dict[str, dict[str, Any]]:
+    """The curves without their thousands of bootstrap draws."""
+    return {name: {k: v for k, v in vars(c).items() if k != "draws"} for name, c in found.items()}
+
+
+def _frechet(parts, make: MakeProblem) -> np.ndarray:
+    return np.array(
+        [[make(forbidden).real.distance(_moments(f)) for f in found.features]
+         for forbidden, _, found in parts]
+    )  # fmt: skip
+
+
+def _moments(features) -> Moments:
+    return Moments.zero(features.shape[1]).update(features)
+
+
+def _quality(joined, make: MakeProblem, family: str) -> dict[str, np.ndarray]:
+    """KID, precision and recall, means over the forbidden sets, [S] each."""
+    out: dict[str, list] = {"kid": [], "precision": [], "recall": []}
+    for forbidden, _, found in joined[family]:
+        real = make(forbidden).real_features
+        scores = [_scores(real, f.astype(np.float64)) for f in found.features]
+        for name in out:
+            out[name].append([s[name] for s in scores])
+    return {name: np.mean(values, axis=0) for name, values in out.items()}
+
+
+def _scores(real, fake) -> dict[str, float]:
+    overlap = precision_and_recall(fake, real)
+    assert overlap.recall is not None  # both sets are at hand
+    return {
+        "kid": kid(fake, real).value,
+        "precision": overlap.precision.value,
+        "recall": overlap.recall.value,
+    }
+
+
+def _trade_offs(found, config, folder: Path, name: str, what: str) -> list[tuple[str, str]]:
+    pictures = []
+    for measure, label in (
+        ("kl", "KL(target || generated) (nats)"),
+        ("reversed", "KL(generated || target) (nats)"),
+        ("frechet", "Frechet distance"),
+    ):
+        shown = {
+            family: (
+                100 * c.leak,
+                100 * c.leak_low,
+                100 * c.leak_high,
+                getattr(c, measure),
+                getattr(c, f"{measure}_low", None),
+                getattr(c, f"{measure}_high", None),
+            )
+            for family, c in found.items()
+            if family != "floor"
+        }
+        marks = {}
+        if "floor" in found:
+            floor = found["floor"]
+            y = max(float(getattr(floor, measure)[0]), 0.0)
+            marks = {"floor": (100 * float(floor.leak[0]), y)}
+        file = f"{name}_{measure}.png"
+        title = f"{config.dataset}, mean over {what}, {config.steps} steps"
+        plots.trade_off(shown, folder / file, points=marks, y_label=label, title=title)
+        pictures.append((file, f"Share of the forbidden class against {label.split(' (')[0]}."))
+    return pictures
+
+
+def _settings_table(what: str, found, quality) -> runs.Table:
+    table = runs.Table(
+        what,
+        (
+            "rule",
+            "forbidden % [95%]",
+            "KL [95%]",
+            "reversed KL",
+            "Frechet",
+            "KID x 1000",
+            "precision",
+            "recall",
+        ),
+    )
+    for name, c in found.items():
+        for i, scale in enumerate(c.scales):
+            q = {measure: values[i] for measure, values in quality[name].items()}
+            table.add(
+                _label(name, scale),
+                *_point(c, i),
+                f"{1000 * q['kid']:.2f}",
+                f"{q['precision']:.3f}",
+                f"{q['recall']:.3f}",
+            )
+    return table
+
+
+def _matched_table(found, matched) -> runs.Table:
+    table = runs.Table(
+        "KL of the baselines at the leak of each tracker with lambda_0 = 1, paired bootstrap",
+        ("tracker", "its leak %", "its KL", "rule", "KL [95%]", "excess over the tracker [95%]"),
+    )
+    for (a, b), m in matched.items():
+        at = _at_one(found[a])
+        table.add(
+            a,
+            f"{100 * found[a].leak[at]:.2f}",
+            f"{found[a].kl[at]:.4f}",
+            b + ("" if m.reached else f" (nearest leak: {100 * m.leak:.2f})"),
+            f"{m.kl:.4f} [{m.kl_low:.4f}, {m.kl_high:.4f}]",
+            f"{m.excess:.4f} [{m.excess_low:.4f}, {m.excess_high:.4f}]",
+        )
+    return table
+
+
+def _levels_table(own, levels) -> runs.Table:
+    table = runs.Table(
+        "KL at equal leak, where both curves reach it, paired bootstrap",
+        ("leak %", "tracker", "its KL [95%]", "rule", "its KL [95%]", "excess [95%]"),
+    )
+    for i, level in enumerate(LEVELS):
+        for (a, b), other in levels.items():
+            mine = own[a]
+            if mine.reached[i] and other.reached[i]:
+                table.add(
+                    f"{100 * level:g}",
+                    a,
+                    _interval(mine.kl[i], mine.kl_low[i], mine.kl_high[i]),
+                    b,
+                    _interval(other.kl[i], other.kl_low[i], other.kl_high[i]),
+                    _interval(other.excess[i], other.excess_low[i], other.excess_high[i]),
+                )
+    return table
+
+
+def _areas_table(areas) -> runs.Table:
+    table = runs.Table(
+        "Mean excess of KL over the tracker's along log leak, over the leaks that both cover",
+        ("tracker", "rule", "leaks %", "excess [95%]"),
+    )
+    for (a, b), found in areas.items():
+        if np.isfinite(found.excess):
+            table.add(
+                a,
+                b,
+                f"{100 * found.leak_low:.2f} to {100 * found.leak_high:.2f}",
+                _interval(found.excess, found.excess_low, found.excess_high),
+            )
+    return table
+
+
+def _point(c: tradeoff.Curve, i: int) -> tuple[str, ...]:
+    return (
+        f"{100 * c.leak[i]:.2f} [{100 * c.leak_low[i]:.2f}, {100 * c.leak_high[i]:.2f}]",
+        _interval(c.kl[i], c.kl_low[i], c.kl_high[i]),
+        f"{c.reversed[i]:.4f}",
+        f"{c.frechet[i]:.2f}",
+    )
+
+
+def _interval(value, low, high) -> str:
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _bounds(c: tradeoff.Curve, i: int) -> tuple[float, ...]:
+    leak = (100 * c.leak[i], 100 * c.leak_low[i], 100 * c.leak_high[i])
+    return (*leak, c.kl[i], c.kl_low[i], c.kl_high[i])
+
+
+def _response(c: tradeoff.Curve, points) -> tuple[np.ndarray, ...]:
+    rows = [(value, *_bounds(c, i)) for value, i in sorted(points)]
+    return tuple(np.transpose(rows))
+
+
+def _changed(setting: Setting | float) -> dict[str, float]:
+    """The numbers in which a setting differs from the default."""
+    if not isinstance(setting, Setting):
+        setting = Setting(setting)
+    default = vars(TrackerOptions())
+    out = {k: v for k, v in vars(setting.options).items() if v != default[k]}
+    if setting.scale not in (None, 1.0):
+        out["lambda_0"] = setting.scale
+    return out
+
+
+def _defaults(make: MakeProblem) -> dict[str, float]:
+    return {"lambda_0": 1.0, "tau": 1.0, "drift": 0.0, "delta": 0.0} | {
+        "prior": 1 / make((0,)).info.num_classes
+    }
+
+
+def _at_one(c: tradeoff.Curve) -> int:
+    """Index of lambda_0 = 1, else of the last scale."""
+    return c.scales.index(1.0) if 1.0 in c.scales else len(c.scales) - 1
+
+
+def _sets(cells: Cells) -> list[tuple[int, ...]]:
+    return sorted({cell.forbidden for cell in cells})
+
+
+def _label(family: str, scale: float | None) -> str:
+    return family if scale is None else f"{family}={scale:g}"
+
+
+def _rows(pairs: Mapping[tuple[str, str], Any]) -> list[dict[str, Any]]:
+    return [{"reference": a, "rule": b} | vars(found) for (a, b), found in pairs.items()]
