@@ -618,3 +618,11 @@ def test_network_check_says_what_the_server_answers(server):
     with pytest.raises(OSError, match="absent answers 404"):
         network.check(f"{server}absent")
     network.check(server)
+
+
+def test_known_sets_are_described_without_their_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("DNG_JAX_DATA", str(tmp_path))
+    described = data.describe("cifar10")
+    assert described.shape == (32, 32, 3)
+    assert described.class_names[0] == "airplane"
+    assert data.describe("digits") == data.load("digits")[2]

@@ -32,7 +32,7 @@ def count(config):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("patch", [1, 2, 4])
 @pytest.mark.parametrize("conditioning", ["none", "label", "heads"])
 def test_shapes_of_the_three_forms(conditioning, patch):
     config = replace(TINY, conditioning=conditioning, patch=patch, image_shape=(8, 8, 2))
@@ -47,6 +47,33 @@ def test_published_sizes():
     # Ho et al. 2020, section 4 and appendix B: "Our CIFAR10 model has 35.7 million parameters".
     assert abs(count(nets.CONFIGS["cifar10"]) - 35.7e6) < 0.1e6
     assert 24e6 < count(nets.CONFIGS["mnist"]) < 26e6
+
+
+def test_one_by_one_heads_are_the_centre_of_three_by_three_ones():
+    wide, narrow = nets.UNet(TINY), nets.UNet(replace(TINY, head_kernel=1))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.zeros(2)
+    params = params_of(wide, x, logsnr)
+    kernel = np.zeros_like(params["Conv3_2"]["kernel"])
+    kernel[1, 1] = params["Conv3_2"]["kernel"][1, 1]
+    centre = {"kernel": kernel, "bias": params["Conv3_2"]["bias"]}
+    only_centre = {**params, "Conv3_2": centre}
+    moved = {name: leaf for name, leaf in params.items() if name != "Conv3_2"}
+    moved["heads"] = {"kernel": kernel[1, 1], "bias": centre["bias"]}
+    a = jax.jit(wide.apply)({"params": only_centre}, x, logsnr)
+    b = jax.jit(narrow.apply)({"params": moved}, x, logsnr)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patch": 3}, "patch 3 is not supported: choose 1, 2 or 4"),
+        ({"head_kernel": 2}, "head_kernel 2 is not supported: choose 1 or 3"),
+    ],
+)
+def test_sizes_that_are_not_there_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        replace(TINY, **changes)
 
 
 def test_label_form_reads_its_label_and_refuses_to_miss_it():

@@ -47,6 +47,7 @@ def test_curves_are_drawn(tmp_path):
         plots.posterior_over_time({"a": ("quantiles", p[:, :3])}, tmp_path / "q.svg"),
         plots.reliability({"raw": curve}, tmp_path / "r.png"),
         plots.error_over_time({"pair": p[:, 0], "classes": np.zeros(9)}, tmp_path / "e.png"),
+        plots.responses({"tau": {"pair": (x + 1, y, y, y, y, y, y)}}, tmp_path / "s.png"),
     ]
     for path in drawn:
         assert path.stat().st_size > 3000
