@@ -380,6 +380,7 @@ class UNet(nn.Module):
         scale, shift = jnp.split(dense(2 * c.head_channels)(nn.silu(e))[:, None, None], 2, -1)
         h = nn.silu(GroupNorm()(h) * (1 + scale) + shift)
         width = (c.num_classes + 1) * pixel
+        last: nn.Module
         if c.head_kernel == 1:
             last = dense(width, kernel_init=nn.initializers.zeros, name="heads")
         else:
