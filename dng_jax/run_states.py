@@ -41,7 +41,13 @@ from dng_jax.training import TrainState
 
 KEEP_LAST = 2  # the one before the newest is the way out when the newest is damaged
 _TRASH, _UNREADABLE = "deleted", "unreadable"
-_DISK = ("no space left", "disk quota", "read-only file system", "file too large", "permission den")
+_DISK = (
+    "no space left on device",
+    "disk quota exceeded",
+    "read-only file system",
+    "file too large",
+    "permission denied",
+)
 
 
 class RunStates:

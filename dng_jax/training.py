@@ -178,6 +178,7 @@ def split_batch(arrays: tuple, sharding: NamedSharding | None) -> tuple:
     return tuple(jax.lax.with_sharding_constraint(a, sharding) for a in arrays)
 
 
+@functools.lru_cache(maxsize=4)  # the same function again is the same program again
 def several(step: Callable, count: int) -> Callable:
     """`count` steps as one compiled call: the same arguments, metrics stacked [count]."""
 
