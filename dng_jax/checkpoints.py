@@ -1,10 +1,10 @@
-"""Networks and training states on disk, as safetensors: arrays and text, never code.
+"""Networks on disk, as safetensors: arrays and text, never code.
 
 A model file holds the parameters under their paths ("Conv3_0/kernel") and, in the file's metadata,
     format   "dng_jax model 1"
     config   JSON of nets.describe(module): enough to build the module again
-and whatever text the writer adds (data set, command, losses). Parameters may be stored as float16;
-they come back as float32.
+and whatever text the writer adds (data set, command, losses). Parameters may be stored as float16
+or bfloat16; they come back as float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dng_jax import nets
 from dng_jax.errors import InputError, choose
 
 MODEL_FORMAT = "dng_jax model 1"
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def save_model(
@@ -36,7 +36,7 @@ def save_model(
 ) -> None:
     """Writes params (nested dicts of arrays) and config (nets.describe) to one safetensors file.
 
-    dtype "float16" halves the file. The file appears whole or not at all.
+    dtype "float16" or "bfloat16" halves the file. The file appears whole or not at all.
     """
     choose(dtype, DTYPES, "dtype")
     flat = {key: value.astype(dtype) for key, value in _flatten(params).items()}
@@ -61,48 +61,11 @@ def load_model(path: str | os.PathLike) -> tuple[Any, dict, dict]:
     return module, params, config
 
 
-def save_tree(
-    path: str | os.PathLike, tree: Any, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes any pytree of arrays, typed random keys included, bit for bit."""
-    _write(path, _flatten(tree), dict(metadata or {}))
-
-
-def load_tree(path: str | os.PathLike, like: Any) -> tuple[Any, dict[str, str]]:
-    """Returns (tree, metadata), the tree in the structure of `like`.
-
-    Raises InputError where the file's names, shapes or dtypes are not those of `like`.
-    """
-    arrays, metadata = _read(path)
-    wanted = {name: (v.shape, v.dtype) for name, v in _flatten(like).items()}
-    if wanted != {name: (v.shape, v.dtype) for name, v in arrays.items()}:
-        raise InputError(
-            f"{path} belongs to another configuration: resume with the one it was made by"
-        )
-    leaves, structure = jax.tree.flatten_with_path(like)
-    restored = [_restore(arrays[_name(key)], leaf) for key, leaf in leaves]
-    return jax.tree.unflatten(structure, restored), metadata
-
-
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _is_key(leaf) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree.leaves_with_path(tree)
     return {
-        _name(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(tree)
     }
-
-
-def _restore(array: np.ndarray, like) -> jax.Array:
-    value = jax.numpy.asarray(array)
-    return jax.random.wrap_key_data(value) if _is_key(like) else value
 
 
 def _write(

@@ -16,12 +16,16 @@ levels, which covers the discrete levels and everything between them (as logsnr 
 Average: ema <- d ema + (1 - d) params, d = min(decay, (1 + n) / (10 + n)): the warm-up keeps the
 random initialisation from lingering in the average.
 
-Steps are not scanned: XLA differentiates a convolution inside lax.scan about 80 times more slowly
-than outside it on a CPU.
+Precision: the parameters, the average, the optimiser's state, the loss and the norms are float32;
+what convolutions and products compute in is the module's `dtype` (bfloat16 on accelerators).
+
+`several` makes one compiled call of several steps, for accelerators alone: on a CPU, XLA
+differentiates a convolution inside lax.scan about 80 times more slowly than outside it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +33,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.scipy.ndimage import map_coordinates
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dng_jax.schedules import Schedule, from_eps
 
@@ -109,7 +115,7 @@ def make_diffusion_step(
     schedule: Schedule,
     batch_size: int,
     ema_decay: float,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: NamedSharding | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step (state, images, labels) -> (state, metrics).
 
@@ -124,7 +130,7 @@ def make_diffusion_step(
         x0, y, logsnr = split_batch((unit_range(images[rows]), labels[rows], logsnr), sharding)
         return diffusion_loss(module, params, x0, y, logsnr, noise_key, True)
 
-    return _make_step(loss, optimiser, ema_decay)
+    return _make_step(loss, optimiser, ema_decay, sharding)
 
 
 def make_classifier_step(
@@ -133,7 +139,7 @@ def make_classifier_step(
     batch_size: int,
     ema_decay: float,
     smoothing: float = 0.05,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: NamedSharding | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """As `make_diffusion_step`, for cross-entropy with label smoothing on augmented images."""
 
@@ -148,7 +154,14 @@ def make_classifier_step(
         accuracy = jnp.mean(jnp.argmax(logits, -1) == y)
         return value, {"loss": value, "accuracy": accuracy}
 
-    return _make_step(loss, optimiser, ema_decay)
+    return _make_step(loss, optimiser, ema_decay, sharding)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def count_right(module, params, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many of images uint8 [N, H, W, C] a classifier puts into their class, int32 []."""
+    logits = module.apply({"params": params}, unit_range(images))
+    return jnp.sum(jnp.argmax(logits, -1) == labels)
 
 
 def unit_range(images: jax.Array) -> jax.Array:
@@ -158,15 +171,29 @@ def unit_range(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-def split_batch(arrays: tuple, sharding: jax.sharding.Sharding | None) -> tuple:
+def split_batch(arrays: tuple, sharding: NamedSharding | None) -> tuple:
     """The arrays with their leading axis laid out over devices; XLA splits what follows alike."""
     if sharding is None:
         return arrays
     return tuple(jax.lax.with_sharding_constraint(a, sharding) for a in arrays)
 
 
-def _make_step(loss, optimiser, ema_decay):
+@functools.lru_cache(maxsize=4)  # the same function again is the same program again
+def several(step: Callable, count: int) -> Callable:
+    """`count` steps as one compiled call: the same arguments, metrics stacked [count]."""
+
     @jax.jit
+    def run(state: TrainState, images, labels):
+        return jax.lax.scan(lambda s, _: step(s, images, labels), state, length=count)
+
+    return run
+
+
+def _make_step(loss, optimiser, ema_decay, sharding):
+    # Said outright, or XLA may leave parts of the new state split over the devices.
+    whole = {} if sharding is None else {"out_shardings": NamedSharding(sharding.mesh, P())}
+
+    @functools.partial(jax.jit, **whole)
     def step(state: TrainState, images, labels):
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics = jax.grad(loss, has_aux=True)(state.params, images, labels, key)

@@ -1,5 +1,6 @@
 """Networks: the three forms, published sizes, what depends on what, files, bundled weights."""
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dng_jax import checkpoints, data, nets, pretrained, training
 from dng_jax.errors import InputError
@@ -171,12 +173,14 @@ def test_model_file_round_trip(tmp_path):
     assert loaded == module
     assert config == nets.describe(module)
     jax.tree.map(np.testing.assert_array_equal, restored, params)
-    checkpoints.save_model(
-        tmp_path / "h.safetensors", params, nets.describe(module), dtype="float16"
-    )
-    _, half, _ = checkpoints.load_model(tmp_path / "h.safetensors")
-    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), half, params)
+    for dtype, rtol in (("float16", 2**-11), ("bfloat16", 2**-8)):  # half a unit of 10 and 7 bits
+        path = tmp_path / f"{dtype}.safetensors"
+        checkpoints.save_model(path, params, nets.describe(module), dtype=dtype)
+        assert path.stat().st_size < 0.6 * (tmp_path / "m.safetensors").stat().st_size
+        _, half, _ = checkpoints.load_model(path)
+        assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half))
+        close = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-6)
+        jax.tree.map(close, half, params)
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
@@ -189,7 +193,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="not a whole safetensors file"):
             checkpoints.load_model(path)
-    checkpoints.save_tree(path, {"a": np.zeros(3)})
+    save_file({"a": np.zeros(3)}, path)
     with pytest.raises(InputError, match="no model file"):
         checkpoints.load_model(path)
     with pytest.raises(InputError, match="does not exist"):

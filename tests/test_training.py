@@ -1,6 +1,5 @@
-"""Training: learns, resumes bit for bit, keeps its randomness to (key, step); the jobs' manners."""
+"""Training steps: what they learn, average, depend on; scans, precisions, resuming bit for bit."""
 
-import json
 from dataclasses import replace
 
 import jax
@@ -8,12 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train
-import train.classifier
-import train.diffusion
-from dng_jax import checkpoints, data, nets, schedules, training
-from dng_jax.errors import InputError
-from eval import runs
+from dng_jax import data, nets, schedules, training
+from dng_jax.errors import NonFiniteError
+from dng_jax.run_states import RunStates
+from train import logs, loop
 
 CONFIG = nets.UNetConfig(
     (8, 8, 1), 10, "heads", "v", channels=8, multipliers=(1,), blocks=0, middle_blocks=1, patch=2,
@@ -27,39 +24,109 @@ def setting():
     arrays = jnp.asarray(data.to_unit(images)), jnp.asarray(labels)
     module = nets.UNet(CONFIG)
     optimiser = training.make_optimiser(20, 5e-3, 2)
-    state = training.init_state(module, optimiser, jax.random.key(0))
+    # Put there outright, as restored states are: or jit would compile once for each of the two.
+    state = jax.device_put(
+        training.init_state(module, optimiser, jax.random.key(0)), jax.devices()[0]
+    )
     step = training.make_diffusion_step(module, optimiser, schedules.linear(), 32, 0.9)
     return module, arrays, state, step
 
 
-def fixed_loss(module, params, arrays):
-    logsnr = training.stratified_logsnr(jax.random.key(1), 256, schedules.linear())
-    x0, labels = arrays[0][:256], arrays[1][:256]
-    loss = jax.jit(training.diffusion_loss, static_argnums=(0, 6))
-    return loss(module, params, x0, labels, logsnr, jax.random.key(2), False)[0]
+def fit(setting, folder, steps, step=None, **pace):
+    """One sitting of a run in the folder, from its newest state, to `steps` steps."""
+    module, arrays, start, own = setting
+    with RunStates(folder / "states", nets.describe(module)) as states:
+        state, facts = states.restore(start) or (start, {"seconds": 0.0})
+        with logs.Log(folder, int(state.step)) as log:
+            pace = loop.Pace(**({"log_every": 5, "save_every": 100} | pace))
+            return loop.fit(
+                step or own, state, arrays, steps, 32, states, log, pace, seconds=facts["seconds"]
+            )
+
+
+def same(a, b):
+    """Bit for bit, the key included."""
+    a, b = (jax.tree.leaves(s._replace(key=jax.random.key_data(s.key))) for s in (a, b))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_loss_decreases_and_resume_is_bitwise(setting, tmp_path):
-    module, arrays, start, step = setting
+    _, arrays, start, step = setting
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     straight.mkdir()
     stopped.mkdir()
-    end = train.fit(step, start, arrays, 20, straight, log_every=5, save_every=100)
-    before, after = (fixed_loss(module, p, arrays) for p in (start.params, end.params))
+    end, _ = fit(setting, straight, 20)
+    before, after = (float(step(s, *arrays)[1]["loss"]) for s in (start, end))
     assert after < 0.8 * before
 
-    train.fit(step, start, arrays, 10, stopped, log_every=5, save_every=100)
+    _, first_sitting = fit(setting, stopped, 10)
     with open(stopped / "metrics.jsonl", "a") as log:
-        log.write('{"step": 13, "seconds": 1.0}\n')  # ran after the last saved state
-    resumed = train.fit(step, start, arrays, 20, stopped, log_every=5, save_every=100)
-    for a, b in zip(jax.tree.leaves(end[:4]), jax.tree.leaves(resumed[:4]), strict=True):
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(*(jax.random.key_data(s.key) for s in (end, resumed)))
-    logs = [(f / "metrics.jsonl").read_text().splitlines() for f in (straight, stopped)]
-    logs = [[{**json.loads(line), "seconds": 0} for line in lines] for lines in logs]
-    assert logs[0] == logs[1]
-    assert [line["step"] for line in logs[0]] == [5, 10, 15, 20]
-    assert {"loss", "loss_class", "loss_unconditional", "grad_norm"} < set(logs[0][0])
+        log.write('{"step": 13, "seconds": 1.0}\n{"step": 14, "sec')  # after the last saved state
+    resumed, both_sittings = fit(setting, stopped, 20)
+    same(end, resumed)
+    assert both_sittings > first_sitting > 0
+    seen = [logs.read(folder) for folder in (straight, stopped)]
+    assert seen[1][-1]["seconds"] > seen[1][0]["seconds"]
+    clock = {"seconds": 0, "images_per_second": 0}
+    assert [line | clock for line in seen[0]] == [line | clock for line in seen[1]]
+    assert [line["step"] for line in seen[0]] == [5, 10, 15, 20]
+    assert {"loss", "loss_class", "loss_unconditional", "grad_norm"} < set(seen[0][0])
+    # The mean over the last 5% of 20 steps is the last line; over half of them, the last two.
+    assert logs.average_of_last(straight)["loss"] == seen[0][-1]["loss"]
+    half = logs.average_of_last(straight, 0.5)["loss"]
+    assert half == pytest.approx((seen[0][-1]["loss"] + seen[0][-2]["loss"]) / 2)
+
+
+def test_several_steps_a_call_are_the_same_steps(setting, tmp_path):
+    _, arrays, start, step = setting
+    scanned, metrics = training.several(step, 3)(start, *arrays)
+    state, losses = start, []
+    for _ in range(3):
+        state, one = step(state, *arrays)
+        losses.append(one["loss"])
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, scanned[:4], state[:4])
+
+    # Calls of 3 do not run past a line at 4 or a state at 5.
+    end, _ = fit(setting, tmp_path, 10, log_every=4, save_every=5, steps_per_call=3)
+    assert [line["step"] for line in logs.read(tmp_path)] == [4, 8, 10]
+    assert int(end.step) == 10
+    with RunStates(tmp_path / "states", nets.describe(setting[0])) as states:
+        assert states.steps() == [5, 10]
+
+
+def test_bfloat16_keeps_float32_parameters_and_the_loss(setting):
+    module, arrays, start, own = setting
+    half = nets.UNet(module.config, jnp.bfloat16)
+    # Away from the zeros that the output layers start from: otherwise nothing is compared.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: p + rng.normal(0, 0.1, p.shape).astype("f4"), start.params)
+    optimiser = training.make_optimiser(20, 5e-3, 2)
+    step = training.make_diffusion_step(half, optimiser, schedules.linear(), 32, 0.9)
+    state, metrics = step(start._replace(params=params), *arrays)
+    single = float(own(start._replace(params=params), *arrays)[1]["loss"])
+    assert metrics["loss"] != single
+    assert float(metrics["loss"]) == pytest.approx(single, rel=0.01)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state[1:3])} == {"float32"}
+    assert metrics["loss"].dtype == jnp.float32
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(setting, tmp_path):
+    step = setting[3]
+
+    def spoiled(state, *arrays):
+        new, metrics = step(state, *arrays)
+        late = new.step == 13
+        return new, metrics | {"loss": jnp.where(late, jnp.nan, metrics["loss"])}
+
+    with pytest.raises(NonFiniteError, match=r"step 13, where the loss nan"):
+        fit(setting, tmp_path, 40, spoiled, save_every=5)
+    with RunStates(tmp_path / "states", nets.describe(setting[0])) as states:
+        assert states.steps() == [5, 10]
+        assert int(states.restore(setting[2])[0].step) == 10
+    assert [line["step"] for line in logs.read(tmp_path)] == [5, 10]
 
 
 def test_average_follows_its_formula(setting):
@@ -80,15 +147,6 @@ def test_a_step_depends_on_key_and_number_alone(setting):
     losses = [float(step(s, *arrays)[1]["loss"]) for s in (start, start, other, later)]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
-
-
-def test_state_of_another_network_is_refused(setting, tmp_path):
-    _, _, start, _ = setting
-    checkpoints.save_tree(tmp_path / "state.safetensors", start)
-    wider = jax.tree.map(lambda p: np.concatenate([p, p]), start.params)
-    other = start._replace(params=wider)
-    with pytest.raises(InputError, match="another configuration"):
-        checkpoints.load_tree(tmp_path / "state.safetensors", other)
 
 
 def test_noise_levels_cover_the_schedule_evenly():
@@ -124,29 +182,3 @@ def test_augmentation_keeps_range_and_identity_of_images():
     a, b = flat(x), flat(y)
     correlation = np.sum(a * b, 1) / np.sqrt(np.sum(a**2, 1) * np.sum(b**2, 1))
     assert 0.75 < correlation.mean() < 0.99
-
-
-def test_classifier_job_writes_what_it_says(tmp_path, capsys):
-    out = tmp_path / "run"
-    train.classifier.run(out=out, steps=20, batch_size=16, log_every=10, save_every=10)
-    assert "test accuracy" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [10, 20]
-    assert set(lines[0]) == {"step", "seconds", "loss", "accuracy", "grad_norm"}
-    module, _, _ = checkpoints.load_model(out / "model.safetensors")
-    assert isinstance(module, nets.Classifier)
-    with pytest.raises(InputError, match="already holds this run"):
-        train.classifier.run(out=out, steps=20, batch_size=16)
-    with pytest.raises(InputError, match="holds another run"):
-        train.classifier.run(out=out, steps=30, batch_size=16, resume=True)
-
-
-def test_a_wrong_option_is_one_sentence_and_exit_code_2(tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        runs.main(lambda: train.diffusion.run(preset="digit", out=tmp_path / "run"))
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert "did you mean 'digits'" in message
-    assert "Traceback" not in message
-    with pytest.raises(InputError, match="no run to resume"):
-        train.diffusion.run(out=tmp_path / "none", resume=True)

@@ -10,8 +10,10 @@ normalisation across pixels or examples, so one image's logits never depend on a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from dng_jax.nets.unet import config_from_dict
 
@@ -40,9 +42,11 @@ class Classifier(nn.Module):
     """`apply({"params": p}, x)` -> logits [B, K]; features=True returns (logits, f [B, F]) instead.
 
     x [B, H, W, C] float32 in [-1, 1]. train=True needs rngs={"dropout": key}.
+    dtype: of the convolutions and products, None for float32; logits and features are float32.
     """
 
     config: ClassifierConfig
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x, *, features: bool = False, train: bool = False):
@@ -51,8 +55,10 @@ class Classifier(nn.Module):
             if i > 0:
                 x = nn.avg_pool(x, (2, 2), (2, 2))
             for _ in range(2):
-                x = nn.relu(nn.Conv(width, (3, 3))(x))
-        f = nn.relu(nn.Dense(c.features, name="features")(x.reshape(x.shape[0], -1)))
+                x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
+        flat = x.reshape(x.shape[0], -1)
+        f = nn.relu(nn.Dense(c.features, dtype=self.dtype, name="features")(flat))
+        f = f.astype(jnp.float32)
         dropped = nn.Dropout(c.dropout, deterministic=not train)(f)
         logits = nn.Dense(c.num_classes, name="logits")(dropped)
         return (logits, f) if features else logits
@@ -60,8 +66,10 @@ class Classifier(nn.Module):
 
 CLASSIFIER_CONFIGS = {
     "digits": ClassifierConfig((8, 8, 1), 10),
-    # Sized for MNIST and CIFAR-10; not trained by this version of the library.
     "mnist": ClassifierConfig((28, 28, 1), 10, widths=(32, 64, 128), features=128, dropout=0.4),
+    "fashion_mnist": ClassifierConfig(
+        (28, 28, 1), 10, widths=(32, 64, 128), features=128, dropout=0.4
+    ),
     "cifar10": ClassifierConfig(
         (32, 32, 3), 10, widths=(64, 128, 256, 256), features=256, dropout=0.4
     ),

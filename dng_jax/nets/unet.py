@@ -29,6 +29,10 @@ unit: the discrete levels of a schedule (about .02 apart) stay smooth, the ends 
 `patch` = p folds p x p pixels into channels before the first convolution (space to depth) and
 unfolds them after the last one: 1/p^2 of the work. `head_kernel` = 1 makes the last convolution of
 "heads" a product per position: with p = 4 its (K+1) p^2 C outputs would cost half of the network.
+
+Precision: parameters are float32; `UNet(config, dtype)` says what convolutions and matrix products
+compute in. With bfloat16 the norms, attention's softmax, the embedding of the noise level and the
+output stay float32. None: all of it float32.
 """
 
 from __future__ import annotations
@@ -36,11 +40,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 
 from dng_jax.errors import InputError, choose
 from dng_jax.schedules import PARAMETERISATIONS
@@ -141,26 +147,32 @@ _MNIST_SMALL = UNetConfig(
     resample="shuffle",
     scale_shift=True,
 )
+# Ho et al. 2020 and Koulischer et al. 2025: the sizes that the published numbers belong to.
+_MNIST = UNetConfig(
+    (28, 28, 1), 10, "none", channels=128, multipliers=(1, 2, 2), embed_channels=512
+)
+_CIFAR10 = UNetConfig(
+    (32, 32, 3),
+    10,
+    "none",
+    channels=128,
+    multipliers=(1, 2, 2, 2),
+    attention_levels=(1,),
+    dropout=0.1,
+    embed_channels=512,
+)
 CONFIGS = {
     "digits": _DIGITS,
     "digits-label": replace(_DIGITS, conditioning="label", channels=32),
     "mnist-small": _MNIST_SMALL,
     "mnist-small-label": replace(_MNIST_SMALL, conditioning="label"),
     "mnist-small-plain": replace(_MNIST_SMALL, conditioning="none"),
-    # Ho et al. 2020 and Koulischer et al. 2025: the sizes that the published numbers belong to.
-    "mnist": UNetConfig(
-        (28, 28, 1), 10, "none", channels=128, multipliers=(1, 2, 2), embed_channels=512
-    ),
-    "cifar10": UNetConfig(
-        (32, 32, 3),
-        10,
-        "none",
-        channels=128,
-        multipliers=(1, 2, 2, 2),
-        attention_levels=(1,),
-        dropout=0.1,
-        embed_channels=512,
-    ),
+    "mnist": _MNIST,
+    "mnist-heads": replace(_MNIST, conditioning="heads"),
+    "mnist-label": replace(_MNIST, conditioning="label"),
+    "cifar10": _CIFAR10,
+    "cifar10-heads": replace(_CIFAR10, conditioning="heads"),
+    "cifar10-label": replace(_CIFAR10, conditioning="label"),
 }
 
 
@@ -190,12 +202,14 @@ class Conv3(nn.Module):
 
     features: int
     zero: bool = False
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x):
         init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if x.shape[1] * x.shape[2] > 4:
             dims = ("NHWC", "HWIO", "NHWC")
             return (
@@ -215,11 +229,13 @@ class GroupNorm(nn.Module):
     Groups of channels share mean and variance (Wu & He 2018); variance as E[(x - mean)^2], since
     E[x^2] - E[x]^2 loses digits in float32 where the mean is large. Groups are averaged by a
     product with a [c, c] block matrix: on a CPU five times as fast as a reduction over groups.
+    Computes in float32 and answers in the dtype of x.
     """
 
     @nn.compact
     def __call__(self, x):
-        c = x.shape[-1]
+        c, dtype = x.shape[-1], x.dtype
+        x = x.astype(jnp.float32)
         groups = math.gcd(32, max(1, c // 4))
         average = jnp.asarray(
             np.kron(np.eye(groups), np.full([c // groups] * 2, groups / c)), x.dtype
@@ -229,7 +245,7 @@ class GroupNorm(nn.Module):
         highest = partial(jnp.matmul, precision="highest")
         centred = x - highest(x.mean((1, 2)), average)[:, None, None]
         variance = highest((centred**2).mean((1, 2)), average)[:, None, None]
-        return centred * (jax.lax.rsqrt(variance + 1e-6) * scale) + bias
+        return (centred * (jax.lax.rsqrt(variance + 1e-6) * scale) + bias).astype(dtype)
 
 
 class ResBlock(nn.Module):
@@ -238,32 +254,38 @@ class ResBlock(nn.Module):
     features: int
     dropout: float
     scale_shift: bool
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x, e, train: bool = False):
-        h = Conv3(self.features)(nn.silu(GroupNorm()(x)))
+        dense, conv3 = partial(nn.Dense, dtype=self.dtype), partial(Conv3, dtype=self.dtype)
+        h = conv3(self.features)(nn.silu(GroupNorm()(x)))
         if self.scale_shift:
-            scale, shift = jnp.split(nn.Dense(2 * self.features)(nn.silu(e))[:, None, None], 2, -1)
+            scale, shift = jnp.split(dense(2 * self.features)(nn.silu(e))[:, None, None], 2, -1)
             h = GroupNorm()(h) * (1 + scale) + shift
         else:
-            h = GroupNorm()(h + nn.Dense(self.features)(nn.silu(e))[:, None, None])
+            h = GroupNorm()(h + dense(self.features)(nn.silu(e))[:, None, None])
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = Conv3(self.features, zero=True)(h)
+        h = conv3(self.features, zero=True)(h)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, name="skip")(x)
+            x = dense(self.features, name="skip")(x)
         return x + h
 
 
 class Attention(nn.Module):
     """Single-head self-attention over positions with a residual, [B, h, w, c] -> the same."""
 
+    dtype: Any = None
+
     @nn.compact
     def __call__(self, x):
         b, h, w, c = x.shape
+        dense = partial(nn.Dense, dtype=self.dtype)
         flat = GroupNorm()(x).reshape(b, h * w, c)
-        q, k, v = (nn.Dense(c, name=name)(flat) for name in ("query", "key", "value"))
-        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) * c**-0.5, axis=-1)
-        out = nn.Dense(c, kernel_init=nn.initializers.zeros, name="out")(weights @ v)
+        q, k, v = (dense(c, name=name)(flat) for name in ("query", "key", "value"))
+        scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
+        weights = nn.softmax(scores * c**-0.5, axis=-1).astype(v.dtype)
+        out = dense(c, kernel_init=nn.initializers.zeros, name="out")(weights @ v)
         return x + out.reshape(b, h, w, c)
 
 
@@ -271,12 +293,14 @@ class Down(nn.Module):
     """Halves the sides, keeps the channels."""
 
     resample: str
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x):
+        c, dtype = x.shape[-1], self.dtype
         if self.resample == "shuffle":
-            return nn.Dense(x.shape[-1])(space_to_depth(x, 2))
-        return nn.Conv(x.shape[-1], (3, 3), strides=2, padding=((0, 1), (0, 1)))(x)
+            return nn.Dense(c, dtype=dtype)(space_to_depth(x, 2))
+        return nn.Conv(c, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=dtype)(x)
 
 
 class Up(nn.Module):
@@ -284,12 +308,13 @@ class Up(nn.Module):
 
     resample: str
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x):
         if self.resample == "shuffle":
-            return depth_to_space(nn.Dense(4 * self.features)(x), 2)
-        return Conv3(x.shape[-1])(x.repeat(2, axis=1).repeat(2, axis=2))
+            return depth_to_space(nn.Dense(4 * self.features, dtype=self.dtype)(x), 2)
+        return Conv3(x.shape[-1], dtype=self.dtype)(x.repeat(2, axis=1).repeat(2, axis=2))
 
 
 class UNet(nn.Module):
@@ -297,10 +322,12 @@ class UNet(nn.Module):
 
     x [B, H, W, C] float32, logsnr [B] float32 (about -10 to 10), label [B] int32 in 0..K for
     conditioning "label" only. train=True switches dropout on and needs rngs={"dropout": key}.
-    The output is in `config.parameterisation`: read it with schedules.to_eps.
+    The output is float32, in `config.parameterisation`: read it with schedules.to_eps.
+    dtype: of the convolutions and products, None for float32 (see the file's docstring).
     """
 
     config: UNetConfig
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x, logsnr, label=None, *, train: bool = False):
@@ -310,51 +337,54 @@ class UNet(nn.Module):
                 f"a network with conditioning '{c.conditioning}' was called "
                 f"{'with' if label is not None else 'without'} a label: only 'label' takes one"
             )
+        dtype = self.dtype
         e = nn.Dense(c.embed_channels)(embed_logsnr(logsnr, min(c.channels, 128)))
         e = nn.Dense(c.embed_channels)(nn.silu(e))
         if c.conditioning == "label":
             e = e + nn.Embed(c.num_classes + 1, c.embed_channels)(label)
 
         widths = [c.channels * m for m in c.multipliers]
-        block = lambda width: ResBlock(width, c.dropout, c.scale_shift)  # noqa: E731
-        h = Conv3(c.channels)(space_to_depth(x, c.patch))
+        block = lambda width: ResBlock(width, c.dropout, c.scale_shift, dtype)  # noqa: E731
+        h = Conv3(c.channels, dtype=dtype)(space_to_depth(x, c.patch))
         skips = [h]
         for level, width in enumerate(widths):
             for _ in range(c.blocks):
                 h = block(width)(h, e, train)
                 if level in c.attention_levels:
-                    h = Attention()(h)
+                    h = Attention(dtype)(h)
                 skips.append(h)
             if level + 1 < len(widths):
-                h = Down(c.resample)(h)
+                h = Down(c.resample, dtype)(h)
                 skips.append(h)
         for i in range(c.middle_blocks):
             if i == 1 and c.attention_levels:
-                h = Attention()(h)
+                h = Attention(dtype)(h)
             h = block(widths[-1])(h, e, train)
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(c.blocks + 1):
                 h = block(width)(jnp.concatenate([h, skips.pop()], -1), e, train)
                 if level in c.attention_levels:
-                    h = Attention()(h)
+                    h = Attention(dtype)(h)
             if level > 0:
-                h = Up(c.resample, widths[level - 1])(h)
+                h = Up(c.resample, widths[level - 1], dtype)(h)
         h = nn.silu(GroupNorm()(h))
-        return self._output(h, e)
+        return self._output(h, e).astype(jnp.float32)
 
     def _output(self, h, e):
         c = self.config
+        dense, conv3 = partial(nn.Dense, dtype=self.dtype), partial(Conv3, dtype=self.dtype)
         pixel = c.patch**2 * c.image_shape[-1]
         if c.conditioning != "heads":
-            return depth_to_space(Conv3(pixel, zero=True)(h), c.patch)
-        h = Conv3(c.head_channels)(h)
-        scale, shift = jnp.split(nn.Dense(2 * c.head_channels)(nn.silu(e))[:, None, None], 2, -1)
+            return depth_to_space(conv3(pixel, zero=True)(h), c.patch)
+        h = conv3(c.head_channels)(h)
+        scale, shift = jnp.split(dense(2 * c.head_channels)(nn.silu(e))[:, None, None], 2, -1)
         h = nn.silu(GroupNorm()(h) * (1 + scale) + shift)
         width = (c.num_classes + 1) * pixel
+        last: nn.Module
         if c.head_kernel == 1:
-            last: nn.Module = nn.Dense(width, kernel_init=nn.initializers.zeros, name="heads")
+            last = dense(width, kernel_init=nn.initializers.zeros, name="heads")
         else:
-            last = Conv3(width, zero=True)
+            last = conv3(width, zero=True)
         out = depth_to_space(last(h), c.patch)
         out = out.reshape(*out.shape[:3], c.num_classes + 1, c.image_shape[-1])
         return jnp.moveaxis(out, 3, 1)

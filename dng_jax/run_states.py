@@ -1,0 +1,279 @@
+"""The saved states of a training run: Orbax's CheckpointManager (v0) behind one file.
+
+    FOLDER/1000/state     every leaf of the TrainState under its path ("ema/Conv3_0/kernel")
+    FOLDER/1000/about     JSON: the network's description, the mean training loss since the save
+                          before, facts of the job (seconds so far), checksums
+    FOLDER/unreadable/    states found damaged, moved out of the way, never deleted
+
+Saving is asynchronous: arrays are copied to the host, then written while training goes on. A state
+appears by a rename, whole or not at all, and disappears by a rename before it is deleted, so that
+kill -9 at any moment leaves only states that can be read. Kept: the last two, and the best by loss.
+
+Restoring asks for shapes, dtypes and shardings of the present mesh alone: a state saved on eight
+devices comes back on one, bit for bit, the typed key included. The files' own checks find cut and
+missing pieces, but not altered numbers; so every leaf, as 32-bit words w, has a checksum
+
+    sum_i (2 i + 1) w_i  mod 2^32,
+
+an integer, hence the same for every layout over devices, and any one altered word changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from jax.experimental import multihost_utils
+
+from dng_jax.errors import InputError
+from dng_jax.training import TrainState
+
+KEEP_LAST = 2  # the one before the newest is the way out when the newest is damaged
+_TRASH, _UNREADABLE = "deleted", "unreadable"
+_DISK = (
+    "no space left on device",
+    "disk quota exceeded",
+    "read-only file system",
+    "file too large",
+    "permission denied",
+)
+
+
+class RunStates:
+    """The saved states of one run, to be used as a context and by all processes alike.
+
+    folder: theirs alone, made when missing. network: plain JSON values (`nets.describe`), compared
+    before anything is restored. keep_best: how many of the lowest loss to keep besides the last
+    two. report: told, in one line, of a state that cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        network: Mapping[str, Any],
+        *,
+        keep_best: int = 1,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.folder, self.network, self.report = Path(folder).resolve(), dict(network), report
+        self._losses: dict[int, float] = {}
+        # Orbax tells of every failed save with a traceback; the error itself comes up anyway.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_LastAndBest(self._losses, keep_best),
+            cleanup_tmp_directories=True,
+            todelete_subdir=_TRASH,
+        )
+        with self._disk("open"):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=options,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "about": ocp.JsonCheckpointHandler(),
+                },
+            )
+            self._empty_trash()
+
+    def __enter__(self) -> RunStates:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        # The save under way when something else went wrong is a good one: let it finish.
+        try:
+            with self._disk("finish"):
+                self._manager.close()
+                self._empty_trash()
+        except Exception:
+            if error is None:
+                raise
+
+    def steps(self) -> list[int]:
+        """Steps of the states kept, rising."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, loss: float, facts: Mapping[str, Any] | None = None) -> None:
+        """Begins to write the state under its step; raises InputError where the disk refuses.
+
+        loss: mean training loss since the save before. A failure of the save before, which is
+        noticed late, is raised here too; it leaves the states before it as they were.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        arrays = _flatten(state)
+        about = {
+            "network": self.network,
+            "loss": float(loss),
+            "facts": dict(facts or {}),
+            "checksums": np.asarray(_checksums(list(arrays.values()))).tolist(),
+        }
+        about["digest"] = _digest(about)
+        with self._disk(f"save step {step}"):
+            self._manager.wait_until_finished()
+            self._empty_trash()
+            self._losses[step] = float(loss)
+            items = ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
+            )
+            self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk; raises InputError where it is not."""
+        with self._disk("save"):
+            self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState, *, best: bool = False) -> tuple[TrainState, dict] | None:
+        """The newest state that can be read (best: of the lowest loss), and its facts; or None.
+
+        like: arrays, of which only shape, dtype and sharding are used. A state that cannot be read
+        is reported and moved to `unreadable`. Raises InputError for a state of another network.
+        """
+        self.wait()
+        for step in reversed(self.steps()):
+            try:
+                self._losses[step] = float(self._about(step)["loss"])
+            except Exception as error:
+                self._put_aside(step, error)
+        order = self.steps()
+        if best:
+            order.sort(key=lambda step: -self._losses[step])
+        for step in reversed(order):
+            about = self._about(step)
+            if about["network"] != self.network:
+                raise InputError(
+                    f"{self.folder} holds states of another network"
+                    f" ({_difference(about['network'], self.network)}):"
+                    " resume with the options it was started with, or choose another --out"
+                )
+            try:
+                return self._state(step, like, about["checksums"]), about["facts"]
+            except Exception as error:
+                self._put_aside(step, error)
+        return None
+
+    def _about(self, step: int) -> dict:
+        items = ocp.args.Composite(about=ocp.args.JsonRestore())
+        about = self._manager.restore(step, args=items)["about"]
+        if about["digest"] != _digest(about):
+            raise ValueError("its description was altered")
+        return about
+
+    def _state(self, step: int, like: TrainState, checksums: list[int]) -> TrainState:
+        wanted = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in _flatten(like).items()
+        }
+        # Orbax reads all arrays at once and spills a traceback for each that it cannot read.
+        folder = self.folder / str(step) / "state"
+        for path in (folder / "array_metadatas").glob("*"):
+            json.loads(path.read_text())
+        for name, checksum in zip(wanted, checksums, strict=True):
+            if _stored_checksum(folder, name) != checksum:
+                raise ValueError(f"the numbers of {name} were altered")
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        arrays = self._manager.restore(step, args=items)["state"]
+        leaves, structure = jax.tree.flatten_with_path(like)
+        found = [
+            jax.random.wrap_key_data(arrays[_name(path)], impl=jax.random.key_impl(leaf))
+            if _is_key(leaf)
+            else arrays[_name(path)]
+            for path, leaf in leaves
+        ]
+        return jax.tree.unflatten(structure, found)
+
+    def _put_aside(self, step: int, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        self.report(f"the state of step {step} cannot be read ({reason}): using the one before")
+        if jax.process_index() == 0:
+            target = self.folder / _UNREADABLE / str(step)
+            while target.exists():
+                target = target.with_name(target.name + "-again")
+            target.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"unreadable {step}")
+        self._manager.reload()
+
+    def _empty_trash(self) -> None:
+        if jax.process_index() == 0:
+            shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
+
+    @contextmanager
+    def _disk(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # Written by C++, a full disk comes back as an error of any type, told by its text.
+            text = next((w for w in _DISK if w in str(error).lower()), None)
+            if not isinstance(error, OSError) and text is None:
+                raise
+            reason = getattr(error, "strerror", None) or text or str(error)
+            raise InputError(
+                f"cannot {what} in {self.folder} ({reason.lower()}): make room, then continue with"
+                " --resume from the state saved before, which is intact"
+            ) from error
+
+
+class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    def __init__(self, losses: dict[int, float], keep_best: int) -> None:
+        self.losses, self.keep_best = losses, keep_best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = sorted(c.step for c in checkpoints)
+        best = sorted((s for s in steps if s in self.losses), key=self.losses.__getitem__)
+        kept = {*steps[-KEEP_LAST:], *best[: self.keep_best]}
+        return [c.step in kept for c in checkpoints]
+
+
+def _flatten(state: TrainState) -> dict[str, jax.Array]:
+    return {
+        _name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        for path, leaf in jax.tree.leaves_with_path(state)
+    }
+
+
+@jax.jit
+def _checksums(leaves: list[jax.Array]) -> jax.Array:
+    def one(leaf):
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
+
+    return jnp.stack([one(leaf) for leaf in leaves])
+
+
+def _stored_checksum(folder: Path, name: str) -> int:
+    place = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    spec = {"driver": "zarr", "kvstore": {**place, "path": f"{name}/"}}
+    words = tensorstore.open(spec, read=True).result().read().result().reshape(-1).view(np.uint32)
+    factors = 2 * np.arange(words.size, dtype=np.uint32) + np.uint32(1)
+    return int(np.sum(words * factors, dtype=np.uint32))
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in about.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_key(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    names = [n for n in {**stored, **wanted} if stored.get(n) != wanted.get(n)]
+    return ", ".join(f"{n} {stored.get(n)}, not {wanted.get(n)}" for n in names[:3])

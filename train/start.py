@@ -1,0 +1,170 @@
+"""How a job starts: processes, devices, the mesh, the run's folder, arrays on the devices.
+
+One mesh axis, "batch", over all devices of all processes. Parameters and the data set (uint8) lie
+whole on every device; batches are split. Every process runs the same program on the same data, and
+process 0 alone writes, except for saved states, which Orbax writes together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dng_jax import data
+from dng_jax.errors import InputError
+from eval import devices, runs
+from train.options import Options
+from train.presets import DiffusionJob, Job
+
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_CALL = {"cpu": 1}  # steps a compiled call; see dng_jax.training.several
+_CALL_ACCELERATOR = 25
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job runs. whole, split: shardings of parameters and of batches."""
+
+    devices: list[jax.Device]
+    whole: NamedSharding
+    split: NamedSharding
+
+    @property
+    def platform(self) -> str:
+        """cpu, gpu or tpu."""
+        return self.devices[0].platform
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return jax.process_index() == 0
+
+    def say(self, text: str) -> None:
+        """Prints, once for all processes."""
+        if self.first:
+            print(text, flush=True)
+
+    def put(self, tree: Any) -> Any:
+        """The arrays, equal in every process, whole on every device; typed keys pass through."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.whole)
+
+        def one(leaf):
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                impl = jax.random.key_impl(leaf)
+                return jax.random.wrap_key_data(one(jax.random.key_data(leaf)), impl=impl)
+            array = np.asarray(leaf)
+            return jax.make_array_from_callback(array.shape, self.whole, lambda i: array[i])
+
+        return jax.tree.map(one, tree)
+
+    def dtype(self, precision: str) -> Any:
+        """What networks compute in: None for float32; auto is bfloat16 on GPU and TPU."""
+        wanted = {"auto": "float32" if self.platform == "cpu" else "bfloat16"}
+        return jax.numpy.bfloat16 if wanted.get(precision, precision) == "bfloat16" else None
+
+    def steps_per_call(self, wanted: int | None) -> int:
+        """The option, or what suits the platform."""
+        return wanted or _CALL.get(self.platform, _CALL_ACCELERATOR)
+
+
+def place(options: Options) -> Place:
+    """Joins the other processes, takes all devices; InputError where there are none."""
+    arguments = process_arguments(
+        options.coordinator, options.num_processes, options.process_id, os.environ
+    )
+    if arguments is not None and not jax.distributed.is_initialized():
+        # Signals are this job's to handle, for all processes alike (train.loop).
+        jax.config.update("jax_enable_preemption_service", False)
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        try:
+            jax.distributed.initialize(**arguments)
+        except RuntimeError as error:
+            raise InputError(
+                f"cannot join the other processes ({str(error).splitlines()[0]}): check"
+                " --coordinator, and that all --num-processes are running"
+            ) from error
+    found = devices.select(options.platform, options.cpu_devices)
+    mesh = jax.make_mesh((len(found),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    return Place(found, NamedSharding(mesh, P()), NamedSharding(mesh, P("batch")))
+
+
+def process_arguments(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    environment: Mapping[str, str],
+) -> dict[str, Any] | None:
+    """Arguments of jax.distributed.initialize, none for a SLURM step; None for one process."""
+    given = (coordinator, num_processes, process_id)
+    if all(value is None for value in given):
+        slurm = all(name in environment for name in _SLURM)
+        return {} if slurm and int(environment["SLURM_NTASKS"]) > 1 else None
+    if coordinator is None or num_processes is None or process_id is None:
+        raise InputError(
+            "--coordinator, --num-processes and --process-id belong together: give all three"
+        )
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise InputError(f"--coordinator must be HOST:PORT, got '{coordinator}'")
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise InputError(
+            f"--process-id must be 0 to {num_processes - 1} for --num-processes {num_processes},"
+            f" got {process_id}"
+        )
+    return {
+        "coordinator_address": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+
+
+def load(job: Job, where: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, H, W, C] and labels int32 [N]; InputError where they do not fit the job."""
+    if job.batch_size % len(where.devices):
+        raise InputError(
+            f"--batch-size {job.batch_size} does not divide by {len(where.devices)} devices:"
+            f" take {-(-job.batch_size // len(where.devices)) * len(where.devices)}"
+        )
+    images, labels, info = data.load(job.dataset, job.split)
+    network = getattr(job, "network")  # noqa: B009  both kinds of job have one, of two types
+    if tuple(network.image_shape) != tuple(info.shape) or network.num_classes != info.num_classes:
+        raise InputError(
+            f"the network is made for {network.num_classes} classes of images"
+            f" {'x'.join(map(str, network.image_shape))}, {job.dataset} has {info.num_classes} of"
+            f" {'x'.join(map(str, info.shape))}: choose another preset"
+        )
+    only = job.only_class if isinstance(job, DiffusionJob) else None
+    if only is not None:
+        if not 0 <= only < info.num_classes:
+            raise InputError(f"--only-class must be 0 to {info.num_classes - 1}, got {only}")
+        images, labels = images[labels == only], labels[labels == only]
+    return images[: job.examples], labels[: job.examples]
+
+
+def open_run(out: Path, job: Job, resume: bool, where: Place) -> None:
+    """Makes the run's folder, or finds it again; never writes over another run."""
+    problem = None
+    if where.first:
+        try:
+            if resume and not (out / "run.json").exists():
+                raise InputError(f"{out} holds no run to resume: leave out --resume")
+            runs.new_run_folder(out, job, overwrite=resume, option="--resume")
+        except InputError as error:
+            problem = error
+    if jax.process_count() > 1:
+        # Or the others would wait for a process that has left.
+        refused = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
+        if refused and problem is None:
+            problem = InputError(f"process 0 cannot use {out}: see its message")
+    if problem is not None:
+        raise problem
