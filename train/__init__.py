@@ -17,6 +17,8 @@ A run is a folder:
     states/              saved TrainStates (dng_jax.run_states); --resume continues from the newest
     samples/             image grids drawn with the averaged weights
     model.safetensors    the averaged weights, written at the end; model.md, its card
+    model.reference.safetensors    of a classifier: what the training images look like to it, so
+                         that generated ones can be judged without the data set
 
 SIGTERM, and Ctrl-C the first time, finish the step, save, and leave with exit code 0 and a line
 that says how to go on; a second Ctrl-C leaves at once with 130. Bad input, a full disk and a loss

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import tyro
 
-from dng_jax import data, nets, training
-from eval import runs
+from dng_jax import checkpoints, data, nets, training
+from dng_jax.metrics import features
+from eval import problems, runs
 from train import finish, presets, session, start
 from train.options import Options
 
@@ -54,6 +55,12 @@ def run(options: Options) -> Path | None:
     found = {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test_images))}
     text = finish.facts("classifier", job, options, state, seconds, out, found)
     path = finish.write(out, params, module, text, options.dtype, None)
+    # Through the weights as they are stored: those are what will look at generated images.
+    stored, params, _ = checkpoints.load_model(path)
+    look = features.judge(stored, params)
+    classes = job.network.num_classes
+    reference = problems.make_reference(look, images, labels, classes, f"{job.dataset}-classifier")
+    reference.save(problems.reference_path(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
 

@@ -216,7 +216,7 @@ def mnist_classifier() -> ClassifierJob:
     Cost and accuracy: not yet run to its end by this project.
         python -m train.classifier --preset mnist --dtype float16
     """
-    return ClassifierJob(network=CLASSIFIER_CONFIGS["mnist"], dataset="mnist", steps=7_000)
+    return ClassifierJob(network=CLASSIFIER_CONFIGS["mnist"], dataset="mnist", steps=4_000)
 
 
 def fashion_mnist_classifier() -> ClassifierJob:
