@@ -61,6 +61,24 @@ def load_model(path: str | os.PathLike) -> tuple[Any, dict, dict]:
     return module, params, config
 
 
+def overlay(params: Any, stored: Any) -> tuple[Any, int, int]:
+    """params with the leaves of `stored` wherever path and shape agree, and how many numbers that
+    is, of how many."""
+    flat = _flatten(stored)
+    taken = 0
+
+    def pick(path, leaf):
+        nonlocal taken
+        found = flat.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        if found is None or found.shape != leaf.shape:
+            return leaf
+        taken += found.size
+        return jax.numpy.asarray(found, leaf.dtype)
+
+    merged = jax.tree.map_with_path(pick, params)
+    return merged, taken, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)

@@ -3,6 +3,7 @@
 A network is one of the bundled ones by its short name, or a model file of `train.diffusion`:
 
     heads      one output head a class: every prediction from one call
+    late       classes split in a last stage of the network: every prediction from one call
     label      class-conditional with label dropout: one call a role
     FILE       whatever it was trained as; one without classes needs a file a forbidden class beside
                it (the paper's two networks), and can serve rules that ask for the forbidden classes
@@ -171,7 +172,7 @@ def _network(dataset: str, info: data.Info, forbidden, source: Source) -> Any:
                 f"--negatives belongs to a network without classes, {source.network} has them: "
                 "leave it out"
             )
-        make_denoiser = denoisers.heads_network if kind == "heads" else denoisers.label_network
+        make_denoiser = denoisers.BY_CONDITIONING[kind]
         conditions = {f"negative:{i}": k for i, k in enumerate(forbidden)} | {"positive": 0}
         return make_denoiser(module, params, info.num_classes, conditions)
     if len(source.negatives) != len(forbidden):

@@ -77,9 +77,7 @@ def _training(module, batch: int) -> tuple[Callable, float]:
 
 def _sampling(module, count: int) -> tuple[Callable, float]:
     shape, k = module.config.image_shape, module.config.num_classes
-    make: Any = {"heads": denoisers.heads_network, "label": denoisers.label_network}.get(
-        module.config.conditioning
-    )
+    make: Any = denoisers.BY_CONDITIONING.get(module.config.conditioning)
     params = _params(module)
     denoise = (
         make(module, params, k) if make is not None else denoisers.plain_network(module, params)

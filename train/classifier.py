@@ -30,7 +30,8 @@ def run(options: Options) -> Path | None:
     optimiser = training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
     )
-    state = where.put(training.init_state(module, optimiser, jax.random.key(job.seed)))
+    state = training.init_state(module, optimiser, jax.random.key(job.seed))
+    state = where.put(start.from_file(state, options.init, where))
     step = training.make_classifier_step(
         module, optimiser, job.batch_size, job.ema_decay, job.smoothing, where.split
     )

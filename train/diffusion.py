@@ -29,7 +29,8 @@ def run(options: DiffusionOptions) -> Path | None:
     optimiser = training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
     )
-    state = where.put(training.init_state(module, optimiser, jax.random.key(job.seed)))
+    state = training.init_state(module, optimiser, jax.random.key(job.seed))
+    state = where.put(start.from_file(state, options.init, where))
     step = training.make_diffusion_step(
         module, optimiser, schedule, job.batch_size, job.ema_decay, where.split
     )

@@ -34,6 +34,8 @@ class Options:
     """Name of the preset; train/presets.py lists them with their costs."""
     out: Path | None = None
     """Folder of the run; default: runs/ and the preset's name."""
+    init: Path | None = None
+    """Model file whose weights to start from, wherever names and shapes agree."""
     resume: bool = False
     """Continue the run in --out from its newest saved state."""
     steps: int | None = None
@@ -105,6 +107,7 @@ class Options:
     def command(self, job: str) -> str:
         """The command that repeats the run, without the paths and processes of this machine."""
         given = [f"--{n.replace('_', '-')} {v}" for n, v in self.overrides().items()]
+        given += [f"--init {self.init.name}"] if self.init else []
         given += [f"--set {text}" for text in self.set]
         given += [f"--dtype {self.dtype}"] if self.dtype != "float32" else []
         given += ["--export best"] if self.export == "best" else []

@@ -30,8 +30,7 @@ def grid(module: UNet, params: Any, schedule: Schedule) -> tuple[np.ndarray, lis
         rule = guidance.unguided()
     else:
         k = config.num_classes
-        make = {"heads": denoisers.heads_network, "label": denoisers.label_network}
-        network = make[config.conditioning](module, params, k, {"shown": k})
+        network = denoisers.BY_CONDITIONING[config.conditioning](module, params, k, {"shown": k})
         # One role, another class behind it: one program draws all rows.
         rows = [denoisers.with_conditions(network, {"shown": i}) for i in (k, *range(k))]
         names, rule = ["all", *map(str, range(k))], guidance.unguided("shown")

@@ -19,8 +19,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dng_jax import data
+from dng_jax import checkpoints, data
 from dng_jax.errors import InputError
+from dng_jax.training import TrainState
 from eval import devices, runs
 from train.options import Options
 from train.presets import DiffusionJob, Job
@@ -149,6 +150,21 @@ def load(job: Job, where: Place) -> tuple[np.ndarray, np.ndarray]:
             raise InputError(f"--only-class must be 0 to {info.num_classes - 1}, got {only}")
         images, labels = images[labels == only], labels[labels == only]
     return images[: job.examples], labels[: job.examples]
+
+
+def from_file(state: TrainState, path: Path | None, where: Place) -> TrainState:
+    """The state with the weights of a model file wherever names and shapes agree; says how many.
+
+    InputError where nothing agrees.
+    """
+    if path is None:
+        return state
+    _, stored, _ = checkpoints.load_model(path)
+    params, taken, total = checkpoints.overlay(state.params, stored)
+    if not taken:
+        raise InputError(f"{path} has no weights of this network: leave out --init")
+    where.say(f"{taken:,} of {total:,} parameters from {path}")
+    return state._replace(params=params, ema=params)
 
 
 def open_run(out: Path, job: Job, resume: bool, where: Place) -> None:
