@@ -74,33 +74,6 @@ class HeadsNetwork:
 
 
 @pytree
-class LateNetwork:
-    """One network whose last stage takes labels: the roles asked for, from a single call.
-
-    labels {role: int32 []}, data; apply_fn(params, x [B, ...], logsnr [B], labels [B, R]) ->
-    [B, R, ...]. Make it with `late_network`.
-    """
-
-    params: dict
-    labels: dict[str, jax.Array]
-    apply_fn: Callable = static()
-    parameterisation: Parameterisation = static(default="eps")
-
-    def calls(self, roles: Sequence[str]) -> int:
-        """Network evaluations an image and step."""
-        return 1
-
-    def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
-        x_vp, a, s = _variance_preserving(x, row)
-        labels = jnp.stack([find(self.labels, role) for role in roles])
-        labels = jnp.broadcast_to(labels, (len(x), len(roles)))
-        out = self.apply_fn(self.params, x_vp, _levels(row, x), labels).astype(jnp.float32)
-        parts = (out[:, i] for i in range(len(roles)))
-        eps = (to_eps(part, x_vp, a, s, self.parameterisation) for part in parts)
-        return dict(zip(roles, eps, strict=True))
-
-
-@pytree
 class PlainNetwork:
     """One unconditional network: answers every role with the same prediction.
 
@@ -175,26 +148,7 @@ def heads_network(
     )
 
 
-def late_network(
-    module,
-    params,
-    num_classes: int,
-    conditions: Mapping[str, int] | None = None,
-    parameterisation: Parameterisation | None = None,
-) -> LateNetwork:
-    """Flax module(x, logsnr, labels [B, R]), label num_classes being the null label.
-
-    Roles and parameterisation as in `label_network`.
-    """
-    return LateNetwork(
-        params,
-        _indices(_agreed(module, num_classes), conditions),
-        _Apply(module),
-        _predicts(module, parameterisation),
-    )
-
-
-BY_CONDITIONING = {"label": label_network, "heads": heads_network, "late": late_network}
+BY_CONDITIONING = {"label": label_network, "heads": heads_network}
 
 
 def plain_network(module, params, parameterisation: Parameterisation | None = None) -> PlainNetwork:
@@ -211,7 +165,7 @@ def separate_networks(parts: Mapping[str, Denoise]) -> SeparateNetworks:
 
 def with_conditions(denoiser, conditions: Mapping[str, int]):
     """The same network with other classes behind some roles; never recompiles for known roles."""
-    name = "heads" if isinstance(denoiser, HeadsNetwork) else "labels"
+    name = "labels" if isinstance(denoiser, LabelNetwork) else "heads"
     count = sum(role.startswith("class:") for role in getattr(denoiser, name))
     new = {role: _indices(count, {role: k})[role] for role, k in conditions.items()}
     return dataclasses.replace(denoiser, **{name: getattr(denoiser, name) | new})

@@ -8,7 +8,6 @@ Diffusion, x = alpha x0 + sigma eps, y the target in the network's parameterisat
     none    |f(x) - y|^2
     label   |f(x, k') - y|^2,                  k' the null label with probability .15, else k
     heads   |f_k(x) - y|^2 + .5 |f_K(x) - y|^2 k the true class, K the unconditional head
-    late    the same; f_k and f_K are the two labels asked for
 
 means over pixels and batch; heads of other classes get no gradient. Noise levels: stratified
 uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated linearly between the schedule's
@@ -69,9 +68,8 @@ def init_state(module, optimiser: optax.GradientTransformation, key: jax.Array) 
     inputs = [jnp.zeros((1, *shape))]
     if hasattr(module.config, "conditioning"):
         inputs.append(jnp.zeros(1))
-        if module.config.conditioning in ("label", "late"):
-            several = (1,) if module.config.conditioning == "late" else ()
-            inputs.append(jnp.zeros((1, *several), jnp.int32))
+        if module.config.conditioning == "label":
+            inputs.append(jnp.zeros(1, jnp.int32))
     params = jax.jit(module.init)(jax.random.fold_in(key, 2**31 - 1), *inputs)["params"]
     return TrainState(jnp.int32(0), params, params, optimiser.init(params), key)
 
@@ -94,14 +92,11 @@ def diffusion_loss(
     if config.conditioning == "label":
         dropped = jax.random.bernoulli(label_key, LABEL_DROPOUT, labels.shape) & train
         inputs.append(jnp.where(dropped, config.num_classes, labels))
-    if config.conditioning == "late":
-        inputs.append(jnp.stack([labels, jnp.full_like(labels, config.num_classes)], axis=1))
     out = module.apply({"params": params}, *inputs, train=train, rngs={"dropout": dropout_key})
-    if config.conditioning in ("none", "label"):
+    if config.conditioning != "heads":
         loss = jnp.mean((out - target) ** 2)
         return loss, {"loss": loss}
-    own = 0 if config.conditioning == "late" else labels
-    of_class = jnp.mean((out[jnp.arange(len(labels)), own] - target) ** 2)
+    of_class = jnp.mean((out[jnp.arange(len(labels)), labels] - target) ** 2)
     unconditional = jnp.mean((out[:, -1] - target) ** 2)
     loss = of_class + UNCONDITIONAL_WEIGHT * unconditional
     return loss, {"loss": loss, "loss_class": of_class, "loss_unconditional": unconditional}

@@ -3,7 +3,6 @@
 A network is one of the bundled ones by its short name, or a model file of `train.diffusion`:
 
     heads      one output head a class: every prediction from one call
-    late       classes split in a last stage of the network: every prediction from one call
     label      class-conditional with label dropout: one call a role
     FILE       whatever it was trained as; one without classes needs a file a forbidden class beside
                it (the paper's two networks), and can serve rules that ask for the forbidden classes

@@ -78,6 +78,41 @@ def test_sizes_that_are_not_there_are_refused(changes, said):
         replace(TINY, **changes)
 
 
+def test_the_global_part_belongs_to_its_head():
+    module = nets.UNet(replace(TINY, global_channels=4))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([-1.0, 2.0])
+    params = params_of(module, x, logsnr)
+    apply = jax.jit(module.apply)
+    out = apply({"params": params}, x, logsnr)
+    table = np.array(params["Embed_0"]["embedding"])
+    table[1] += 1
+    moved = apply({"params": {**params, "Embed_0": {"embedding": table}}}, x, logsnr)
+    change = np.abs(np.asarray(moved - out)).max((2, 3, 4))
+    assert np.all(change[:, 1] > 1e-3)
+    assert np.all(change[:, [0, 2, 3]] == 0)
+    # Without the last layer it is the network without a global part.
+    zero = {**params, "spread": jax.tree.map(np.zeros_like, params["spread"])}
+    plain = nets.UNet(TINY)
+    names = jax.eval_shape(plain.init, jax.random.key(0), x, logsnr)["params"]
+    local = jax.jit(plain.apply)({"params": {n: params[n] for n in names}}, x, logsnr)
+    np.testing.assert_allclose(apply({"params": zero}, x, logsnr), local, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_taken_over_where_names_and_shapes_agree():
+    old_config, new_config = TINY, replace(TINY, global_channels=4)
+    x, logsnr = jnp.ones((1, 8, 8, 1)), jnp.zeros(1)
+    old = params_of(nets.UNet(old_config), x, logsnr)
+    new = jax.tree.map(lambda a: a + 1, params_of(nets.UNet(new_config), x, logsnr))
+    merged, taken, total = checkpoints.overlay(new, old)
+    assert jax.tree.structure(merged) == jax.tree.structure(new)
+    np.testing.assert_array_equal(merged["ResBlock_0"]["Conv3_0"]["kernel"],
+                                  old["ResBlock_0"]["Conv3_0"]["kernel"])  # fmt: skip
+    # The global part is new.
+    np.testing.assert_array_equal(merged["Embed_0"]["embedding"], new["Embed_0"]["embedding"])
+    kept = [leaf.size for leaf in jax.tree.leaves(new)]
+    assert 0 < taken < total == sum(kept)
+
+
 def test_label_form_reads_its_label_and_refuses_to_miss_it():
     module = nets.UNet(replace(TINY, conditioning="label"))
     x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.zeros(2)

@@ -88,15 +88,6 @@ def mnist_small() -> DiffusionJob:
     )
 
 
-def mnist_small_late() -> DiffusionJob:
-    """As mnist-small, its classes split in a last stage that takes labels.
-
-    Cost and losses: not yet run by this project.
-        python -m train.diffusion --preset mnist-small-late --cpu-devices 2 --dtype float16
-    """
-    return dataclasses.replace(mnist_small(), network=CONFIGS["mnist-small-late"])
-
-
 def mnist_small_label() -> DiffusionJob:
     """As mnist-small, class-conditional with label dropout.
 
@@ -196,7 +187,6 @@ DIFFUSION: dict[str, Callable[[], DiffusionJob]] = {
     "digits": digits,
     "digits-label": digits_label,
     "mnist-small": mnist_small,
-    "mnist-small-late": mnist_small_late,
     "mnist-small-label": mnist_small_label,
     "mnist-small-plain": mnist_small_plain,
     "mnist": mnist,

@@ -1,4 +1,4 @@
-r"""A U-Net that predicts the noise (or v, or x0), in four forms.
+r"""A U-Net that predicts the noise (or v, or x0), in three forms.
 
 Input, NHWC float32, variance preserving:
 
@@ -8,7 +8,6 @@ Input, NHWC float32, variance preserving:
     "none"         (x, logsnr)             [B, H, W, C]            p(x) alone
     "label"        (x, logsnr, label)      [B, H, W, C]            label k: class k; K: null label
     "heads"        (x, logsnr)             [B, K+1, H, W, C]       head k: class k; head K: p(x)
-    "late"         (x, logsnr, labels)     [B, R, H, W, C]         labels [B, R], as for "label"
 
 Residual block (Ho et al. 2020, appendix B), e the embedding of logsnr (and of the label):
 
@@ -22,16 +21,13 @@ scale and shift after it (Dhariwal & Nichol 2021, arXiv 2105.05233) is what smal
 
     out = conv3(silu(norm(conv3(g)) (1 + scale(e)) + shift(e))),   (K+1) C outputs a pixel
 
-so the K+1 predictions that a `classes` tracker needs cost one network call. They differ linearly in
-features that all share, which is too little where classes need images of their own.
+so the K+1 predictions that a `classes` tracker needs cost one network call. These differ linearly
+in features that all classes share. That is too little at high noise, where the denoised image of a
+class is a global shape of its own; `global_channels` > 0 adds to every head a small dense network
+over all positions, modulated by an embedding e_k of noise level and class:
 
-"late" splits later: the trunk and a first convolution are class-blind, and only a last stage is run
-for each label asked for, with an embedding e_k of noise level and label,
-
-    u = norm(conv3(g));   s_k = silu(u (1 + scale(e_k)) + shift(e_k));   h_k = g + conv3(s_k)
-    out_k = conv3(silu(h_k))
-
-still one call, whose last stage costs a fifth of the trunk a label (4x4 patches, 64 channels).
+    z = norm(dense([features; x]))      once
+    z_k = silu(z (1 + scale(e_k)) + shift(e_k));   out_k += dense(silu(dense(z_k))),  H W C numbers
 
 Embedding of the noise level: sin and cos of logsnr times geometric frequencies, .05 to 4 radians a
 unit: the discrete levels of a schedule (about .02 apart) stay smooth, the ends stay distinct.
@@ -61,7 +57,7 @@ from flax.linen.dtypes import promote_dtype
 from dng_jax.errors import InputError, choose
 from dng_jax.schedules import PARAMETERISATIONS
 
-CONDITIONINGS = ("none", "label", "heads", "late")
+CONDITIONINGS = ("none", "label", "heads")
 
 
 @dataclass(frozen=True)
@@ -88,6 +84,7 @@ class UNetConfig:
     patch: int = 1
     head_channels: int = 128
     head_kernel: int = 3
+    global_channels: int = 0
     embed_channels: int = 256
     resample: str = "conv"
     scale_shift: bool = False
@@ -153,6 +150,7 @@ _MNIST_SMALL = UNetConfig(
     patch=4,
     head_channels=128,
     head_kernel=1,
+    global_channels=512,
     embed_channels=256,
     resample="shuffle",
     scale_shift=True,
@@ -176,7 +174,6 @@ CONFIGS = {
     "digits-label": replace(_DIGITS, conditioning="label", channels=32),
     "mnist-small": _MNIST_SMALL,
     "mnist-small-label": replace(_MNIST_SMALL, conditioning="label"),
-    "mnist-small-late": replace(_MNIST_SMALL, conditioning="late"),
     "mnist-small-plain": replace(_MNIST_SMALL, conditioning="none"),
     "mnist": _MNIST,
     "mnist-heads": replace(_MNIST, conditioning="heads"),
@@ -329,11 +326,10 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """See the file's docstring for the four forms; `apply({"params": p}, x, logsnr[, label])`.
+    """See the file's docstring for the three forms; `apply({"params": p}, x, logsnr[, label])`.
 
-    x [B, H, W, C] float32, logsnr [B] float32 (about -10 to 10), label int32 in 0..K, [B] for
-    conditioning "label", [B, R] for "late", none for the others. train=True switches dropout on and
-    needs rngs={"dropout": key}.
+    x [B, H, W, C] float32, logsnr [B] float32 (about -10 to 10), label [B] int32 in 0..K for
+    conditioning "label" only. train=True switches dropout on and needs rngs={"dropout": key}.
     The output is float32, in `config.parameterisation`: read it with schedules.to_eps.
     dtype: of the convolutions and products, None for float32 (see the file's docstring).
     """
@@ -344,11 +340,10 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, x, logsnr, label=None, *, train: bool = False):
         c = self.config
-        if (label is not None) != (c.conditioning in ("label", "late")):
+        if (label is not None) != (c.conditioning == "label"):
             raise InputError(
                 f"a network with conditioning '{c.conditioning}' was called "
-                f"{'with' if label is not None else 'without'} a label: only 'label' and 'late' "
-                "take one"
+                f"{'with' if label is not None else 'without'} a label: only 'label' takes one"
             )
         dtype = self.dtype
         e = nn.Dense(c.embed_channels)(embed_logsnr(logsnr, min(c.channels, 128)))
@@ -381,22 +376,23 @@ class UNet(nn.Module):
             if level > 0:
                 h = Up(c.resample, widths[level - 1], dtype)(h)
         h = nn.silu(GroupNorm()(h))
-        out = self._late(h, e, label) if c.conditioning == "late" else self._output(h, e)
+        out = self._output(h, e)
+        if c.conditioning == "heads" and c.global_channels:
+            out = out + self._global(h, x, e)
         return out.astype(jnp.float32)
 
-    def _late(self, g, e, labels):
+    def _global(self, h, x, e):
         c = self.config
-        dense, conv3 = partial(nn.Dense, dtype=self.dtype), partial(Conv3, dtype=self.dtype)
-        b, r = labels.shape
-        u = GroupNorm()(conv3(c.head_channels)(g))
-        e = e[:, None] + nn.Embed(c.num_classes + 1, c.embed_channels)(labels)
-        scale, shift = jnp.split(dense(2 * c.head_channels)(nn.silu(e))[:, :, None, None], 2, -1)
-        s = nn.silu(u[:, None] * (1 + scale) + shift)
-        # As a batch of b r images: a label costs what an image costs.
-        s = conv3(g.shape[-1])(s.reshape(b * r, *u.shape[1:]))
-        h = nn.silu(g[:, None] + s.reshape(b, r, *g.shape[1:])).reshape(b * r, *g.shape[1:])
-        out = depth_to_space(conv3(c.patch**2 * c.image_shape[-1], zero=True)(h), c.patch)
-        return out.reshape(b, r, *out.shape[1:])
+        dense, b = partial(nn.Dense, dtype=self.dtype), len(x)
+        classes = nn.Embed(c.num_classes + 1, c.embed_channels)(jnp.arange(c.num_classes + 1))
+        e = nn.silu(e[:, None] + classes)
+        flat = jnp.concatenate([h.reshape(b, -1), x.reshape(b, -1)], -1)
+        z = nn.LayerNorm()(dense(c.global_channels, name="gather")(flat))[:, None]
+        scale, shift = jnp.split(dense(2 * c.global_channels, name="modulate")(e), 2, -1)
+        z = nn.silu(dense(c.global_channels, name="mix")(nn.silu(z * (1 + scale) + shift)))
+        size = int(np.prod(c.image_shape))
+        out = dense(size, kernel_init=nn.initializers.zeros, name="spread")(z)
+        return out.reshape(b, c.num_classes + 1, *c.image_shape)
 
     def _output(self, h, e):
         c = self.config
