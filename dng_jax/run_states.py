@@ -24,6 +24,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,14 +69,18 @@ class RunStates:
     ) -> None:
         self.folder, self.network, self.report = Path(folder).resolve(), dict(network), report
         self._losses: dict[int, float] = {}
-        # Orbax tells of every failed save with a traceback; the error itself comes up anyway.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # They tell of every failed write with a traceback; the error itself comes up anyway.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._hook, sys.excepthook = sys.excepthook, _quiet(sys.excepthook)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LastAndBest(self._losses, keep_best),
             cleanup_tmp_directories=True,
             todelete_subdir=_TRASH,
+            # Or threads that wait for a folder keep a failed job from ending for five minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        with self._disk("open"):
+        with disk_errors("open", self.folder):
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=options,
@@ -92,12 +97,14 @@ class RunStates:
     def __exit__(self, kind, error, trace) -> None:
         # The save under way when something else went wrong is a good one: let it finish.
         try:
-            with self._disk("finish"):
+            with disk_errors("finish", self.folder):
                 self._manager.close()
                 self._empty_trash()
         except Exception:
             if error is None:
                 raise
+        finally:
+            sys.excepthook = self._hook
 
     def steps(self) -> list[int]:
         """Steps of the states kept, rising."""
@@ -120,7 +127,7 @@ class RunStates:
             "checksums": np.asarray(_checksums(list(arrays.values()))).tolist(),
         }
         about["digest"] = _digest(about)
-        with self._disk(f"save step {step}"):
+        with disk_errors(f"save step {step}", self.folder):
             self._manager.wait_until_finished()
             self._empty_trash()
             self._losses[step] = float(loss)
@@ -131,7 +138,7 @@ class RunStates:
 
     def wait(self) -> None:
         """Returns when everything is on the disk; raises InputError where it is not."""
-        with self._disk("save"):
+        with disk_errors("save", self.folder):
             self._manager.wait_until_finished()
 
     def restore(self, like: TrainState, *, best: bool = False) -> tuple[TrainState, dict] | None:
@@ -210,20 +217,22 @@ class RunStates:
         if jax.process_index() == 0:
             shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
 
-    @contextmanager
-    def _disk(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            # Written by C++, a full disk comes back as an error of any type, told by its text.
-            text = next((w for w in _DISK if w in str(error).lower()), None)
-            if not isinstance(error, OSError) and text is None:
-                raise
-            reason = getattr(error, "strerror", None) or text or str(error)
-            raise InputError(
-                f"cannot {what} in {self.folder} ({reason.lower()}): make room, then continue with"
-                " --resume from the state saved before, which is intact"
-            ) from error
+
+@contextmanager
+def disk_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turns what a disk refuses, inside, into an InputError: cannot WHAT in FOLDER."""
+    try:
+        yield
+    except Exception as error:
+        # Written by C++, a full disk comes back as an error of any type, told by its text.
+        text = next((w for w in _DISK if w in str(error).lower()), None)
+        if isinstance(error, InputError) or (not isinstance(error, OSError) and text is None):
+            raise
+        reason = getattr(error, "strerror", None) or text or str(error)
+        raise InputError(
+            f"cannot {what} in {folder} ({reason.lower()}): make room, then continue with"
+            " --resume; the states saved before are intact"
+        ) from error
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
@@ -235,6 +244,15 @@ class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
         best = sorted((s for s in steps if s in self.losses), key=self.losses.__getitem__)
         kept = {*steps[-KEEP_LAST:], *best[: self.keep_best]}
         return [c.step in kept for c in checkpoints]
+
+
+def _quiet(hook: Callable[..., Any]) -> Callable[..., Any]:
+    # Where one write of many fails, Orbax leaves, and the others report to a loop that is closed.
+    def filtered(kind, error, trace):
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
+    return filtered
 
 
 def _flatten(state: TrainState) -> dict[str, jax.Array]:

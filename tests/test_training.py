@@ -19,7 +19,7 @@ CONFIG = nets.UNetConfig(
 
 
 @pytest.fixture(scope="module")
-def setting():
+def setting(quick_compilation):
     images, labels, _ = data.load("digits", "train")
     arrays = jnp.asarray(data.to_unit(images)), jnp.asarray(labels)
     module = nets.UNet(CONFIG)

@@ -9,6 +9,7 @@ import numpy as np
 import tyro
 
 from dng_jax import data, nets, training
+from dng_jax.run_states import disk_errors
 from eval import runs
 from train import finish, presets, session, start
 from train.options import Options
@@ -53,7 +54,8 @@ def run(options: Options) -> Path | None:
     # ---- write
     found = {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test_images))}
     text = finish.facts("classifier", job, options, state, seconds, out, found)
-    path = finish.write(out, params, module, text, options.dtype, None)
+    with disk_errors("write the model", out):
+        path = finish.write(out, params, module, text, options.dtype, None)
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
 
