@@ -20,6 +20,7 @@ an integer, hence the same for every layout over devices, and any one altered wo
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -69,10 +70,7 @@ class RunStates:
     ) -> None:
         self.folder, self.network, self.report = Path(folder).resolve(), dict(network), report
         self._losses: dict[int, float] = {}
-        # They tell of every failed write with a traceback; the error itself comes up anyway.
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._hook, sys.excepthook = sys.excepthook, _quiet(sys.excepthook)
+        _quieten()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LastAndBest(self._losses, keep_best),
             cleanup_tmp_directories=True,
@@ -103,8 +101,6 @@ class RunStates:
         except Exception:
             if error is None:
                 raise
-        finally:
-            sys.excepthook = self._hook
 
     def steps(self) -> list[int]:
         """Steps of the states kept, rising."""
@@ -246,13 +242,19 @@ class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
         return [c.step in kept for c in checkpoints]
 
 
-def _quiet(hook: Callable[..., Any]) -> Callable[..., Any]:
-    # Where one write of many fails, Orbax leaves, and the others report to a loop that is closed.
-    def filtered(kind, error, trace):
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, trace)
+@functools.cache
+def _quieten() -> None:
+    # Of one failed save, each of its hundreds of writes tells with a traceback, some of them later;
+    # the error itself comes up anyway. Done once and never undone, because of those later ones.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
 
-    return filtered
+    def filtered(told):
+        if not (told.exc_type is RuntimeError and str(told.exc_value) == "Event loop is closed"):
+            hook(told)
+
+    sys.unraisablehook = filtered
 
 
 def _flatten(state: TrainState) -> dict[str, jax.Array]:
