@@ -120,6 +120,7 @@ class RunStates:
             "network": self.network,
             "loss": float(loss),
             "facts": dict(facts or {}),
+            "leaves": _shapes(arrays),
             "checksums": np.asarray(_checksums(list(arrays.values()))).tolist(),
         }
         about["digest"] = _digest(about)
@@ -141,9 +142,12 @@ class RunStates:
         """The newest state that can be read (best: of the lowest loss), and its facts; or None.
 
         like: arrays, of which only shape, dtype and sharding are used. A state that cannot be read
-        is reported and moved to `unreadable`. Raises InputError for a state of another network.
+        is reported and moved to `unreadable`. Raises InputError for a state of another network or
+        optimiser, and where there are states but none can be read.
         """
         self.wait()
+        if not self.steps():
+            return None
         for step in reversed(self.steps()):
             try:
                 self._losses[step] = float(self._about(step)["loss"])
@@ -160,11 +164,19 @@ class RunStates:
                     f" ({_difference(about['network'], self.network)}):"
                     " resume with the options it was started with, or choose another --out"
                 )
+            if about["leaves"] != _shapes(_flatten(like)):
+                raise InputError(
+                    f"{self.folder} holds states of another optimiser or version of this library:"
+                    " resume with the one it was started with, or choose another --out"
+                )
             try:
                 return self._state(step, like, about["checksums"]), about["facts"]
             except Exception as error:
                 self._put_aside(step, error)
-        return None
+        raise InputError(
+            f"no state in {self.folder} can be read: begin anew with another --out, or copy the"
+            " states again"
+        )
 
     def _about(self, step: int) -> dict:
         items = ocp.args.Composite(about=ocp.args.JsonRestore())
@@ -284,6 +296,10 @@ def _stored_checksum(folder: Path, name: str) -> int:
 def _digest(about: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in about.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _shapes(arrays: Mapping[str, jax.Array]) -> dict[str, list]:
+    return {name: [leaf.dtype.name, *leaf.shape] for name, leaf in arrays.items()}
 
 
 def _name(path) -> str:
