@@ -20,10 +20,12 @@ an integer, hence the same for every layout over devices, and any one altered wo
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,14 +70,15 @@ class RunStates:
     ) -> None:
         self.folder, self.network, self.report = Path(folder).resolve(), dict(network), report
         self._losses: dict[int, float] = {}
-        # Orbax tells of every failed save with a traceback; the error itself comes up anyway.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _quieten()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LastAndBest(self._losses, keep_best),
             cleanup_tmp_directories=True,
             todelete_subdir=_TRASH,
+            # Or threads that wait for a folder keep a failed job from ending for five minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        with self._disk("open"):
+        with disk_errors("open", self.folder):
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=options,
@@ -92,7 +95,7 @@ class RunStates:
     def __exit__(self, kind, error, trace) -> None:
         # The save under way when something else went wrong is a good one: let it finish.
         try:
-            with self._disk("finish"):
+            with disk_errors("finish", self.folder):
                 self._manager.close()
                 self._empty_trash()
         except Exception:
@@ -117,10 +120,11 @@ class RunStates:
             "network": self.network,
             "loss": float(loss),
             "facts": dict(facts or {}),
+            "leaves": _shapes(arrays),
             "checksums": np.asarray(_checksums(list(arrays.values()))).tolist(),
         }
         about["digest"] = _digest(about)
-        with self._disk(f"save step {step}"):
+        with disk_errors(f"save step {step}", self.folder):
             self._manager.wait_until_finished()
             self._empty_trash()
             self._losses[step] = float(loss)
@@ -131,16 +135,19 @@ class RunStates:
 
     def wait(self) -> None:
         """Returns when everything is on the disk; raises InputError where it is not."""
-        with self._disk("save"):
+        with disk_errors("save", self.folder):
             self._manager.wait_until_finished()
 
     def restore(self, like: TrainState, *, best: bool = False) -> tuple[TrainState, dict] | None:
         """The newest state that can be read (best: of the lowest loss), and its facts; or None.
 
         like: arrays, of which only shape, dtype and sharding are used. A state that cannot be read
-        is reported and moved to `unreadable`. Raises InputError for a state of another network.
+        is reported and moved to `unreadable`. Raises InputError for a state of another network or
+        optimiser, and where there are states but none can be read.
         """
         self.wait()
+        if not self.steps():
+            return None
         for step in reversed(self.steps()):
             try:
                 self._losses[step] = float(self._about(step)["loss"])
@@ -157,11 +164,19 @@ class RunStates:
                     f" ({_difference(about['network'], self.network)}):"
                     " resume with the options it was started with, or choose another --out"
                 )
+            if about["leaves"] != _shapes(_flatten(like)):
+                raise InputError(
+                    f"{self.folder} holds states of another optimiser or version of this library:"
+                    " resume with the one it was started with, or choose another --out"
+                )
             try:
                 return self._state(step, like, about["checksums"]), about["facts"]
             except Exception as error:
                 self._put_aside(step, error)
-        return None
+        raise InputError(
+            f"no state in {self.folder} can be read: begin anew with another --out, or copy the"
+            " states again"
+        )
 
     def _about(self, step: int) -> dict:
         items = ocp.args.Composite(about=ocp.args.JsonRestore())
@@ -210,20 +225,22 @@ class RunStates:
         if jax.process_index() == 0:
             shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
 
-    @contextmanager
-    def _disk(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            # Written by C++, a full disk comes back as an error of any type, told by its text.
-            text = next((w for w in _DISK if w in str(error).lower()), None)
-            if not isinstance(error, OSError) and text is None:
-                raise
-            reason = getattr(error, "strerror", None) or text or str(error)
-            raise InputError(
-                f"cannot {what} in {self.folder} ({reason.lower()}): make room, then continue with"
-                " --resume from the state saved before, which is intact"
-            ) from error
+
+@contextmanager
+def disk_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turns what a disk refuses, inside, into an InputError: cannot WHAT in FOLDER."""
+    try:
+        yield
+    except Exception as error:
+        # Written by C++, a full disk comes back as an error of any type, told by its text.
+        text = next((w for w in _DISK if w in str(error).lower()), None)
+        if isinstance(error, InputError) or (not isinstance(error, OSError) and text is None):
+            raise
+        reason = getattr(error, "strerror", None) or text or str(error)
+        raise InputError(
+            f"cannot {what} in {folder} ({reason.lower()}): make room, then continue with"
+            " --resume; the states saved before are intact"
+        ) from error
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
@@ -235,6 +252,21 @@ class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
         best = sorted((s for s in steps if s in self.losses), key=self.losses.__getitem__)
         kept = {*steps[-KEEP_LAST:], *best[: self.keep_best]}
         return [c.step in kept for c in checkpoints]
+
+
+@functools.cache
+def _quieten() -> None:
+    # Of one failed save, each of its hundreds of writes tells with a traceback, some of them later;
+    # the error itself comes up anyway. Done once and never undone, because of those later ones.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def filtered(told):
+        if not (told.exc_type is RuntimeError and str(told.exc_value) == "Event loop is closed"):
+            hook(told)
+
+    sys.unraisablehook = filtered
 
 
 def _flatten(state: TrainState) -> dict[str, jax.Array]:
@@ -264,6 +296,10 @@ def _stored_checksum(folder: Path, name: str) -> int:
 def _digest(about: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in about.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _shapes(arrays: Mapping[str, jax.Array]) -> dict[str, list]:
+    return {name: [leaf.dtype.name, *leaf.shape] for name, leaf in arrays.items()}
 
 
 def _name(path) -> str:

@@ -75,7 +75,8 @@ def new_run_folder(
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = any(path.iterdir())
+        # Half a run.json, of a job killed before it began, holds nothing.
+        held = any(not p.name.startswith(".run.json.") for p in path.iterdir())
     except OSError as error:
         raise InputError(
             f"cannot make the folder {path} ({error.strerror}): choose another --out"

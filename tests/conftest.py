@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from scipy.special import logsumexp
 
 from dng_jax import mixtures, sampling, schedules, steps
@@ -106,6 +107,24 @@ def keys():
 @pytest.fixture(scope="session")
 def noise(keys, table):
     return sampling.initial_noise(keys, SHAPE, table)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(tmp_path_factory):
+    """For tests that compile much and compute little: plain code, compiled once a module."""
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["seen"])

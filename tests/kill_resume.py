@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dng_jax import nets, training
@@ -50,17 +51,22 @@ def environment(folder: Path) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(ROOT),
     }
 
 
 def state_like(steps: int) -> tuple[nets.UNet, training.TrainState]:
-    """The small run's network and a fresh state of it."""
+    """The small run's network, and zeros in the shape of its states."""
     chosen = options.DiffusionOptions(set=TINY, steps=steps, batch_size=32)
     job = chosen.job(presets.DIFFUSION)
     module = nets.UNet(job.network)
     optimiser = training.make_optimiser(job.steps, job.learning_rate, job.warmup, job.weight_decay)
-    return module, training.init_state(module, optimiser, jax.random.key(job.seed))
+    key = jax.random.key(job.seed)
+    shapes = jax.eval_shape(lambda key: training.init_state(module, optimiser, key), key)
+    return module, jax.tree.map(
+        lambda s: key if s.dtype == key.dtype else jnp.zeros(s.shape, s.dtype), shapes
+    )
 
 
 def newest(out: Path, module: nets.UNet, like: training.TrainState) -> training.TrainState | None:
@@ -133,7 +139,8 @@ def check(folder: Path, kills: int, seed: int = 0, steps: int = STEPS) -> dict[s
         process.communicate()
         done += 1
         logged = int((logs.read(killed) or [{"step": 0}])[-1]["step"])
-        state = newest(killed, module, like)
+        # Looking makes the folder of the states, which a run that never began must not find.
+        state = newest(killed, module, like) if (killed / "states").exists() else None
         kept = 0 if state is None else int(state.step)
         assert kept >= max(on_disk, logged - 2 * SAVE_EVERY), (kept, on_disk, logged)
         assert kept == max(_steps(killed), default=0)

@@ -111,10 +111,27 @@ def test_a_damaged_newest_state_is_reported_and_the_one_before_is_used(folder, d
 
 def test_states_of_another_network_are_refused_and_stay(folder):
     other = NETWORK | {"channels": 16}
-    with RunStates(folder, other) as states:
-        with pytest.raises(InputError, match=r"another network \(channels 8, not 16\)"):
+    with (
+        pytest.raises(InputError, match=r"another network \(channels 8, not 16\)"),
+        RunStates(folder, other) as states,
+    ):
+        states.restore(make(0, width=4))
+    with RunStates(folder, NETWORK) as states:
+        with pytest.raises(InputError, match="another optimiser or version"):
             states.restore(make(0, width=4))
         assert states.steps() == [2, 4, 5]
+
+
+def test_where_every_state_is_damaged_the_run_does_not_begin_anew_by_itself(folder):
+    for step in (2, 4, 5):
+        (folder / str(step) / "about" / "metadata").write_text("{")
+    told = []
+    with (
+        pytest.raises(InputError, match=r"no state in .* can be read: begin anew with another"),
+        RunStates(folder, NETWORK, report=told.append) as states,
+    ):
+        states.restore(make(0))
+    assert len(told) == 3
 
 
 def test_a_full_disk_is_one_sentence_and_harms_no_state(folder, monkeypatch):

@@ -54,6 +54,13 @@ def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path):
     assert (folder / "result.json").read_text() == "1"
 
 
+def test_a_job_killed_before_its_run_json_was_whole_leaves_the_folder_free(tmp_path):
+    (tmp_path / ".run.json.4711").write_text('{"config": {"st')
+    assert runs.new_run_folder(tmp_path, Config(tmp_path)) == tmp_path
+    with pytest.raises(InputError, match="already holds this run"):
+        runs.new_run_folder(tmp_path, Config(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["thesis.txt", "run.json"])
 def test_foreign_files_are_refused_even_with_overwrite(tmp_path, name):
     (tmp_path / name).write_text("mine")

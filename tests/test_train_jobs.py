@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from jax.experimental.compilation_cache import compilation_cache
 from kill_resume import TINY, equal, newest, numbers, state_like
 from safetensors import safe_open
 
@@ -34,17 +33,8 @@ def small(out, **changes):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """The small network's step is compiled once for all jobs here."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.5), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def _quick(quick_compilation):
+    """All jobs here."""
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ CONFIG = nets.UNetConfig(
 
 
 @pytest.fixture(scope="module")
-def setting():
+def setting(quick_compilation):
     images, labels, _ = data.load("digits", "train")
     arrays = jnp.asarray(data.to_unit(images)), jnp.asarray(labels)
     module = nets.UNet(CONFIG)
@@ -60,14 +60,14 @@ def test_loss_decreases_and_resume_is_bitwise(setting, tmp_path):
     before, after = (float(step(s, *arrays)[1]["loss"]) for s in (start, end))
     assert after < 0.8 * before
 
-    _, first_sitting = fit(setting, stopped, 10)
+    fit(setting, stopped, 10)
     with open(stopped / "metrics.jsonl", "a") as log:
         log.write('{"step": 13, "seconds": 1.0}\n{"step": 14, "sec')  # after the last saved state
-    resumed, both_sittings = fit(setting, stopped, 20)
+    resumed, seconds = fit(setting, stopped, 20)
     same(end, resumed)
-    assert both_sittings > first_sitting > 0
     seen = [logs.read(folder) for folder in (straight, stopped)]
-    assert seen[1][-1]["seconds"] > seen[1][0]["seconds"]
+    clock = [line["seconds"] for line in seen[1]]
+    assert 0 < clock[0] <= clock[1] <= clock[2] <= clock[3] <= round(seconds, 2)
     clock = {"seconds": 0, "images_per_second": 0}
     assert [line | clock for line in seen[0]] == [line | clock for line in seen[1]]
     assert [line["step"] for line in seen[0]] == [5, 10, 15, 20]
@@ -142,8 +142,10 @@ def test_average_follows_its_formula(setting):
 
 def test_a_step_depends_on_key_and_number_alone(setting):
     _, arrays, start, step = setting
-    other = start._replace(key=jax.random.key(1))
-    later = start._replace(step=jnp.int32(5))
+    other, later = jax.device_put(
+        (start._replace(key=jax.random.key(1)), start._replace(step=jnp.int32(5))),
+        jax.devices()[0],
+    )
     losses = [float(step(s, *arrays)[1]["loss"]) for s in (start, start, other, later)]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3

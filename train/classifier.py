@@ -10,6 +10,7 @@ import tyro
 
 from dng_jax import checkpoints, data, nets, training
 from dng_jax.metrics import features
+from dng_jax.run_states import disk_errors
 from eval import problems, runs
 from train import finish, presets, session, start
 from train.options import Options
@@ -55,13 +56,13 @@ def run(options: Options) -> Path | None:
     # ---- write
     found = {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test_images))}
     text = finish.facts("classifier", job, options, state, seconds, out, found)
-    path = finish.write(out, params, module, text, options.dtype, None)
-    # Through the weights as they are stored: those are what will look at generated images.
-    stored, params, _ = checkpoints.load_model(path)
-    look = features.judge(stored, params)
-    classes = job.network.num_classes
-    reference = problems.make_reference(look, images, labels, classes, f"{job.dataset}-classifier")
-    reference.save(problems.reference_path(path), dtype="float16")
+    with disk_errors("write the model", out):
+        path = finish.write(out, params, module, text, options.dtype, None)
+        # Through the weights as they are stored: those will look at generated images.
+        stored, params, _ = checkpoints.load_model(path)
+        look, name = features.judge(stored, params), f"{job.dataset}-classifier"
+        reference = problems.make_reference(look, images, labels, job.network.num_classes, name)
+        reference.save(problems.reference_path(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
 

@@ -8,6 +8,7 @@ import jax
 import tyro
 
 from dng_jax import nets, schedules, training
+from dng_jax.run_states import disk_errors
 from eval import runs
 from train import finish, presets, samples, session, start
 from train.options import DiffusionOptions
@@ -59,7 +60,8 @@ def run(options: DiffusionOptions) -> Path | None:
     # ---- write
     text = finish.facts("diffusion", job, options, state, seconds, out, {"schedule": "linear"})
     grid = f"samples/step-{job.steps:06d}.png" if sample_every else None
-    path = finish.write(out, state.ema, module, text, options.dtype, grid)
+    with disk_errors("write the model", out):
+        path = finish.write(out, state.ema, module, text, options.dtype, grid)
     print(path)
     return path
 

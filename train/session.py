@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dng_jax import nets
-from dng_jax.run_states import RunStates
+from dng_jax.run_states import RunStates, disk_errors
 from dng_jax.training import TrainState
 from eval import runs
 from train import loop
@@ -44,7 +44,7 @@ def run(
         out / "states", nets.describe(module), keep_best=options.keep_best, report=where.say
     )
     stop = loop.StopSignal()
-    with states, stop.listening():
+    with disk_errors("write", out), states, stop.listening():
         found = states.restore(state)
         state, facts = found or (state, {"seconds": 0.0})
         if options.resume:
