@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from dng_jax import checkpoints, data, nets, pretrained, training
 from dng_jax.errors import InputError
+from dng_jax.metrics import features
 from dng_jax.nets.unet import Conv3, GroupNorm, depth_to_space, space_to_depth
 
 TINY = nets.UNetConfig(
@@ -238,9 +239,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 def test_bundled_weights_are_small_and_described():
     folder = Path(pretrained.__file__).parent
     files = sorted(folder.glob("*.safetensors"))
-    assert sorted(f.stem for f in files) == sorted(pretrained.NAMES)
-    assert sum(f.stat().st_size for f in files) <= 4 * 2**20
-    assert all(f.with_suffix(".md").exists() for f in files)
+    assert sum(f.stat().st_size for f in files) <= 20e6
+    networks = [f for f in files if not f.name.endswith(".reference.safetensors")]
+    assert sorted(f.stem for f in networks) == sorted(pretrained.NAMES)
+    assert all(f.with_suffix(".md").exists() for f in networks)
 
 
 def test_bundled_names_only():
@@ -254,6 +256,32 @@ def test_bundled_classifier_is_accurate():
     logits, features = module.apply({"params": params}, data.to_unit(images), features=True)
     assert features.shape == (len(images), 64)
     assert np.mean(np.argmax(logits, -1) == labels) >= 0.98
+
+
+def test_mnist_reference_is_that_of_the_training_images_through_the_bundled_classifier():
+    found = pretrained.reference("mnist-classifier")
+    # Images a digit in the 60,000 of the training split, as published.
+    assert [m.count for m in found.moments] == [
+        5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
+    ]  # fmt: skip
+    _, params, _ = pretrained.load("mnist-classifier")
+    last = params["logits"]
+    logits = found.features @ last["kernel"] + last["bias"]
+    assert np.mean(np.argmax(logits, -1) == found.labels) >= 0.99
+    moments, kept = found.excluding([0])
+    own = kept.mean(0)
+    assert np.abs(own - moments.mean).max() < 0.2 * np.abs(moments.mean).max()
+    assert pretrained.reference("digits-classifier") is None
+
+
+def test_mnist_classifier_is_accurate():
+    try:
+        images, labels, _ = data.load("mnist", "test", download=False)
+    except InputError:
+        pytest.skip("no MNIST here")
+    module, params, _ = pretrained.load("mnist-classifier")
+    predicted, _ = features.judge(module, params)(data.to_unit(images[:2000]))
+    assert np.mean(predicted == labels[:2000]) >= 0.99
 
 
 @pytest.mark.parametrize("name", ["digits-heads", "digits-label"])

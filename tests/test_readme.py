@@ -35,7 +35,7 @@ def test_commands_and_files_named_in_the_readme_exist():
     root = Path(__file__).resolve().parents[1]
     jobs = set(re.findall(r"python -m ([a-z_.]+)|\.\.\. ((?:train|eval)\.[a-z_]+)", README))
     names = {name for pair in jobs for name in pair if name}
-    assert {"eval.class_removal", "eval.study", "train.classifier"} <= names
+    assert {"eval.class_removal", "eval.report", "train.classifier"} <= names
     for name in names:
         assert importlib.util.find_spec(name) is not None, name
     for file in re.findall(r"\]\((?!http)([^)#]+)\)", README):
@@ -45,8 +45,21 @@ def test_commands_and_files_named_in_the_readme_exist():
 def test_options_named_in_the_readme_are_options():
     import tyro
 
-    from eval import class_removal
+    from eval import bench, class_removal, study
+    from train import options, presets
 
-    for line in re.findall(r"python -m eval\.class_removal ([^`\n#]+)`", README):
-        config = tyro.cli(class_removal.Config, args=line.split())
-        assert config.forbid == ("3", "8")
+    lines = re.findall(r"(?:python -m|\.\.\.) ((?:train|eval)\.[a-z_]+) ([^`\n#]+)", README)
+    read = {"class_removal": 0, "study": 0, "diffusion": 0, "classifier": 0, "bench": 0}
+    for job, line in lines:
+        words = line.split()
+        name = "study" if "--study" in words else job.rpartition(".")[2]
+        words = [word for word in words if word != "--study"]
+        if name in ("class_removal", "study", "bench"):
+            config = {"class_removal": class_removal, "study": study, "bench": bench}[name].Config
+            tyro.cli(config, args=words)
+        elif name in ("diffusion", "classifier"):
+            kind = options.DiffusionOptions if name == "diffusion" else options.Options
+            known = presets.DIFFUSION if name == "diffusion" else presets.CLASSIFIER
+            assert tyro.cli(kind, args=words).job(known).steps > 0
+        read[name] = read.get(name, 0) + 1
+    assert all(read.values()), read

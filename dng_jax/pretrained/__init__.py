@@ -3,6 +3,8 @@
 digits-heads       U-Net with one output head a class and an unconditional one: the default network
 digits-label       class-conditional U-Net with label dropout (label K is the null label)
 digits-classifier  classifier that judges generated digits
+mnist-heads        U-Net with one output head a class and an unconditional one, 28x28
+mnist-classifier   classifier that judges generated MNIST digits, with its reference statistics
 """
 
 from __future__ import annotations
@@ -14,7 +16,13 @@ from dng_jax import checkpoints
 from dng_jax.errors import choose
 from dng_jax.metrics import Reference
 
-NAMES = ("digits-heads", "digits-label", "digits-classifier")
+NAMES = (
+    "digits-heads",
+    "digits-label",
+    "digits-classifier",
+    "mnist-heads",
+    "mnist-classifier",
+)
 
 
 def reference(name: str) -> Reference | None:
