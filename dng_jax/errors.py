@@ -13,6 +13,10 @@ class InputError(ValueError):
     """Bad input. Jobs print its one sentence and leave with exit code 2, without a traceback."""
 
 
+class MissingDataError(InputError):
+    """A data set that is nowhere to be found; the message says where it was looked for."""
+
+
 class NonFiniteError(FloatingPointError):
     """A network or a rule produced NaN or infinity; names the sampling step and the sample."""
 

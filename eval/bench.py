@@ -59,7 +59,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     """Runs a suite, prints its table and writes results.json."""
     choose(config.suite, SUITES, "suite")
-    for name in ("samples", "steps", "pairs"):
+    for name in ("samples", "steps", "pairs", "batch"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(config, name)}")
     for name in config.networks:

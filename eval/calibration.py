@@ -35,7 +35,7 @@ from dng_jax import (
     sample,
     sample_keys,
 )
-from dng_jax.errors import InputError, choose
+from dng_jax.errors import InputError, MissingDataError, choose
 from dng_jax.metrics import calibration, reliability
 from dng_jax.steps import StepTable, noise_ratio
 from eval import problems, runs
@@ -89,13 +89,13 @@ def main(config: Config) -> list[dict[str, Any]]:
 
     labelled = labelled_images(config)
     fits: tuple[str, ...] = FITS
-    if isinstance(labelled, InputError):
+    if isinstance(labelled, MissingDataError):
         print(f"nothing is fitted on data: {labelled}")
         fits = tuple(fit for fit in FITS if fit != "fitted on data")
     records: list[dict[str, Any]] = []
     for sampler, table in tables.items():
         evidence, labels, exact = record(problem, table, config)
-        if not isinstance(labelled, InputError):
+        if not isinstance(labelled, MissingDataError):
             on_data, labels_of_data = forward(problem, table, config, *labelled)
         half = config.samples // 2
         halves = [
@@ -155,13 +155,13 @@ def unguided(problem, config: Config, table: StepTable):
     return guidance.dynamic_negative(tracker, 0.0)
 
 
-def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | InputError:
+def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | MissingDataError:
     """As many labelled images as there are runs; of those the network has not seen, where there
     are any. A bundled network can be judged without them: then what load said about them."""
     try:
         split = "all" if config.dataset == "digits" else "test"
         images, labels, _ = data.load(config.dataset, split)
-    except InputError as error:
+    except MissingDataError as error:
         return error
     return data.to_unit(images[: config.samples]), labels[: config.samples]
 

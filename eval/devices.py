@@ -61,6 +61,11 @@ class Devices:
         return select(self.platform, self.cpu_devices)
 
 
+def divisible(count: int) -> int:
+    """The next multiple of the number of devices."""
+    return -(-count // jax.device_count()) * jax.device_count()
+
+
 def spread(arrays):
     """The arrays split over all devices along their leading axis, where it divides evenly."""
     if jax.device_count() == 1 or any(len(a) % jax.device_count() for a in jax.tree.leaves(arrays)):

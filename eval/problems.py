@@ -16,6 +16,7 @@ its weights where there is one, so that no data set is needed; otherwise from th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,21 @@ def _judge(dataset: str, name: str | None):
         images, labels, _ = data.load(dataset, "all" if dataset == "digits" else "train")
         reference = make_reference(judge, images, labels, info.num_classes, extractor)
     return judge, extractor, reference, info
+
+
+def fingerprint(dataset: str, source: Source) -> dict[str, str]:
+    """SHA-256 of every weights file a problem rests on, so that retrained ones are told apart."""
+    if source.denoiser == "exact":
+        return {}
+    names = (source.network, *source.negatives, source.classifier or "classifier")
+    return {name: hashlib.sha256(_bytes(dataset, name)).hexdigest() for name in names}
+
+
+def _bytes(dataset: str, name: str) -> bytes:
+    if _is_file(name):
+        return Path(name).read_bytes()
+    full = name if name in pretrained.NAMES else f"{dataset}-{name}"
+    return pretrained.stored(full)
 
 
 def reference_path(classifier: str | Path) -> Path:

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 import tyro
 
 from dng_jax.errors import InputError, choose
-from eval import calibration, problems, runs, study_cells, study_summary
+from eval import calibration, problems, report, runs, study_cells, study_summary
 from eval.devices import Devices
 from eval.problems import Problem, Source
 from eval.rule_specs import TrackerOptions
@@ -95,48 +95,94 @@ def main(config: Config) -> dict[str, Any]:
     """Computes what is missing, then sums up."""
     check(config)
     config.devices.select()
-    first = problems.make(config.dataset, ("0",), _one(config.source))
+    first = problems.make(config.dataset, config.forbid[:1] or ("0",), config.source)
     chosen = (
         problems.class_indices(config.forbid, first.info)
         if config.forbid
         else tuple(range(first.info.num_classes))
     )
+    config = without_classes(config, chosen) if not first.knows_classes else config
     folder = runs.new_run_folder(
         config.out or Path("runs") / f"study-{config.dataset}",
         identity(config),
         overwrite=config.resume,
         option="--resume",
     )
-    wanted = list(cells(config, chosen, first.info.num_classes))
-    found = compute(config, folder, wanted)
+    wanted = list(cells(config, chosen, first.info.num_classes, first.knows_classes))
+    make = problem_of(config)
+    found = compute(make, folder, wanted)
 
-    results: dict[str, Any] = {
+    results = report.read(folder) if (folder / "results.json").exists() else {}
+    facts = {
         "config": config,
+        "command": command(config),
         "provenance": runs.provenance(),
         "judge": first.judge_name,
         "classes": [first.info.class_names[k] for k in chosen],
-        "tables": [],
-        "pictures": [],
     }
     tables: list[runs.Table] = []
     for part in config.parts:
         if part == "path":
-            summary = study_summary.path(problem_of(config)((chosen[0],)), config, GRIDS, folder)
+            summary = study_summary.path(make((chosen[0],)), config, GRIDS, folder)
         elif part == "calibration":
             summary = _calibration(config, folder)
         else:
             mine = {cell: found[cell] for cell in wanted if cell.part == part}
-            summary = study_summary.PARTS[part](mine, problem_of(config), config, folder)
-        results[part] = summary.record
+            summary = study_summary.PARTS[part](mine, make, config, folder)
         tables += summary.tables
-        results["tables"] += [{"part": part} | table.to_dict() for table in summary.tables]
-        results["pictures"] += [
-            {"part": part, "file": file, "caption": text} for file, text in summary.pictures
-        ]
-    runs.write_json(folder / "results.json", results)
+        # Part by part, so that a later one that fails or was not asked for costs no earlier one.
+        results = merged(results, part, summary) | facts
+        runs.write_json(folder / "results.json", results)
     runs.publish(folder, *tables)
     print(f"written to {folder}; one page of it: python -m eval.report {folder}")
     return results
+
+
+def merged(results: dict[str, Any], part: str, summary: study_summary.Summary) -> dict[str, Any]:
+    """The results with this part's in the place of an earlier sitting's."""
+    others = {
+        key: [entry for entry in results.get(key, []) if entry["part"] != part]
+        for key in ("tables", "pictures")
+    }
+    return results | {
+        part: summary.record,
+        "tables": others["tables"] + [{"part": part} | t.to_dict() for t in summary.tables],
+        "pictures": others["pictures"]
+        + [{"part": part, "file": file, "caption": text} for file, text in summary.pictures],
+    }
+
+
+def command(config: Config) -> str:
+    """The command that makes this study, without the paths of this machine."""
+    words = ["python -m eval.class_removal --study"]
+    default, flat = Config(), vars(config) | vars(config.source) | vars(config.devices)
+    usual = vars(default) | vars(default.source) | vars(default.devices)
+    for name, value in flat.items():
+        if name in ("source", "devices", "out", "resume") or value == usual[name]:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name == "forbid":
+            words += [f"{option} {k}" for k in value]
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(" ".join([option, *(Path(str(v)).name for v in values)]))
+    return " ".join(words)
+
+
+def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
+    """The study of the paper's two networks: one class, and rules that ask for no other."""
+    if len(chosen) != 1:
+        raise InputError(
+            f"--negatives holds the network of one class: name it with --forbid, got {len(chosen)}"
+        )
+    parts = tuple(p for p in config.parts if p not in ("several", "calibration"))
+    families = tuple(f for f in config.families if not f.startswith("dng:classes"))
+    if not parts or not families:
+        raise InputError(
+            f"{config.source.network} knows no classes: parts several and calibration, and the"
+            " rules dng:classes, ask for all of them"
+        )
+    return dataclasses.replace(config, parts=parts, families=families)
 
 
 def check(config: Config) -> None:
@@ -146,6 +192,8 @@ def check(config: Config) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at least 2")
     for part in config.parts:
         choose(part, PARTS, "part")
+    if "calibration" in config.parts and config.steps < 4:
+        raise InputError(f"the part calibration needs --steps of at least 4, got {config.steps}")
     if not config.parts:
         raise InputError("name at least one of --parts")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
@@ -160,19 +208,28 @@ def check(config: Config) -> None:
 
 def identity(config: Config) -> dict[str, Any]:
     """What makes two studies the same: everything a cell does not record itself."""
-    return {"job": "study", "dataset": config.dataset, "source": runs.to_json(config.source)}
+    weights = problems.fingerprint(config.dataset, config.source)
+    return {
+        "job": "study",
+        "dataset": config.dataset,
+        "source": runs.to_json(config.source),
+        "weights": weights,
+    }
 
 
-def cells(config: Config, chosen: tuple[int, ...], num_classes: int) -> Iterator[Cell]:
+def cells(
+    config: Config, chosen: tuple[int, ...], num_classes: int, knows_classes: bool = True
+) -> Iterator[Cell]:
     """Every cell of the parts asked for; the seeds of the curves in turn, so that an unfinished
     study has whole ones."""
     plain: dict[str, Any] = {"sampler": config.sampler, "steps": config.steps}
     small: dict[str, Any] = {"seed": config.seeds[0], "samples": config.part_samples}
+    baselines = BASELINES if knows_classes else ("unguided",)
     trackers = [f for f in config.families if f in ("dng:pair", "dng:classes")]
     if "curves" in config.parts:
         for seed in config.seeds:
             for k in chosen:
-                for family in (*BASELINES, *config.families):
+                for family in (*baselines, *config.families):
                     settings = tuple(Setting(s) for s in GRIDS.get(family, (None,)))
                     yield Cell(
                         "curves", (k,), family, settings, seed=seed, samples=config.samples, **plain
@@ -189,7 +246,7 @@ def cells(config: Config, chosen: tuple[int, ...], num_classes: int) -> Iterator
                     yield Cell("steps", (k,), family, (Setting(1.0),), **options, **small)
     if "several" in config.parts:
         for forbidden in sets_of(chosen, num_classes):
-            for family in (*BASELINES, *(f for f in config.families if f in SEVERAL)):
+            for family in (*baselines, *(f for f in config.families if f in SEVERAL)):
                 settings = tuple(Setting(s) for s in SEVERAL.get(family, (None,)))
                 yield Cell("several", forbidden, family, settings, **plain, **small)
 
@@ -221,10 +278,11 @@ def knobs(family: str) -> tuple[Setting, ...]:
     return tuple(dict.fromkeys(settings))
 
 
-def compute(config: Config, folder: Path, wanted: list[Cell]) -> dict[Cell, study_cells.Found]:
+def compute(
+    make: study_summary.MakeProblem, folder: Path, wanted: list[Cell]
+) -> dict[Cell, study_cells.Found]:
     """Every cell, from its file or made now."""
     found = {}
-    make = problem_of(config)
     with runs.progress_bar() as bar:
         task = bar.add_task("cells", total=sum(_cost(cell) for cell in wanted))
         for cell in wanted:
@@ -251,33 +309,28 @@ def problem_of(config: Config):
     return problem
 
 
-def _one(source: Source) -> Source:
-    # The paper's two-network set-up has one file a forbidden class: a study of it has one class.
-    return dataclasses.replace(source, negatives=source.negatives[:1])
-
-
 def _cost(cell: Cell) -> int:
     return len(cell.settings) * cell.samples * cell.steps
 
 
 def _calibration(config: Config, folder: Path) -> study_summary.Summary:
+    samples = max(4, 2 * (config.samples // 2))
+    inner = f"calibration_{config.sampler}_{config.steps}_seed{config.seeds[0]}_{samples}"
     job = calibration.Config(
         dataset=config.dataset,
         source=config.source,
         samplers=(config.sampler,),
         steps=config.steps,
-        samples=2 * (config.samples // 2),
+        samples=samples,
         knots=min(8, config.steps - 1),
         seed=config.seeds[0],
-        out=str(folder / "calibration"),
+        out=str(folder / inner),
         overwrite=True,
     )
     records = calibration.main(job)
+    caption = "Reliability of the tracked posterior at the end of the chain."
     pictures = [
-        (
-            f"calibration/{path.name}",
-            "Reliability of the tracked posterior at the end of the chain.",
-        )
-        for path in sorted((folder / "calibration").glob("reliability_*.png"))
+        (f"{inner}/{path.name}", caption)
+        for path in sorted((folder / inner).glob("reliability_*.png"))
     ]
     return study_summary.Summary(records, [calibration.table_of(job, records)], pictures)

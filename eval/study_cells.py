@@ -2,8 +2,8 @@
 
 A cell is one compiled sweep and one file, cells/PART/NAME.npz:
 
-    labels    uint8 [S, n]      what the judge calls sample i under setting s
-    features  float16 [S, n, F] the judge's features
+    labels    uint8 [S, n]      what the judge calls sample i under setting s (wider for K > 255)
+    features  float16 [S, n, F]  the judge's features
     record    JSON              the cell as it was asked for, settings and all
 
 Sample i of a cell has noise of its own, fixed by (seed, forbidden set, i): the rules of one
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from dng_jax.errors import InputError
 from dng_jax.sampling import check_finite
 from dng_jax.steps import StepTable
 from eval import devices, rule_specs, runs
+from eval.generating import network_calls
 from eval.problems import Problem
 from eval.rule_specs import TrackerOptions
 
 BATCH = 1024
 NOISE_STRIDE = 1_000_000
+FIRST_SET_BLOCK, SET_BLOCKS = 1000, 4294
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Found:
-    """What came out: labels uint8 [S, n], features float16 [S, n, F]."""
+    """What came out: labels uint8 [S, n], features float16 [S, n, F]; network calls an image."""
 
     labels: np.ndarray
     features: np.ndarray
+    calls: int | None
 
 
 def load(folder: Path, cell: Cell) -> Found | None:
@@ -78,7 +82,8 @@ def load(folder: Path, cell: Cell) -> Found | None:
     try:
         with np.load(path) as arrays:
             record = json.loads(str(arrays["record"]))
-            found = Found(arrays["labels"], arrays["features"])
+            calls = int(arrays["calls"])
+            found = Found(arrays["labels"], arrays["features"], calls if calls > 0 else None)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error}): remove it, and --resume") from error
     if record != runs.to_json(cell):
@@ -96,6 +101,7 @@ def save(folder: Path, cell: Cell, found: Found) -> None:
             temporary,
             labels=found.labels,
             features=found.features,
+            calls=found.calls or 0,
             record=json.dumps(runs.to_json(cell)),
         )
         os.replace(temporary, path)
@@ -109,20 +115,23 @@ def run(problem: Problem, cell: Cell) -> Found:
     spec = rule_specs.parse(cell.family)
     rules = [rule_specs.build(spec.with_scale(s.scale), problem, s.options) for s in cell.settings]
     if spec.name == "floor":
-        return _floor(problem, table, rules[0], cell)
-    images = _sample(problem.denoiser, problem, table, rules, cell, cell.samples)
-    return _judge(problem, images)
+        images = _floor(problem, table, rules[0], cell)
+    else:
+        images = _sample(problem.denoiser, problem, table, rules, cell, cell.samples)
+    labels, features = _judge(problem, images)
+    return Found(labels, features, network_calls(problem, rules[0], cell.steps))
 
 
 def first_sample(cell: Cell) -> int:
     """Index of the cell's first sample among those of its seed."""
-    mask = sum(1 << k for k in cell.forbidden)
-    # A single class keeps its own block; sets of classes get blocks beyond those.
-    block = cell.forbidden[0] if len(cell.forbidden) == 1 else 32 + mask % 1024
-    return block * NOISE_STRIDE
+    if len(cell.forbidden) == 1:
+        return cell.forbidden[0] * NOISE_STRIDE
+    # Beyond the blocks of single classes, up to what fold_in takes as a number (32 bits).
+    hashed = zlib.crc32(repr(cell.forbidden).encode()) % (SET_BLOCKS - FIRST_SET_BLOCK)
+    return (FIRST_SET_BLOCK + hashed) * NOISE_STRIDE
 
 
-def _floor(problem: Problem, table: StepTable, rule: Any, cell: Cell) -> Found:
+def _floor(problem: Problem, table: StepTable, rule: Any, cell: Cell) -> np.ndarray:
     allowed = np.flatnonzero(problem.allowed)
     size = -(-cell.samples // len(allowed))  # one size, so that one program serves all classes
     parts = [
@@ -131,8 +140,7 @@ def _floor(problem: Problem, table: StepTable, rule: Any, cell: Cell) -> Found:
     ]
     # Class after class in turn, so that cutting to the cell's size keeps them balanced.
     images = np.stack(parts, axis=2)
-    images = images.reshape(1, -1, *images.shape[3:])[:, : cell.samples]
-    return _judge(problem, images)
+    return images.reshape(1, -1, *images.shape[3:])[:, : cell.samples]
 
 
 def _sample(denoiser, problem, table, rules, cell: Cell, count: int, start: int = 0) -> np.ndarray:
@@ -140,21 +148,23 @@ def _sample(denoiser, problem, table, rules, cell: Cell, count: int, start: int 
     for first in range(0, count, BATCH):
         size = min(BATCH, count - first)
         begin = first_sample(cell) + start + first
-        keys = sample_keys(cell.seed, size, begin)
+        # A few samples more, left out below, where the devices could not share them evenly.
+        keys = sample_keys(cell.seed, devices.divisible(size), begin)
         keys, x = devices.spread((keys, initial_noise(keys, problem.info.shape, table)))
         if rule_specs.has_numbers(rules[0]):
             result = sweep(denoiser, table, rules, keys, x)
             for i in range(len(rules)):
                 check_finite(result._replace(bad_step=result.bad_step[i]), cell.steps, begin)
-            out.append(np.asarray(result.x))
+            out.append(np.asarray(result.x)[:, :size])
         else:
             result = sample(denoiser, table, rules[0], keys, x)
             check_finite(result, cell.steps, begin)
-            out.append(np.asarray(result.x)[None])
+            out.append(np.asarray(result.x)[None, :size])
     return np.concatenate(out, axis=1)
 
 
-def _judge(problem: Problem, images: np.ndarray) -> Found:
+def _judge(problem: Problem, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     judged = [problem.judge(x) for x in images]
-    labels = np.stack([labels for labels, _ in judged]).astype(np.uint8)
-    return Found(labels, np.stack([f for _, f in judged]).astype(np.float16))
+    labels = np.stack([labels for labels, _ in judged])
+    labels = labels.astype(np.min_scalar_type(problem.info.num_classes))
+    return labels, np.stack([f for _, f in judged]).astype(np.float16)

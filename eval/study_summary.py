@@ -19,6 +19,7 @@ from eval.problems import Problem
 from eval.rule_specs import TrackerOptions
 from eval.study_cells import Cell, Found, Setting
 
+FRECHET_RESAMPLES = 30
 LEVELS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02)
 Cells = Mapping[Cell, Found]
 MakeProblem = Callable[[tuple[int, ...]], Problem]
@@ -54,16 +55,18 @@ def curves(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summar
     own = {a: tradeoff.at_levels(found[a], LEVELS) for a in trackers}
     areas = {(a, b): tradeoff.area(found[a], found[b]) for a in trackers for b in baselines}
     quality = {name: _quality(joined, make, name) for name in found}
-    record = {
+    record: dict[str, Any] = {
         "curves": _stored(found),
         "matched": _rows(matched),
         "levels": _rows(levels),
         "areas": _rows(areas),
         "quality": quality,
-        "counts": counts_of(cells),
+        "counts": counts_of(cells, make),
+        "own": {a: vars(found) for a, found in own.items()},
+        "calls": {family: parts[0][2].calls for family, parts in joined.items()},
     }
     tables = [
-        _settings_table(what, found, quality),
+        _settings_table(what, found, quality, record["calls"]),
         _matched_table(found, matched),
         _levels_table(own, levels),
         _areas_table(areas),
@@ -76,7 +79,15 @@ def several(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summa
     table = runs.Table(
         f"{config.dataset}, sets of neighbouring classes forbidden at once, "
         f"n = {config.part_samples} a set, {config.steps} steps",
-        ("rule", "classes", "sets", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet"),
+        (
+            "rule",
+            "classes",
+            "sets",
+            "forbidden % [95%]",
+            "KL [95%]",
+            "reversed KL",
+            "Frechet [95%]",
+        ),
     )
     record: dict[int, Any] = {}
     for size in sorted({len(cell.forbidden) for cell in cells}):
@@ -95,7 +106,7 @@ def sensitivity(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> S
     table = runs.Table(
         f"{config.dataset}, DNG with one number changed, "
         f"n = {config.part_samples} a forbidden class, {config.steps} steps",
-        ("tracker", "changed", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet"),
+        ("tracker", "changed", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet [95%]"),
     )
     panels: dict[str, dict[str, list[tuple]]] = {}
     for name, c in found.items():
@@ -128,7 +139,7 @@ def steps(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary
     table = runs.Table(
         f"{config.dataset}, number of steps, lambda_0 = 1, "
         f"n = {config.part_samples} a forbidden class",
-        ("tracker", "steps", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet"),
+        ("tracker", "steps", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet [95%]"),
     )
     record: dict[int, Any] = {}
     lines: dict[str, list[tuple]] = {}
@@ -192,17 +203,17 @@ def join(cells: Cells) -> dict[str, list[tuple[tuple[int, ...], tuple[Setting, .
         labels = np.concatenate([found.labels for _, found in parts], axis=1)
         features = np.concatenate([found.features for _, found in parts], axis=1)
         out.setdefault(family, []).append(
-            (forbidden, parts[0][0].settings, Found(labels, features))
+            (forbidden, parts[0][0].settings, Found(labels, features, parts[0][1].calls))
         )
     order = list(dict.fromkeys(cell.family for cell in cells))
     return {family: out[family] for family in order}
 
 
-def counts_of(cells: Cells) -> list[dict[str, Any]]:
+def counts_of(cells: Cells, make: MakeProblem) -> list[dict[str, Any]]:
     """One record a cell and setting: what was asked for, and counts of the judge's labels."""
     out = []
     for cell, found in cells.items():
-        top = int(max(f.labels.max() for f in cells.values())) + 1
+        top = make(cell.forbidden).info.num_classes
         for setting, labels in zip(cell.settings, found.labels, strict=True):
             counts = np.bincount(labels, minlength=top)
             facts = {"forbidden": cell.forbidden, "rule": _label(cell.family, setting.scale)}
@@ -224,6 +235,7 @@ def _curves(joined, make: MakeProblem) -> dict[str, tradeoff.Curve]:
         make(sets[0]).info.num_classes,
         scales,
         frechet={family: _frechet(joined[family], make) for family in families},
+        frechet_error={family: _frechet_errors(joined[family], make) for family in families},
         independent=[family for family in families if family == "floor"],
     )
 
@@ -238,6 +250,21 @@ def _frechet(parts, make: MakeProblem) -> np.ndarray:
         [[make(forbidden).real.distance(_moments(f)) for f in found.features]
          for forbidden, _, found in parts]
     )  # fmt: skip
+
+
+def _frechet_errors(parts, make: MakeProblem) -> np.ndarray:
+    """[F, S] bootstrap standard errors over the samples of each set and setting."""
+    errors = []
+    for forbidden, _, found in parts:
+        real, rng = make(forbidden).real, np.random.default_rng(forbidden)
+        n = found.labels.shape[1]
+        rows = rng.integers(n, size=(FRECHET_RESAMPLES, n))
+        errors.append([_spread(real, f.astype(np.float64), rows) for f in found.features])
+    return np.array(errors)
+
+
+def _spread(real: Moments, features: np.ndarray, rows: np.ndarray) -> float:
+    return float(np.std([real.distance(_moments(features[r])) for r in rows], ddof=1))
 
 
 def _moments(features) -> Moments:
@@ -296,7 +323,7 @@ def _trade_offs(found, config, folder: Path, name: str, what: str) -> list[tuple
     return pictures
 
 
-def _settings_table(what: str, found, quality) -> runs.Table:
+def _settings_table(what: str, found, quality, calls) -> runs.Table:
     table = runs.Table(
         what,
         (
@@ -304,10 +331,11 @@ def _settings_table(what: str, found, quality) -> runs.Table:
             "forbidden % [95%]",
             "KL [95%]",
             "reversed KL",
-            "Frechet",
+            "Frechet [95%]",
             "KID x 1000",
             "precision",
             "recall",
+            "calls/image",
         ),
     )
     for name, c in found.items():
@@ -319,6 +347,7 @@ def _settings_table(what: str, found, quality) -> runs.Table:
                 f"{1000 * q['kid']:.2f}",
                 f"{q['precision']:.3f}",
                 f"{q['recall']:.3f}",
+                calls[name],
             )
     return table
 
@@ -382,7 +411,7 @@ def _point(c: tradeoff.Curve, i: int) -> tuple[str, ...]:
         f"{100 * c.leak[i]:.2f} [{100 * c.leak_low[i]:.2f}, {100 * c.leak_high[i]:.2f}]",
         _interval(c.kl[i], c.kl_low[i], c.kl_high[i]),
         f"{c.reversed[i]:.4f}",
-        f"{c.frechet[i]:.2f}",
+        f"{c.frechet[i]:.2f} [{c.frechet_low[i]:.2f}, {c.frechet_high[i]:.2f}]",
     )
 
 

@@ -107,8 +107,8 @@ def table_of(results: dict[str, Any]) -> runs.Table:
         (
             "network",
             "what",
-            "images/s",
-            "Mflop/image",
+            "images or calls/s",
+            "Mflop/image or call",
             "product peak Gflop/s",
             "share of it % [quartiles]",
         ),

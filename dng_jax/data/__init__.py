@@ -27,7 +27,7 @@ import numpy as np
 
 from dng_jax.data import digits, network, places, prepared, raw
 from dng_jax.data.info import SPLITS, Info, to_unit
-from dng_jax.errors import InputError, choose
+from dng_jax.errors import InputError, MissingDataError, choose
 
 __all__ = ["SPLITS", "Info", "describe", "load", "to_unit"]
 
@@ -74,11 +74,11 @@ def describe(name: str) -> Info:
 
 def _download(source: raw.Source, where: places.Places, allowed: bool) -> Path:
     if not allowed:
-        raise InputError(_missing(source, where, "allow the download"))
+        raise MissingDataError(_missing(source, where, "allow the download"))
     try:
         network.check(source.url + next(iter(source.downloads)))
     except OSError as error:
-        raise InputError(_missing(source, where, f"go online ({error})")) from None
+        raise MissingDataError(_missing(source, where, f"go online ({error})")) from None
     prepared.tfds()
     from dng_jax.data import builders  # imported late: it imports TensorFlow Datasets
 

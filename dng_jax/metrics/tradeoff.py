@@ -70,6 +70,8 @@ class Curve:
     reversed_low: np.ndarray
     reversed_high: np.ndarray
     frechet: np.ndarray
+    frechet_low: np.ndarray
+    frechet_high: np.ndarray
     leak_by_class: np.ndarray
     kl_by_class: np.ndarray
     reversed_by_class: np.ndarray
@@ -132,6 +134,7 @@ def curves(
     scales: Mapping[str, Sequence[Any]],
     *,
     frechet: Mapping[str, Any] | None = None,
+    frechet_error: Mapping[str, Any] | None = None,
     independent: Collection[str] = (),
     resamples: int = 1000,
     seed: int = 0,
@@ -141,7 +144,8 @@ def curves(
     labels[family][f]: integers [S, n] in 0..classes-1, f running over `forbidden` (tuples of
     classes); sample i of all families but the `independent` ones shares its noise, so they have one
     n. Samples of several seeds are concatenated along n. scales[family]: S labels of the points.
-    frechet[family]: [F, S]. InputError where shapes or labels do not fit.
+    frechet[family]: [F, S], frechet_error its standard errors (independent over F; the interval is
+    +-1.96 of that of the mean). InputError where shapes or labels do not fit.
     """
     if resamples < 100:
         raise InputError(f"resamples must be at least 100, got {resamples}")
@@ -178,7 +182,8 @@ def curves(
             list(scales[name]),
             stacks[name].shape[2],
             [np.stack(part) for part in zip(*found[name], strict=True)],
-            None if frechet is None or name not in frechet else frechet[name],
+            None if frechet is None else frechet.get(name),
+            None if frechet_error is None else frechet_error.get(name),
         )
         for name in stacks
     }
@@ -255,14 +260,18 @@ def area(
     return Area(float(low), float(high), here.item(), *(b.item() for b in bounds))
 
 
-def _curve(scales, n, parts, frechet) -> Curve:
+def _curve(scales, n, parts, frechet, frechet_error) -> Curve:
     # parts: leak, kl, reversed [F, 1 + R, S], the first row of each as counted
     leak, kl, rev = (part.mean(axis=0) for part in parts)
     sets, points = len(parts[0]), len(scales)
     pooled = np.rint(leak[0] * sets * n)
-    score = np.full((sets, points), np.nan) if frechet is None else np.asarray(frechet, np.float64)
-    if score.shape != (sets, points):
+    score, error = (
+        np.full((sets, points), np.nan) if v is None else np.asarray(v, np.float64)
+        for v in (frechet, frechet_error)
+    )
+    if score.shape != (sets, points) or error.shape != (sets, points):
         raise InputError(f"frechet must have shape [{sets}, {points}], got {list(score.shape)}")
+    spread = 1.96 * np.sqrt((error**2).sum(axis=0)) / sets
     draws = Draws(leak[1:], *(v[0] + v[1:] - v[1:].mean(axis=0) for v in (kl, rev)))
     leak_low, leak_high = wilson(pooled, np.full(points, sets * n))
     kl_low, kl_high = np.quantile(draws.kl, TAILS, axis=0)
@@ -280,6 +289,8 @@ def _curve(scales, n, parts, frechet) -> Curve:
         reversed_low=rev_low,
         reversed_high=rev_high,
         frechet=score.mean(axis=0),
+        frechet_low=score.mean(axis=0) - spread,
+        frechet_high=score.mean(axis=0) + spread,
         leak_by_class=parts[0][:, 0],
         kl_by_class=parts[1][:, 0],
         reversed_by_class=parts[2][:, 0],

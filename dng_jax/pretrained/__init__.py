@@ -36,6 +36,12 @@ def reference(name: str) -> Reference | None:
         return Reference.load(path)
 
 
+def stored(name: str) -> bytes:
+    """The file of a bundled network as it is stored."""
+    choose(name, NAMES, "pretrained network")
+    return (resources.files(__name__) / f"{name}.safetensors").read_bytes()
+
+
 def load(name: str) -> tuple[Any, dict, dict]:
     """Returns (module, params, config) of a bundled network; raises InputError for another name."""
     choose(name, NAMES, "pretrained network")
