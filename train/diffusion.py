@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import tyro
 
-from dng_jax import nets, schedules, training
+from dng_jax import nets, schedules, stable_targets, training
 from dng_jax.run_states import disk_errors
 from eval import runs
 from train import finish, presets, samples, session, start
@@ -33,7 +33,14 @@ def run(options: DiffusionOptions) -> Path | None:
     state = training.init_state(module, optimiser, jax.random.key(job.seed))
     state = where.put(start.from_file(state, options.init, where))
     step = training.make_diffusion_step(
-        module, optimiser, schedule, job.batch_size, job.ema_decay, where.split
+        module,
+        optimiser,
+        schedule,
+        job.batch_size,
+        job.ema_decay,
+        where.split,
+        job.references,
+        stable_targets.rows_by_class(labels, job.network.num_classes) if job.references else None,
     )
 
     def draw(state: training.TrainState) -> None:

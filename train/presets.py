@@ -35,10 +35,15 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusionJob(Job):
-    """only_class: train on this class alone, as the paper does for a forbidden one."""
+    """only_class: train on this class alone, as the paper does for a forbidden one.
+
+    references: images of every class drawn each step for targets of low variance
+    (dng_jax.stable_targets), for networks with one head a class; 0: plain targets.
+    """
 
     network: UNetConfig
     only_class: int | None = None
+    references: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
