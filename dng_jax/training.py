@@ -13,8 +13,9 @@ means over pixels and batch; heads of other classes get no gradient. With `refer
 only) y_k and y_K are the low-variance targets of dng_jax.stable_targets, and below the log-SNR
 OTHERS_BELOW the other heads learn theirs too, with the mean weight of one head.
 
-Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated linearly between the schedule's
-levels, which covers the discrete levels and everything between them (as logsnr spacing needs).
+Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated
+linearly between the schedule's levels, which covers the discrete levels and everything between them
+(as logsnr spacing needs).
 
 Average: ema <- d ema + (1 - d) params, d = min(decay, (1 + n) / (10 + n)): the warm-up keeps the
 random initialisation from lingering in the average.
