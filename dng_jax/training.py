@@ -175,6 +175,9 @@ def make_diffusion_step(
             return None
         counts = jnp.bincount(labels, length=len(rows_by_class))
         few = stable_targets.draw(key, images, jnp.asarray(rows_by_class), references)
+        if sharding is not None:
+            # Or XLA splits the references, and gathers them again for every product.
+            few = jax.lax.with_sharding_constraint(few, NamedSharding(sharding.mesh, P()))
         return unit_range(few), jnp.log(counts / len(labels))
 
     def loss(params, images, labels, key):
