@@ -20,10 +20,12 @@ an integer, hence the same for every layout over devices, and any one altered wo
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
 import logging
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,18 +40,15 @@ import orbax.checkpoint as ocp
 import tensorstore
 from jax.experimental import multihost_utils
 
+from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.training import TrainState
 
 KEEP_LAST = 2  # the one before the newest is the way out when the newest is damaged
 _TRASH, _UNREADABLE = "deleted", "unreadable"
-_DISK = (
-    "no space left on device",
-    "disk quota exceeded",
-    "read-only file system",
-    "file too large",
-    "permission denied",
-)
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # a piece is missing, or not what it was
+# Status codes by which C++ tells of the machine, not of the file.
+_PASSING = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "PERMISSION_DENIED")
 
 
 class RunStates:
@@ -109,7 +108,8 @@ class RunStates:
     def save(self, state: TrainState, loss: float, facts: Mapping[str, Any] | None = None) -> None:
         """Begins to write the state under its step; raises InputError where the disk refuses.
 
-        loss: mean training loss since the save before. A failure of the save before, which is
+        loss: mean training loss since the save before; infinite: not to be compared, so never the
+        best. A failure of the save before, which is
         noticed late, is raised here too; it leaves the states before it as they were.
         """
         step = int(state.step)
@@ -143,7 +143,8 @@ class RunStates:
 
         like: arrays, of which only shape, dtype and sharding are used. A state that cannot be read
         is reported and moved to `unreadable`. Raises InputError for a state of another network or
-        optimiser, and where there are states but none can be read.
+        optimiser, and where there are states but none can be read. A fault of the machine (no
+        memory, a disk that does not answer) is raised as it is and moves nothing.
         """
         self.wait()
         if not self.steps():
@@ -209,6 +210,8 @@ class RunStates:
         return jax.tree.unflatten(structure, found)
 
     def _put_aside(self, step: int, error: Exception) -> None:
+        if not _is_damage(error):
+            raise error
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         self.report(f"the state of step {step} cannot be read ({reason}): using the one before")
         if jax.process_index() == 0:
@@ -232,13 +235,12 @@ def disk_errors(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Written by C++, a full disk comes back as an error of any type, told by its text.
-        text = next((w for w in _DISK if w in str(error).lower()), None)
-        if isinstance(error, InputError) or (not isinstance(error, OSError) and text is None):
+        refused = None if isinstance(error, InputError) else disk.refusal(error)
+        if refused is None:
             raise
-        reason = getattr(error, "strerror", None) or text or str(error)
+        reason, remedy = refused
         raise InputError(
-            f"cannot {what} in {folder} ({reason.lower()}): make room, then continue with"
+            f"cannot {what} in {folder} ({reason}): {remedy}, then continue with"
             " --resume; the states saved before are intact"
         ) from error
 
@@ -249,9 +251,20 @@ class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = sorted(c.step for c in checkpoints)
-        best = sorted((s for s in steps if s in self.losses), key=self.losses.__getitem__)
+        compared = (s for s in steps if self.losses.get(s, math.inf) < math.inf)
+        best = sorted(compared, key=self.losses.__getitem__)
         kept = {*steps[-KEEP_LAST:], *best[: self.keep_best]}
         return [c.step in kept for c in checkpoints]
+
+
+def _is_damage(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return False
+    if isinstance(error, OSError) and error.errno not in (None, *_DAMAGE):
+        return False
+    if any(code in str(error) for code in _PASSING):
+        return False
+    return error.__cause__ is None or _is_damage(error.__cause__)
 
 
 @functools.cache

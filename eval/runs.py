@@ -1,8 +1,15 @@
 """What every job does around its work: a folder a run, provenance, JSON, tables, exit codes.
 
-A run folder holds run.json (the configuration, and what it ran on) beside the results. Nothing
-here deletes anything. Exit codes: 0 done, 2 bad input or numbers that are not finite (one sentence
-on stderr, no traceback), 130 interrupted; anything else is a fault of ours and keeps its traceback.
+A run folder holds run.json beside the results:
+
+    config       what was asked for
+    provenance   what it last ran on; results are those of this
+    sittings     the same of every start and resume, the first one first
+    and what the job adds
+
+Nothing here deletes anything. Exit codes: 0 done, 2 bad input or numbers that are not finite (one
+sentence on stderr, no traceback), 130 interrupted; anything else is a fault of ours and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +24,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +37,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dng_jax import disk
 from dng_jax.errors import InputError, NonFiniteError
 
 PACKAGES = (
@@ -53,6 +62,7 @@ def new_run_folder(
     job: str = "run",
     overwrite: bool = False,
     option: str = "--overwrite",
+    facts: Mapping[str, Any] | None = None,
 ) -> Path:
     """Makes the folder of a run and writes its run.json; returns the path.
 
@@ -62,7 +72,8 @@ def new_run_folder(
     that holds anything is refused with InputError, unless it holds the run of the same
     configuration and overwrite is True: then its files stay and the job may continue from them or
     write them anew.
-    option: the command-line option that sets overwrite, for the message.
+    option: the command-line option that sets overwrite, for the message. facts: added to run.json.
+    InputError, too, where the disk refuses.
     """
     if path is None:
         names = (job if n == 1 else f"{job}-{n}" for n in itertools.count(1))
@@ -82,14 +93,35 @@ def new_run_folder(
             f"cannot make the folder {path} ({error.strerror}): choose another --out"
         ) from error
     if held:
-        if _identity(_stored_config(path)) != _identity(wanted):
-            raise InputError(f"{path} holds another run: choose another --out or remove it")
+        stored = _identity((read_run(path) or {}).get("config"))
+        if stored is None:
+            raise InputError(
+                f"{path} holds another run, or files of no run at all: choose another --out"
+            )
+        if stored != _identity(wanted):
+            raise InputError(
+                f"{path} holds another run ({_difference(stored, _identity(wanted))}):"
+                " choose another --out"
+            )
         if not overwrite:
             raise InputError(
                 f"{path} already holds this run: choose another --out, or add {option}"
             )
-    write_json(path / "run.json", {"config": wanted, "provenance": provenance()})
+    now, before = provenance(), read_run(path) or {}
+    # Written by an earlier version, run.json tells of the newest sitting alone.
+    earlier = before.get("sittings", [before["provenance"]] if "provenance" in before else [])
+    record = {"config": wanted, "provenance": now, "sittings": [*earlier, now], **(facts or {})}
+    write_json(path / "run.json", record)
     return path
+
+
+def read_run(path: str | Path) -> dict[str, Any] | None:
+    """The run.json of a folder; None where there is none that can be read."""
+    try:
+        stored = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 def provenance() -> dict[str, Any]:
@@ -159,16 +191,30 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all; InputError where the disk refuses."""
     path = Path(path)
     # In the same folder, because os.replace is atomic within one file system only.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _refused(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if (refused := disk.refusal(error)) is None:
+            raise
+        reason, remedy = refused
+        raise InputError(
+            f"cannot write {path} ({reason}): {remedy}, or choose another --out"
+        ) from error
 
 
 def main(job: Callable[[], object]) -> None:
@@ -271,13 +317,25 @@ def _identity(config: Any) -> Any:
     return {k: v for k, v in config.items() if k not in WHERE_NOT_WHAT}
 
 
-def _stored_config(path: Path) -> Any:
-    """The config in the folder's run.json; None where there is none that can be read."""
-    try:
-        stored = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return stored.get("config") if isinstance(stored, dict) else None
+def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first three fields, at any depth, in which two configurations differ."""
+    a, b = _flat(stored), _flat(wanted)
+    names = [n for n in {**a, **b} if a.get(n, ...) != b.get(n, ...)]
+    told = [f"{n} {_short(a, n)}, not {_short(b, n)}" for n in names[:3]]
+    return "; ".join(told) + ("; ..." if len(names) > 3 else "")
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{above}{name}.") if isinstance(value, dict) else {}
+        found |= inner or {above + name: value}
+    return found
+
+
+def _short(values: Mapping[str, Any], name: str) -> str:
+    text = json.dumps(values[name], ensure_ascii=False) if name in values else "unset"
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _cpu_model() -> str:

@@ -72,6 +72,17 @@ def test_one_by_one_heads_are_the_centre_of_three_by_three_ones():
     [
         ({"patch": 3}, "patch 3 is not supported: choose 1, 2 or 4"),
         ({"head_kernel": 2}, "head_kernel 2 is not supported: choose 1 or 3"),
+        ({"multipliers": ()}, "multipliers must be one or more numbers from 1"),
+        ({"multipliers": (1, 0)}, "multipliers must be one or more numbers from 1"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"embed_channels": -1}, "embed_channels must be at least 1, got -1"),
+        ({"head_channels": 0}, "head_channels must be at least 1, got 0"),
+        ({"blocks": -1}, "blocks must be at least 0, got -1"),
+        ({"middle_blocks": -1}, "middle_blocks must be at least 0, got -1"),
+        ({"global_channels": -1}, "global_channels must be at least 0, got -1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": float("nan")}, "dropout must be at least 0 and below 1, got nan"),
     ],
 )
 def test_sizes_that_are_not_there_are_refused(changes, said):

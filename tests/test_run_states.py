@@ -1,6 +1,8 @@
 """Saved states: bit for bit, on any number of devices; damaged, foreign, refused by the disk."""
 
 import errno
+import math
+import os
 import shutil
 from pathlib import Path
 
@@ -58,6 +60,15 @@ def test_the_last_two_and_the_best_are_kept_and_come_back(folder):
     same(last, make(5))
     same(best, make(2))
     assert facts == {"seconds": 2.5}
+    with RunStates(folder, NETWORK) as states:
+        states.restore(make(0))
+        # Not to be compared, so never the best.
+        states.save(make(7), math.inf)
+        states.save(make(8), math.inf)
+        states.save(make(9), math.inf)
+        states.wait()
+        assert states.steps() == [2, 8, 9]
+        same(states.restore(make(0), best=True)[0], make(2))
     assert last.step.sharding.device_set == {jax.devices()[0]}
 
 
@@ -132,6 +143,40 @@ def test_where_every_state_is_damaged_the_run_does_not_begin_anew_by_itself(fold
     ):
         states.restore(make(0))
     assert len(told) == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        MemoryError(),
+        OSError(errno.EMFILE, "Too many open files"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"),
+    ],
+    ids=["memory", "files", "device"],
+)
+def test_a_fault_of_the_machine_moves_no_state(folder, monkeypatch, fault):
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(RunStates, "_state", fail)
+    told = []
+    with RunStates(folder, NETWORK, report=told.append) as states:
+        with pytest.raises(type(fault)) as caught:
+            states.restore(make(0))
+        assert states.steps() == [2, 4, 5]
+    assert caught.value is fault
+    assert told == []
+
+
+def test_only_what_a_disk_refuses_is_told_as_that(tmp_path):
+    for number in (errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
+        with (
+            pytest.raises(InputError, match=f"cannot write in .*{os.strerror(number).lower()}"),
+            run_states.disk_errors("write", tmp_path),
+        ):
+            raise OSError(number, os.strerror(number))
+    with pytest.raises(FileNotFoundError), run_states.disk_errors("write", tmp_path):
+        (tmp_path / "nothing").read_text()
 
 
 def test_a_full_disk_is_one_sentence_and_harms_no_state(folder, monkeypatch):

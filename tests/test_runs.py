@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -41,9 +43,11 @@ def test_a_new_folder_records_config_and_provenance(tmp_path):
 def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path):
     folder = runs.new_run_folder(tmp_path / "run", Config(tmp_path, steps=50))
     (folder / "result.json").write_text("1")
+    first = json.loads((folder / "run.json").read_text())["provenance"]
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    refused = r"holds another run \(steps 50, not 51\): choose another --out$"
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="holds another run: choose another --out or remove"):
+        with pytest.raises(InputError, match=refused):
             runs.new_run_folder(folder, Config(tmp_path, steps=51), overwrite=overwrite)
     with pytest.raises(InputError, match="already holds this run"):
         runs.new_run_folder(folder, Config(tmp_path))
@@ -51,7 +55,38 @@ def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path):
     # `out` and `overwrite` themselves do not make it another run; earlier results stay.
     again = Config(tmp_path / "elsewhere", overwrite=True)
     assert runs.new_run_folder(folder, again, overwrite=True) == folder
+    sittings = json.loads((folder / "run.json").read_text())["sittings"]
+    assert [s["time_utc"] for s in sittings[:1]] == [first["time_utc"]]
+    assert len(sittings) == 2
     assert (folder / "result.json").read_text() == "1"
+
+
+def test_three_fields_that_differ_are_named_wherever_they_lie(tmp_path):
+    config = {"network": {"channels": 8, "kind": "unet"}, "a": 1, "b": None, "c": [1], "d": "x"}
+    folder = runs.new_run_folder(tmp_path / "run", config)
+    other = {"network": {"channels": 16, "kind": "unet"}, "a": 1, "c": [2], "d": "y"}
+    with pytest.raises(InputError) as caught:
+        runs.new_run_folder(folder, other)
+    told = "network.channels 8, not 16; b null, not unset; c [1], not [2]; ..."
+    assert f"holds another run ({told}): choose" in str(caught.value)
+
+
+def test_a_full_disk_is_one_sentence_and_other_faults_keep_their_traceback(tmp_path, monkeypatch):
+    def refuse(number):
+        def write_text(path, *_, **__):
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(Path, "write_text", write_text)
+
+    refuse(errno.ENOSPC)
+    with pytest.raises(InputError, match=r"run.json \(no space left on device\): make room"):
+        runs.new_run_folder(tmp_path / "run", {"steps": 1})
+    refuse(errno.EACCES)
+    with pytest.raises(InputError, match=r"r.json \(permission denied\): see to the folder"):
+        runs.write_json(tmp_path / "r.json", 1)
+    refuse(errno.EMFILE)
+    with pytest.raises(OSError, match="Too many open files"):
+        runs.write_json(tmp_path / "r.json", 1)
 
 
 def test_a_job_killed_before_its_run_json_was_whole_leaves_the_folder_free(tmp_path):

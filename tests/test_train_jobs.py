@@ -1,11 +1,14 @@
 """The training jobs end to end on little data: what they write, how they stop, what they refuse."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 import signal
 import struct
 import sys
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,16 +19,21 @@ from safetensors import safe_open
 
 import train.classifier
 import train.diffusion
-from dng_jax import checkpoints, data, nets, training
+from dng_jax import checkpoints, data, nets, pretrained, training
 from dng_jax.errors import InputError
+from dng_jax.metrics.reference import Reference
 from dng_jax.run_states import RunStates
-from eval import runs
-from train import logs, loop, options, presets, start
+from eval import problems, runs
+from train import finish, logs, loop, options, presets, start
 from train.options import DiffusionOptions, Options
 
 SMALL = DiffusionOptions(
     set=TINY, steps=10, batch_size=32, log_every=5, save_every=5, sample_every=0
 )
+
+
+PLAIN = ("network.conditioning=none",)
+CLASSIFIER = Path(pretrained.__file__).parent / "digits-classifier.safetensors"
 
 
 def small(out, **changes):
@@ -72,10 +80,74 @@ def test_diffusion_job_writes_what_it_says(finished):
     assert told["command"].startswith("python -m train.diffusion --preset digits --steps 10 ")
     card = (finished / "model.md").read_text()
     for fact in (
-        "10 steps, 320 images seen", "digits, split all", "bfloat16", "--set network.channels=8",
+        "10 steps, 320 images seen", "digits, split all: all 1,797 images, 8x8x1", "bfloat16",
+        "| final, mean of the 1 logged batch in the last 5% of the steps |",
+        "--set network.channels=8",
         f"loss {lines[-1]['loss']:.4f}", "samples/step-000010.png", "| schedule | linear |",
     ):  # fmt: skip
         assert fact in card
+
+
+def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_path):
+    out = tmp_path / "run"
+    chosen = small(out, only_class=3, set=(*TINY, "network.conditioning=none"))
+    job = chosen.job(presets.DIFFUSION)
+    runs.new_run_folder(out, job, facts={"init": {"file": "a.safetensors", "steps": "7|8\n9"}})
+    record = runs.read_run(out)
+    known = record["provenance"]
+    record["sittings"] = [
+        known | {"git": {"commit": c * 40, "dirty": c == "a"}, "device": d}
+        for c, d in (("a", "cpu"), ("b", "x"), ("c", "cpu"))
+    ]
+    runs.write_json(out / "run.json", record)
+    lines = [{"step": s, "seconds": s, "loss": s / 100} for s in (50, 96, 98, 100)]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    state = types.SimpleNamespace(step=job.steps)
+    told = finish.facts("diffusion", job, chosen, state, 3.0, out, 183, {})
+    assert told["commit"] == "a" * 40 + " with changes (start), " + "c" * 40 + " (end)"
+    assert told["hardware"].count("cpu, ") == told["hardware"].count("x, ") == 1
+    assert told["used"] == "all 183 images of class 3"
+    assert told["final"] == "loss 0.9800"
+    assert told["final_mean_of"] == "3 logged batches in the last 5% of the steps"
+    assert told["started_from"] == "a.safetensors: steps 7/8 9"
+    assert " --init a.safetensors " in told["command"]
+
+
+def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys):
+    out, path, (module, _) = tmp_path / "run", finished / "model.safetensors", state_like(10)
+    job, where = small(out).job(presets.DIFFUSION), start.place(SMALL)
+    optimiser = training.make_optimiser(10, 1e-3, 2)
+    fresh = functools.partial(training.init_state, module, optimiser, jax.random.key(0))
+    init = start.read_init(path, fresh)
+    start.open_run(out, job, False, where, init)
+    facts = runs.read_run(out)["init"]
+    assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (facts["file"], facts["steps"], facts["images"]) == ("model.safetensors", "10", "320")
+    assert facts["command"].startswith("python -m train.diffusion ")
+    _, stored, _ = checkpoints.load_model(path)
+    state = start.first_state(fresh, init, out, where)
+    for tree in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, tree, stored)
+    assert "parameters from" in capsys.readouterr().out
+
+    with pytest.raises(InputError, match="no saved state yet: give --init again"):
+        start.open_run(out, job, True, where)
+    (out / "states" / "5").mkdir(parents=True)
+    start.open_run(out, job, True, where)
+    start.open_run(out, job, True, where, init)
+    assert runs.read_run(out)["init"] == facts
+    assert len(runs.read_run(out)["sittings"]) == 3
+    start.first_state(fresh, init, out, where)
+    assert "parameters from" not in capsys.readouterr().out
+
+    other = jax.tree.map(lambda leaf: leaf + 1, stored)
+    checkpoints.save_model(tmp_path / "other.safetensors", other, nets.describe(module))
+    with pytest.raises(InputError, match=r"started from another model.safetensors \(sha256 "):
+        start.open_run(
+            out, job, True, where, start.read_init(tmp_path / "other.safetensors", fresh)
+        )
+    with pytest.raises(InputError, match="started without --init"):
+        start.open_run(finished, job, True, where, init)
 
 
 def test_event_files_hold_the_same_numbers(finished):
@@ -204,13 +276,13 @@ def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
     assert config["conditioning"] == "label"
     assert config["attention_levels"] == [1]
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
-    assert "40 examples" not in (out / "model.md").read_text()
+    assert "cifar10, split train: the first 40 images, 32x32x3" in (out / "model.md").read_text()
     assert (out / "samples" / "step-000004.png").exists()
 
 
 def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
     out = tmp_path / "run"
-    small = Options(out=out, steps=40, batch_size=32, log_every=20, save_every=20)
+    small = Options(out=out, steps=40, batch_size=32, log_every=20, save_every=20, examples=300)
     train.classifier.run(small)
     said = capsys.readouterr().out
     lines = logs.read(out)
@@ -224,10 +296,32 @@ def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
     accuracy = np.mean(np.argmax(logits, -1) == labels)
     assert f"test accuracy {accuracy:.4f} on 355 images" in said
     assert f"| test accuracy | {accuracy:.4f} |" in (out / "model.md").read_text()
+    # What real images look like is asked of all of them, few as the network was trained on.
+    whole = np.bincount(data.load("digits", "train")[1])
+    reference = Reference.load(problems.reference_path(out / "model.safetensors"))
+    assert [float(m.count) for m in reference.moments] == whole.tolist()
+    assert "split train: the first 300 images" in (out / "model.md").read_text()
     with pytest.raises(InputError, match="already holds this run"):
         train.classifier.run(small)
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match=r"holds another run \(steps 40, not 30\)"):
         train.classifier.run(dataclasses.replace(small, steps=30, resume=True))
+
+
+def test_classifier_job_refuses_at_the_start_what_would_fail_at_the_end(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="does not exist: check the path"):
+        train.classifier.run(Options(out=out, init=tmp_path / "nothing"))
+    load = data.load
+
+    def one_seven(name, split):
+        images, labels, info = load(name, split)
+        kept = (labels != 7) | (np.cumsum(labels == 7) == 1)
+        return images[kept], labels[kept], info
+
+    monkeypatch.setattr(data, "load", one_seven)
+    with pytest.raises(InputError, match=r"classes \[7\] have fewer than two images in digits"):
+        train.classifier.run(Options(out=out))
+    assert not out.exists()
 
 
 def test_states_of_another_network_are_refused(finished, tmp_path):
@@ -251,11 +345,21 @@ def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
         log=lambda values, step: seen.append((step, values)),
         finish=lambda exit_code: seen.append(exit_code),
     )
-    fake = types.SimpleNamespace(init=lambda **options: seen.append(options["project"]) or run)
+    asked = []
+    fake = types.SimpleNamespace(init=lambda **options: asked.append(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     with logs.Log(tmp_path, 0, wandb="project") as log:
         log.write(5, 1.0, {"loss": 0.5})
-    assert seen == ["project", (5, {"loss": 0.5}), 0]
+    assert seen == [(5, {"loss": 0.5}), 0]
+    # A resumed run has its id again; a folder of the same name elsewhere has another.
+    (tmp_path / "elsewhere" / tmp_path.name).mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "elsewhere" / tmp_path.name):
+        with logs.Log(folder, 0, wandb="project"):
+            pass
+    first, again, other = (options["id"] for options in asked)
+    assert first == again == (tmp_path / "wandb-id").read_text().strip()
+    assert first not in (other, tmp_path.name)
+    assert {options["project"] for options in asked} == {"project"}
 
 
 @pytest.mark.parametrize(
@@ -277,7 +381,18 @@ def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
         ({"precision": "float16"}, "unknown precision 'float16'"),
         ({"dtype": "bf16"}, "did you mean 'bfloat16'"),
         ({"platform": "gpus"}, "unknown platform 'gpus'"),
-        ({"only_class": 10}, "--only-class must be 0 to 9, got 10"),
+        ({"only_class": 10, "set": PLAIN}, "--only-class must be 0 to 9, got 10"),
+        (
+            {"only_class": 1},
+            "--only-class needs a network with conditioning none, digits has heads",
+        ),
+        ({"set": ("weight_decay=nan",)}, "--weight-decay must be at least 0, got nan"),
+        ({"set": ("network.channels=0",)}, "channels must be at least 1, got 0"),
+        ({"seed": 2**32}, "--seed must be at least 0 and below 2^32"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"init": Path("nothing.safetensors")}, "nothing.safetensors does not exist"),
+        ({"init": Path(__file__)}, "is not a whole safetensors file"),
+        ({"init": CLASSIFIER}, "has no weights of this network: leave out --init"),
         ({"set": ("network.num_classes=11",)}, "made for 11 classes"),
         ({"set": ("dataset=dogits",)}, "did you mean 'digits'"),
         ({"resume": True}, "holds no run to resume"),

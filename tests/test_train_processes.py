@@ -1,4 +1,4 @@
-"""One run on 1, 2 and 8 devices and on 2 processes of 2; killed with SIGKILL; without devices."""
+"""One run on 1, 2 and 8 devices and on 2 processes of 2; killed with SIGKILL."""
 
 import signal
 import socket
@@ -117,19 +117,8 @@ def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path):
     assert equal(newest(straight, module, like), newest(stopped, module, like))
 
 
-def test_no_device_of_the_kind_asked_for_is_one_sentence(tmp_path):
-    words = command(tmp_path / "run", *PACE, "--platform", "tpu")
-    # The variable would win over the option.
-    env = {k: v for k, v in environment(tmp_path).items() if k != "JAX_PLATFORMS"}
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: no tpu device here")
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
 def test_killed_twice_the_run_ends_as_if_it_never_was(tmp_path):
-    seen = check(tmp_path, kills=2, steps=200)
+    seen = check(tmp_path, kills=2, steps=120)
     assert seen["kills"] == 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import tyro
 
 from dng_jax import checkpoints, data, nets, training
+from dng_jax.errors import InputError
 from dng_jax.metrics import features
 from dng_jax.run_states import disk_errors
 from eval import problems, runs
@@ -22,17 +25,26 @@ def run(options: Options) -> Path | None:
     job = options.job(presets.CLASSIFIER)
     out = options.out or Path("runs") / f"{options.preset}-classifier"
     where = start.place(options)
-    images, labels = start.load(job, where)
+    every, every_label = start.load(dataclasses.replace(job, examples=None), where)
+    images, labels = every[: job.examples], every_label[: job.examples]
+    counts = np.bincount(every_label, minlength=job.network.num_classes)
+    if few := np.flatnonzero(counts < 2).tolist():
+        # Said now, not after the training: the reference statistics need two of each.
+        raise InputError(
+            f"classes {few} have fewer than two images in {job.dataset}, split {job.split}: choose"
+            " another split, or number classes from 0"
+        )
     test_images, test_labels, _ = data.load(job.dataset, "test")
-    start.open_run(out, job, options.resume, where)
-
-    # ---- build
     module = nets.Classifier(job.network, where.dtype(job.precision))
     optimiser = training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
     )
-    state = training.init_state(module, optimiser, jax.random.key(job.seed))
-    state = where.put(start.from_file(state, options.init, where))
+    fresh = partial(training.init_state, module, optimiser, jax.random.key(job.seed))
+    init = start.read_init(options.init, fresh)
+    start.open_run(out, job, options.resume, where, init)
+
+    # ---- build
+    state = start.first_state(fresh, init, out, where)
     step = training.make_classifier_step(
         module, optimiser, job.batch_size, job.ema_decay, job.smoothing, where.split
     )
@@ -55,13 +67,13 @@ def run(options: Options) -> Path | None:
 
     # ---- write
     found = {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test_images))}
-    text = finish.facts("classifier", job, options, state, seconds, out, found)
+    text = finish.facts("classifier", job, options, state, seconds, out, len(images), found)
     with disk_errors("write the model", out):
         path = finish.write(out, params, module, text, options.dtype, None)
         # Through the weights as they are stored: those will look at generated images.
         stored, params, _ = checkpoints.load_model(path)
         look, name = features.judge(stored, params), f"{job.dataset}-classifier"
-        reference = problems.make_reference(look, images, labels, job.network.num_classes, name)
+        reference = problems.make_reference(look, every, every_label, job.network.num_classes, name)
         reference.save(problems.reference_path(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,16 +23,17 @@ def run(options: DiffusionOptions) -> Path | None:
     out = options.out or Path("runs") / options.preset
     where = start.place(options)
     images, labels = start.load(job, where)
-    start.open_run(out, job, options.resume, where)
-
-    # ---- build
     module = nets.UNet(job.network, where.dtype(job.precision))
-    schedule = schedules.linear()
     optimiser = training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
     )
-    state = training.init_state(module, optimiser, jax.random.key(job.seed))
-    state = where.put(start.from_file(state, options.init, where))
+    fresh = partial(training.init_state, module, optimiser, jax.random.key(job.seed))
+    init = start.read_init(options.init, fresh)
+    start.open_run(out, job, options.resume, where, init)
+
+    # ---- build
+    state = start.first_state(fresh, init, out, where)
+    schedule = schedules.linear()
     step = training.make_diffusion_step(
         module,
         optimiser,
@@ -65,7 +67,8 @@ def run(options: DiffusionOptions) -> Path | None:
     state, seconds = ended
 
     # ---- write
-    text = finish.facts("diffusion", job, options, state, seconds, out, {"schedule": "linear"})
+    found = {"schedule": "linear"}
+    text = finish.facts("diffusion", job, options, state, seconds, out, len(images), found)
     grid = f"samples/step-{job.steps:06d}.png" if sample_every else None
     with disk_errors("write the model", out):
         path = finish.write(out, state.ema, module, text, options.dtype, grid)

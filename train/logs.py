@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dng_jax.errors import InputError
+from eval import runs
 
 
 def read(folder: Path) -> list[dict[str, float]]:
@@ -27,15 +29,18 @@ def read(folder: Path) -> list[dict[str, float]]:
     return lines
 
 
-def average_of_last(folder: Path, share: float = 0.05) -> dict[str, float]:
-    """Means over the lines of the last `share` of the steps (at least one line)."""
+def average_of_last(folder: Path, share: float = 0.05) -> tuple[dict[str, float], int]:
+    """Means over the lines of the last `share` of the steps, and how many lines those are.
+
+    A line holds the values of one batch, not means over the steps since the line before.
+    """
     lines = read(folder)
     if not lines:
-        return {}
+        return {}, 0
     end = lines[-1]["step"]
     last = [line for line in lines if line["step"] > (1 - share) * end]
     names = [n for n in last[-1] if n not in ("step", "seconds")]
-    return {n: sum(line[n] for line in last) / len(last) for n in names}
+    return {n: sum(line[n] for line in last) / len(last) for n in names}, len(last)
 
 
 class Log:
@@ -105,5 +110,10 @@ def _wandb(project: str, folder: Path, config: Mapping[str, Any] | None) -> Any:
         raise InputError(
             "--wandb needs the package wandb: pip install 'dng-jax[wandb]', or leave it out"
         ) from error
+    # Folders of one name are many; a resumed run finds its own id again.
+    kept = folder / "wandb-id"
+    if not kept.exists():
+        runs.write_text(kept, secrets.token_hex(8) + "\n")
     settings = {"dir": str(folder), "config": dict(config or {}), "resume": "allow"}
-    return wandb.init(project=project, id=folder.resolve().name, **settings)
+    name = folder.resolve().name
+    return wandb.init(project=project, id=kept.read_text().strip(), name=name, **settings)

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -89,14 +89,19 @@ def fit(
     pace: Pace,
     *,
     seconds: float = 0.0,
+    losses: Sequence[float] = (),
     sample: Callable[[TrainState], None] | None = None,
     stop: StopSignal | None = None,
 ) -> tuple[TrainState, float]:
     """Takes the state to `steps` steps, or to where `stop` was signalled; saves it there.
 
     step(state, *data) -> (state, metrics). seconds: of training before this call; returned with
-    this call's added. Returns when the last state is on the disk. Raises NonFiniteError, saving
-    nothing, when a loss or a gradient is not finite.
+    this call's added. losses: of the steps since the last multiple of save_every; as facts of a
+    state, both let the next sitting go on from there. Returns when the last state is on the disk.
+    Raises NonFiniteError, saving nothing, when a loss or a gradient is not finite.
+
+    Only a mean over save_every steps, from one multiple to the next, is a loss to compare states
+    by: one over fewer is low or high by chance. Other states are saved with an infinite one.
     """
     began, n = time.monotonic() - seconds, int(state.step)
     many = training.several(step, pace.steps_per_call) if pace.steps_per_call > 1 else step
@@ -104,6 +109,7 @@ def fit(
     stop = stop or StopSignal()
     with _bar(n, steps, disable=not log.active) as show:
         watch = _Watch(log, pace.log_every, steps, batch_size, n, seconds, show)
+        watch.losses.extend(losses)
         while n < steps:
             event = pace.next_event(n, steps)
             size = pace.steps_per_call
@@ -125,8 +131,9 @@ def fit(
                 watch.settle(but=1)
             if saving:
                 log.flush()
-                facts = {"seconds": round(time.monotonic() - began, 2)}
-                states.save(state, watch.loss_since_last(), facts)
+                loss = watch.loss_since_last(pace.save_every, n)
+                facts = {"seconds": round(time.monotonic() - began, 2), "losses": watch.losses[:]}
+                states.save(state, loss, facts)
             if sample is not None and (sampling or n == steps):
                 sample(state)
             if stopping:
@@ -159,9 +166,12 @@ class _Watch:
             if n % self.log_every == 0 or n == self.steps:
                 self._write(n, seconds, {name: float(v[-1]) for name, v in rows.items()})
 
-    def loss_since_last(self) -> float:
-        """Mean loss of the steps since this was last asked."""
-        mean = float(np.mean(self.losses)) if self.losses else math.inf
+    def loss_since_last(self, every: int, n: int) -> float:
+        """Mean loss of the last `every` steps where n is a multiple of it, else infinite."""
+        if n % every:
+            return math.inf
+        whole = len(self.losses) == every  # not where a sitting before had another --save-every
+        mean = float(np.mean(self.losses)) if whole else math.inf
         self.losses.clear()
         return mean
 

@@ -35,7 +35,7 @@ class Options:
     out: Path | None = None
     """Folder of the run; default: runs/ and the preset's name."""
     init: Path | None = None
-    """Model file whose weights to start from, wherever names and shapes agree."""
+    """Model file of weights to start from, wherever names and shapes agree; --resume keeps it."""
     resume: bool = False
     """Continue the run in --out from its newest saved state."""
     steps: int | None = None
@@ -100,6 +100,9 @@ class Options:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(job, name) < math.inf:
                 raise InputError(f"{name} must be positive and finite, got {getattr(job, name)}")
+        if not 0 <= job.seed < 2**32:
+            # jax drops the bits above: two seeds would name one run.
+            raise InputError(f"--seed must be at least 0 and below 2^32, got {job.seed}")
         if not 0 <= job.ema_decay < 1:
             raise InputError(f"ema_decay must be at least 0 and below 1, got {job.ema_decay}")
         return job
@@ -129,11 +132,24 @@ class DiffusionOptions(Options):
         only = {} if self.only_class is None else {"only_class": self.only_class}
         return {**super().overrides(), **only}
 
+    def job(self, presets: typing.Mapping[str, typing.Callable[[], J]]) -> J:
+        """As in Options; one class alone has no class to tell the network."""
+        job = super().job(presets)
+        if getattr(job, "only_class", None) is not None:
+            form = getattr(job, "network").conditioning  # noqa: B009  of the diffusion job alone
+            if form != "none":
+                raise InputError(
+                    f"--only-class needs a network with conditioning none, {self.preset} has"
+                    f" {form}: choose a preset such as mnist-small-plain, or add"
+                    " --set network.conditioning=none"
+                )
+        return job
+
 
 def at_least(low: int, **counts: float) -> None:
     """InputError for a number below low."""
     for name, value in counts.items():
-        if value < low:
+        if not value >= low:  # so that NaN is refused as well
             raise InputError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
 
 

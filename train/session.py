@@ -62,6 +62,7 @@ def run(
                 log,
                 pace,
                 seconds=facts["seconds"],
+                losses=facts.get("losses", ()),
                 sample=sample,
                 stop=stop,
             )
@@ -75,5 +76,8 @@ def run(
             best = states.restore(state, best=True)
             assert best is not None  # the last state has just been saved
             state = best[0]
-            where.say(f"exporting step {int(state.step)}, of the lowest training loss")
+            where.say(
+                f"exporting step {int(state.step)}: of those after whole --save-every steps, the"
+                " one of the lowest training loss; the last one where there is none"
+            )
     return state, seconds

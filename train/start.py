@@ -7,8 +7,9 @@ process 0 alone writes, except for saved states, which Orbax writes together.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from safetensors import safe_open
 
 from dng_jax import checkpoints, data
 from dng_jax.errors import InputError
@@ -29,6 +31,16 @@ from train.presets import DiffusionJob, Job
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _CALL = {"cpu": 1}  # steps a compiled call; see dng_jax.training.several
 _CALL_ACCELERATOR = 25
+_ORIGIN = ("command", "commit", "steps", "images", "seconds")
+
+
+@dataclass(frozen=True)
+class Init:
+    """A model file to start from. facts: name, sha256 and what the file says of its origin."""
+
+    path: Path
+    params: Any
+    facts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -152,29 +164,47 @@ def load(job: Job, where: Place) -> tuple[np.ndarray, np.ndarray]:
     return images[: job.examples], labels[: job.examples]
 
 
-def from_file(state: TrainState, path: Path | None, where: Place) -> TrainState:
-    """The state with the weights of a model file wherever names and shapes agree; says how many.
-
-    InputError where nothing agrees.
-    """
+def read_init(path: Path | None, fresh: Callable[[], TrainState]) -> Init | None:
+    """The weights of a model file; InputError where it is none, or nothing in it fits `fresh`."""
     if path is None:
-        return state
-    _, stored, _ = checkpoints.load_model(path)
-    params, taken, total = checkpoints.overlay(state.params, stored)
-    if not taken:
+        return None
+    _, params, _ = checkpoints.load_model(path)
+    if not checkpoints.overlay(jax.eval_shape(fresh).params, params)[1]:
         raise InputError(f"{path} has no weights of this network: leave out --init")
-    where.say(f"{taken:,} of {total:,} parameters from {path}")
-    return state._replace(params=params, ema=params)
+    with safe_open(path, framework="numpy") as file:
+        told = file.metadata() or {}
+    facts = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return Init(path, params, facts | {name: told[name] for name in _ORIGIN if name in told})
 
 
-def open_run(out: Path, job: Job, resume: bool, where: Place) -> None:
-    """Makes the run's folder, or finds it again; never writes over another run."""
+def first_state(
+    fresh: Callable[[], TrainState], init: Init | None, out: Path, where: Place
+) -> TrainState:
+    """A fresh state on the devices, with the weights of init wherever names and shapes agree.
+
+    Where the run has saved states, these take its place: init is not looked at.
+    """
+    state = fresh()
+    if init is not None and not _has_states(out):
+        params, taken, total = checkpoints.overlay(state.params, init.params)
+        where.say(f"{taken:,} of {total:,} parameters from {init.path}")
+        state = state._replace(params=params, ema=params)
+    return where.put(state)
+
+
+def open_run(out: Path, job: Job, resume: bool, where: Place, init: Init | None = None) -> None:
+    """Makes the run's folder, or finds it again; never writes over another run.
+
+    run.json keeps the facts of init: a run goes on from the weights it was started with.
+    """
     problem = None
     if where.first:
         try:
             if resume and not (out / "run.json").exists():
                 raise InputError(f"{out} holds no run to resume: leave out --resume")
-            runs.new_run_folder(out, job, overwrite=resume, option="--resume")
+            told = _same_init(out, init) if resume else init and init.facts
+            facts = {"init": told}
+            runs.new_run_folder(out, job, overwrite=resume, option="--resume", facts=facts)
         except InputError as error:
             problem = error
     if jax.process_count() > 1:
@@ -184,3 +214,26 @@ def open_run(out: Path, job: Job, resume: bool, where: Place) -> None:
             problem = InputError(f"process 0 cannot use {out}: see its message")
     if problem is not None:
         raise problem
+
+
+def _same_init(out: Path, init: Init | None) -> dict[str, str] | None:
+    """What run.json says of --init; InputError where it was another, or is needed again."""
+    stored = (runs.read_run(out) or {}).get("init")
+    if init is None:
+        if stored and not _has_states(out):
+            raise InputError(
+                f"{out} was to start from {stored['file']} and has no saved state yet: give --init"
+                " again"
+            )
+    elif stored is None:
+        raise InputError(f"{out} was started without --init: leave it out, or choose another --out")
+    elif stored["sha256"] != init.facts["sha256"]:
+        raise InputError(
+            f"{out} was started from another {stored['file']} (sha256 {stored['sha256'][:12]}, not"
+            f" {init.facts['sha256'][:12]}): leave out --init, or choose another --out"
+        )
+    return stored
+
+
+def _has_states(out: Path) -> bool:
+    return any(path.name.isdigit() for path in (out / "states").glob("*"))

@@ -93,6 +93,19 @@ class UNetConfig:
         choose(self.conditioning, CONDITIONINGS, "conditioning")
         choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
         choose(self.resample, ("conv", "shuffle"), "resample")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise InputError(
+                f"multipliers must be one or more numbers from 1, got {list(self.multipliers)}"
+            )
+        for low, names in (
+            (1, ("num_classes", "channels", "embed_channels", "head_channels")),
+            (0, ("blocks", "middle_blocks", "global_channels")),
+        ):
+            for name in names:
+                if not getattr(self, name) >= low:
+                    raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.patch not in (1, 2, 4):
             raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
         if self.head_kernel not in (1, 3):
