@@ -62,7 +62,9 @@ def _product() -> Callable:
 
 
 def _training(module, batch: int) -> tuple[Callable, float]:
-    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
     whole, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
     optimiser = t.make_optimiser(1000, 1e-4, 10)
     state = t.init_state(module, optimiser, jax.random.key(0))
