@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dng_jax.errors import InputError
+
 
 class Targets(NamedTuple):
     """Posterior means: of_class [B, K, ...], marginal [B, ...]."""
@@ -65,13 +67,21 @@ def targets(
 
 
 def rows_by_class(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """[K, N_max] row numbers of every class, repeated in turn where a class has fewer."""
+    """[K, N_max] int32 row numbers of every class, repeated in turn where a class has fewer.
+
+    labels int [N]. InputError for a class without images: it has no posterior mean to learn.
+    """
     rows = [np.flatnonzero(labels == k) for k in range(num_classes)]
+    if empty := [k for k, found in enumerate(rows) if not len(found)]:
+        raise InputError(
+            f"classes {empty} have no images to draw references from: take more --examples, or"
+            " --set references=0"
+        )
     width = max(map(len, rows))
     return np.stack([np.resize(r, width) for r in rows]).astype(np.int32)
 
 
 def draw(key: jax.Array, images: jax.Array, rows: jax.Array, count: int) -> jax.Array:
-    """[K, count, ...] images of every class, with replacement."""
+    """[K, count, ...] images of every class, with replacement; images [N, ...], rows [K, N_max]."""
     chosen = jax.random.randint(key, (len(rows), count), 0, rows.shape[1])
     return images[jnp.take_along_axis(rows, chosen, axis=1)]

@@ -82,6 +82,37 @@ def test_every_head_learns_from_every_image_at_high_noise_only():
     assert np.all(low[jnp.array([0, 3])] > 0)
 
 
+def test_loss_of_all_heads_is_the_distance_to_the_targets_of_each(monkeypatch):
+    # Every prediction 0 and every target known: the loss is a sum of squares, in v.
+    rng = np.random.default_rng(3)
+    config = nets.UNetConfig((2, 2, 1), 3, "heads", "v", channels=8, multipliers=(1,))
+    x, x0 = rng.normal(size=(2, 4, 2, 2, 1))
+    logsnr = np.array([-3.0, -0.5, -2.0, 4.0])
+    a = np.sqrt(1 / (1 + np.exp(-logsnr))).reshape(4, 1, 1, 1)
+    s = np.sqrt(1 / (1 + np.exp(logsnr))).reshape(4, 1, 1, 1)
+    labels, means = np.array([0, 1, 2, 2]), rng.normal(size=(4, 3, 2, 2, 1))
+    marginal = rng.normal(size=(4, 2, 2, 1))
+    known = stable_targets.Targets(jnp.asarray(means), jnp.asarray(marginal))
+    monkeypatch.setattr(stable_targets, "targets", lambda *_: known)
+    out = np.zeros((4, 4, 2, 2, 1))
+    arrays = (jnp.asarray(v) for v in (out, x, x0, labels, a, s, logsnr))
+    loss, parts = training._all_heads(*arrays, (None, None), config)
+    v = (a[:, None] * x[:, None] - means) / s[:, None]  # v = (alpha x - x_0) / sigma
+    errors = (v**2).mean((2, 3, 4))
+    own = np.mean([errors[i, k] for i, k in enumerate(labels)])
+    others = np.mean([errors[0, 1] + errors[0, 2], 0, errors[2, 0] + errors[2, 1], 0]) / 2
+    unconditional = (((a * x - marginal) / s) ** 2).mean()
+    assert float(parts["loss_class"]) == pytest.approx(own, rel=1e-5)
+    assert float(parts["loss_others"]) == pytest.approx(others, rel=1e-5)
+    assert float(parts["loss_unconditional"]) == pytest.approx(unconditional, rel=1e-5)
+    assert float(loss) == pytest.approx(own + others + 0.5 * unconditional, rel=1e-5)
+
+
+def test_a_class_without_images_is_named():
+    with pytest.raises(InputError, match=r"classes \[1\] have no images to draw references from"):
+        stable_targets.rows_by_class(np.array([0, 2, 2]), 3)
+
+
 def test_references_need_heads():
     config = nets.UNetConfig((8, 8, 1), 3, "none", channels=8, multipliers=(1,), patch=2)
     optimiser = training.make_optimiser(2, 1e-3, 1)

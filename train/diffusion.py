@@ -23,6 +23,7 @@ def run(options: DiffusionOptions) -> Path | None:
     out = options.out or Path("runs") / options.preset
     where = start.place(options)
     images, labels = start.load(job, where)
+    rows = stable_targets.rows_by_class(labels, job.network.num_classes) if job.references else None
     module = nets.UNet(job.network, where.dtype(job.precision))
     optimiser = training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
@@ -42,7 +43,7 @@ def run(options: DiffusionOptions) -> Path | None:
         job.ema_decay,
         where.split,
         job.references,
-        stable_targets.rows_by_class(labels, job.network.num_classes) if job.references else None,
+        rows,
     )
 
     def draw(state: training.TrainState) -> None:
