@@ -14,13 +14,12 @@ import numpy as np
 
 from dng_jax import initial_noise, plots, sample, sample_keys, sweep
 from dng_jax.metrics import Moments, kid, precision_and_recall, tradeoff
-from eval import rule_specs, runs
+from eval import rule_specs, runs, study_tables
 from eval.problems import Problem
 from eval.rule_specs import TrackerOptions
 from eval.study_cells import Cell, Found, Setting
 
 FRECHET_RESAMPLES = 30
-LEVELS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02)
 Cells = Mapping[Cell, Found]
 MakeProblem = Callable[[tuple[int, ...]], Problem]
 
@@ -45,14 +44,16 @@ def curves(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summar
     trackers = [name for name in found if name.startswith("dng")]
     baselines = [name for name in found if name in ("np", "sld")]
     matched = {
-        (a, b): tradeoff.matched(found[a], found[b], at=_at_one(found[a]))
+        (a, b): tradeoff.matched(found[a], found[b], at=study_tables.at_one(found[a]))
         for a in trackers
         for b in baselines
     }
     levels = {
-        (a, b): tradeoff.at_levels(found[b], LEVELS, found[a]) for a in trackers for b in baselines
+        (a, b): tradeoff.at_levels(found[b], study_tables.LEVELS, found[a])
+        for a in trackers
+        for b in baselines
     }
-    own = {a: tradeoff.at_levels(found[a], LEVELS) for a in trackers}
+    own = {a: tradeoff.at_levels(found[a], study_tables.LEVELS) for a in trackers}
     areas = {(a, b): tradeoff.area(found[a], found[b]) for a in trackers for b in baselines}
     quality = {name: _quality(joined, make, name) for name in found}
     record: dict[str, Any] = {
@@ -66,10 +67,10 @@ def curves(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summar
         "calls": {family: parts[0][2].calls for family, parts in joined.items()},
     }
     tables = [
-        _settings_table(what, found, quality, record["calls"]),
-        _matched_table(found, matched),
-        _levels_table(own, levels),
-        _areas_table(areas),
+        study_tables.settings_table(what, found, quality, record["calls"]),
+        study_tables.matched_table(found, matched),
+        study_tables.levels_table(own, levels),
+        study_tables.areas_table(areas),
     ]
     return Summary(record, [t for t in tables if t.rows], pictures)
 
@@ -96,7 +97,12 @@ def several(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summa
         record[size] = _stored(found)
         for name, c in found.items():
             for i, scale in enumerate(c.scales):
-                table.add(_label(name, scale), str(size), str(len(_sets(mine))), *_point(c, i))
+                table.add(
+                    study_tables.label(name, scale),
+                    str(size),
+                    str(len(_sets(mine))),
+                    *study_tables.point(c, i),
+                )
     return Summary(record, [table], [])
 
 
@@ -113,7 +119,7 @@ def sensitivity(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> S
         for i, setting in enumerate(c.scales):
             changed = _changed(setting)
             text = ", ".join(f"{k} = {v:g}" for k, v in changed.items()) or "nothing"
-            table.add(name, text, *_point(c, i))
+            table.add(name, text, *study_tables.point(c, i))
             for knob, value in changed.items():
                 panels.setdefault(knob, {}).setdefault(name, []).append((value, i))
         for knob, default in _defaults(make).items():
@@ -148,7 +154,7 @@ def steps(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary
         found = _curves(join(mine), make)
         record[count] = _stored(found)
         for name, c in found.items():
-            table.add(name, str(count), *_point(c, 0))
+            table.add(name, str(count), *study_tables.point(c, 0))
             lines.setdefault(name, []).append((count, *_bounds(c, 0)))
     file = "steps.png"
     panel = {name: tuple(np.transpose(points)) for name, points in lines.items()}
@@ -184,7 +190,7 @@ def path(problem: Problem, config: Any, grids: Mapping[str, tuple], folder: Path
         rules = [rule_specs.build(spec.with_scale(s), problem, TrackerOptions()) for s in scales]
         images = np.asarray(sweep(problem.denoiser, table, rules, keys[order], x[order]).x)
         file = f"path_{family.replace(':', '-')}.png"
-        labels_of_rows = ["unguided", *(_label(family, s) for s in scales)]
+        labels_of_rows = ["unguided", *(study_tables.label(family, s) for s in scales)]
         grid = np.concatenate([unguided[order][None], images])
         plots.image_grid(grid, folder / file, labels_of_rows, title=f"without {name}: {family}")
         pictures.append((file, f"{family}: one column a noise, scale growing downwards."))
@@ -216,7 +222,10 @@ def counts_of(cells: Cells, make: MakeProblem) -> list[dict[str, Any]]:
         top = make(cell.forbidden).info.num_classes
         for setting, labels in zip(cell.settings, found.labels, strict=True):
             counts = np.bincount(labels, minlength=top)
-            facts = {"forbidden": cell.forbidden, "rule": _label(cell.family, setting.scale)}
+            facts = {
+                "forbidden": cell.forbidden,
+                "rule": study_tables.label(cell.family, setting.scale),
+            }
             out.append(facts | {"seed": cell.seed, "counts": counts})
     return out
 
@@ -323,102 +332,6 @@ def _trade_offs(found, config, folder: Path, name: str, what: str) -> list[tuple
     return pictures
 
 
-def _settings_table(what: str, found, quality, calls) -> runs.Table:
-    table = runs.Table(
-        what,
-        (
-            "rule",
-            "forbidden % [95%]",
-            "KL [95%]",
-            "reversed KL",
-            "Frechet [95%]",
-            "KID x 1000",
-            "precision",
-            "recall",
-            "calls/image",
-        ),
-    )
-    for name, c in found.items():
-        for i, scale in enumerate(c.scales):
-            q = {measure: values[i] for measure, values in quality[name].items()}
-            table.add(
-                _label(name, scale),
-                *_point(c, i),
-                f"{1000 * q['kid']:.2f}",
-                f"{q['precision']:.3f}",
-                f"{q['recall']:.3f}",
-                calls[name],
-            )
-    return table
-
-
-def _matched_table(found, matched) -> runs.Table:
-    table = runs.Table(
-        "KL of the baselines at the leak of each tracker with lambda_0 = 1, paired bootstrap",
-        ("tracker", "its leak %", "its KL", "rule", "KL [95%]", "excess over the tracker [95%]"),
-    )
-    for (a, b), m in matched.items():
-        at = _at_one(found[a])
-        table.add(
-            a,
-            f"{100 * found[a].leak[at]:.2f}",
-            f"{found[a].kl[at]:.4f}",
-            b + ("" if m.reached else f" (nearest leak: {100 * m.leak:.2f})"),
-            f"{m.kl:.4f} [{m.kl_low:.4f}, {m.kl_high:.4f}]",
-            f"{m.excess:.4f} [{m.excess_low:.4f}, {m.excess_high:.4f}]",
-        )
-    return table
-
-
-def _levels_table(own, levels) -> runs.Table:
-    table = runs.Table(
-        "KL at equal leak, where both curves reach it, paired bootstrap",
-        ("leak %", "tracker", "its KL [95%]", "rule", "its KL [95%]", "excess [95%]"),
-    )
-    for i, level in enumerate(LEVELS):
-        for (a, b), other in levels.items():
-            mine = own[a]
-            if mine.reached[i] and other.reached[i]:
-                table.add(
-                    f"{100 * level:g}",
-                    a,
-                    _interval(mine.kl[i], mine.kl_low[i], mine.kl_high[i]),
-                    b,
-                    _interval(other.kl[i], other.kl_low[i], other.kl_high[i]),
-                    _interval(other.excess[i], other.excess_low[i], other.excess_high[i]),
-                )
-    return table
-
-
-def _areas_table(areas) -> runs.Table:
-    table = runs.Table(
-        "Mean excess of KL over the tracker's along log leak, over the leaks that both cover",
-        ("tracker", "rule", "leaks %", "excess [95%]"),
-    )
-    for (a, b), found in areas.items():
-        if np.isfinite(found.excess):
-            table.add(
-                a,
-                b,
-                f"{100 * found.leak_low:.2f} to {100 * found.leak_high:.2f}",
-                _interval(found.excess, found.excess_low, found.excess_high),
-            )
-    return table
-
-
-def _point(c: tradeoff.Curve, i: int) -> tuple[str, ...]:
-    return (
-        f"{100 * c.leak[i]:.2f} [{100 * c.leak_low[i]:.2f}, {100 * c.leak_high[i]:.2f}]",
-        _interval(c.kl[i], c.kl_low[i], c.kl_high[i]),
-        f"{c.reversed[i]:.4f}",
-        f"{c.frechet[i]:.2f} [{c.frechet_low[i]:.2f}, {c.frechet_high[i]:.2f}]",
-    )
-
-
-def _interval(value, low, high) -> str:
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
-
-
 def _bounds(c: tradeoff.Curve, i: int) -> tuple[float, ...]:
     leak = (100 * c.leak[i], 100 * c.leak_low[i], 100 * c.leak_high[i])
     return (*leak, c.kl[i], c.kl_low[i], c.kl_high[i])
@@ -446,17 +359,8 @@ def _defaults(make: MakeProblem) -> dict[str, float]:
     }
 
 
-def _at_one(c: tradeoff.Curve) -> int:
-    """Index of lambda_0 = 1, else of the last scale."""
-    return c.scales.index(1.0) if 1.0 in c.scales else len(c.scales) - 1
-
-
 def _sets(cells: Cells) -> list[tuple[int, ...]]:
     return sorted({cell.forbidden for cell in cells})
-
-
-def _label(family: str, scale: float | None) -> str:
-    return family if scale is None else f"{family}={scale:g}"
 
 
 def _rows(pairs: Mapping[tuple[str, str], Any]) -> list[dict[str, Any]]:

@@ -298,6 +298,12 @@ def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
     old, new = (r["curves"]["curves"]["np"]["samples"] for r in (first, more))
     assert (old, new) == (48, 72)
 
+    # Another part is added; the one that was there stays in the results.
+    both = study.main(dataclasses.replace(config, parts=("several",)))
+    assert {t["part"] for t in both["tables"]} == {"curves", "several"}
+    stored = json.loads((tmp_path / "s" / "results.json").read_text())
+    assert stored["curves"]["curves"]["np"]["samples"] == 72
+
     cell = tmp_path / "s" / "cells" / f"{made[0]}.npz"
     cell.write_bytes(cell.read_bytes()[:100])
     with pytest.raises(InputError, match=r"cannot be read.*remove it"):
@@ -353,6 +359,15 @@ def test_the_two_network_setup_of_the_paper(tmp_path):
     assert [r["network_calls_per_image"] for r in records] == [2, 4, 4]
     with pytest.raises(InputError, match=r"knows no classes.*1 needed, got 0"):
         problems.make("digits", ("0",), Source(network=names[0]))
+    with pytest.raises(InputError, match="network of one class: name it with --forbid, got 10"):
+        study.main(study.Config(source=source, out=str(tmp_path / "s")))
+    known = study.without_classes(study.Config(source=source), (0,))
+    asked = study.cells(known, (0,), 10, knows_classes=False)
+    assert {c.family for c in asked} == {"unguided", "np", "sld", "dng:pair", "dng:odds"}
+    old = problems.fingerprint("digits", source)
+    assert len(set(old.values())) == 3  # base, negative, classifier
+    checkpoints.save_model(names[0], state.params, nets.describe(module))
+    assert problems.fingerprint("digits", source)[names[0]] != old[names[0]]
     for rule in ("dng:classes", "floor"):
         with pytest.raises(InputError, match="asks for every class"):
             class_removal.main(small(tmp_path, rules=(rule,), out=str(tmp_path / "r"), **options))

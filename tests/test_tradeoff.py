@@ -29,8 +29,10 @@ def test_a_curve_holds_the_means_of_the_single_runs():
     rng = np.random.default_rng(0)
     labels = {"np": [np.stack([draw(rng, SHARES, 500) for _ in range(3)]) for _ in FORBIDDEN]}
     score = [[1.0, 2.0, 3.0], [3.0, 4.0, 8.0]]
+    error = {"np": [[0.3, 0.1, 0.0], [0.4, 0.1, 0.0]]}
+    scales = {"np": [1, 2, 3]}
     out = tradeoff.curves(
-        labels, FORBIDDEN, K, {"np": [1, 2, 3]}, frechet={"np": score}, resamples=100
+        labels, FORBIDDEN, K, scales, frechet={"np": score}, frechet_error=error, resamples=100
     )["np"]
     allowed = [np.arange(K) != 0, np.arange(K) != 3]
     for s in range(3):
@@ -44,6 +46,9 @@ def test_a_curve_holds_the_means_of_the_single_runs():
         assert out.reversed[s] == pytest.approx(np.mean(back), rel=1e-12)
         assert out.leak[s] == pytest.approx((counts[0][0] + counts[1][3]) / 1000)
     assert out.frechet.tolist() == [2, 3, 5.5]
+    half = 1.96 * np.array([0.25, 0.5**0.5 / 10, 0])  # of the mean of two: hypot(.3, .4) / 2, ...
+    np.testing.assert_allclose(out.frechet_high - out.frechet, half, atol=1e-12)
+    np.testing.assert_allclose(out.frechet - out.frechet_low, half, atol=1e-12)
     assert out.kl_by_class.shape == (2, 3)
 
 
