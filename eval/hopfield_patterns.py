@@ -21,7 +21,6 @@ from eval.hopfield_sets import (
     at_least,
     between,
     build,
-    unsettled_note,
     write_csv,
 )
 from eval.hopfield_transition import NAMES
@@ -50,7 +49,7 @@ class Retrieval(Common):
     source: Annotated[Source, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Source("digits", count=60)
     )
-    noise: tuple[float, ...] = (0.5, 1.0, 1.5)
+    noise: tuple[float, ...] = (1.0, 2.0, 3.0)
     """Norms of the noise, relative to the patterns'."""
     mask: tuple[float, ...] = (0.25, 0.5, 0.75)
     """Shares of entries set to 0."""
@@ -77,9 +76,7 @@ def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
     for kind, values in levels.items():
         if not values:
             continue
-        queries = np.stack(
-            [denoising.corrupt(x, which, v, kind, seed=config.seed) for v in values]
-        )
+        queries = np.stack([denoising.corrupt(x, which, v, kind, seed=config.seed) for v in values])
         done = denoising.retrieve(memory, which, queries, at / scale)
         for i, value in enumerate(values):
             name = f"{kind} {value:g}"
@@ -111,7 +108,13 @@ def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
     shown = [
         Panel(found["noise"], "share found", marks=marks, title="noise", **top),
         Panel(found["mask"], "share found", marks=marks, title="masking", **top),
-        Panel(errors, "relative error", marks=marks, title="noise", y_limits=(0, None)),
+        Panel(
+            errors,
+            "relative error at the end (symbols), after one update (dashed)",
+            marks=marks,
+            title="noise",
+            y_limits=(0, None),
+        ),
     ]
     plots.panels([p for p in shown if p.curves], folder / "retrieval.png", across=True,
                  title=f"Retrieval: {chosen.name}")  # fmt: skip
@@ -132,8 +135,8 @@ def check_retrieval(config: Retrieval, chosen: PatternSet) -> None:
     for kind, values in (("noise", config.noise), ("mask", config.mask)):
         for value in values:
             if not (value > 0 and math.isfinite(value) and (kind == "noise" or value <= 1)):
-                raise InputError(f"--{kind} must be > 0"
-                                 f"{'' if kind == 'noise' else ' and at most 1'}, got {value:g}")  # fmt: skip
+                limits = "> 0" if kind == "noise" else "> 0 and at most 1"
+                raise InputError(f"--{kind} must be {limits}, got {value:g}")
 
 
 # ---- capacity ------------------------------------------------------------------------------------
@@ -214,11 +217,14 @@ def capacity_(config: Capacity, chosen: list, folder: Path) -> Results:
     if finite.size == 0:
         raise InputError("no pattern has a minimum of its own in any of these sets")
     at = np.geomspace(0.7 * min(r["predicted"] for r in records), 1.1 * finite.max(), 400)
-    steps = [(r["patterns"], Curve(at, capacity.share(r["onset"], at), "stable" if i % 2 else
-              "dashed", plots.COLOURS[i % len(plots.COLOURS)]))
-             for i, r in enumerate(records)]  # fmt: skip
-    points = [(r["patterns"], Curve([r["predicted"]], [r["median"]], "measured"))
-              for r in records if np.isfinite(r["median"])]  # fmt: skip
+    steps, points = [], []
+    for r, (colour, line, marker) in zip(records, looks([r["patterns"] for r in records]),
+                                         strict=True):  # fmt: skip
+        share = capacity.share(r["onset"], at)
+        steps.append((r["patterns"], Curve(at, share, "stable", colour, line=line)))
+        if np.isfinite(r["median"]):
+            point = Curve([r["predicted"]], [r["median"]], "measured", colour, marker)
+            points.append((r["patterns"], point))
     ends = [min(r["predicted"] for r in records) * 0.9, max(r["predicted"] for r in records) * 1.1]
     points.append(("", Curve(ends, ends, "dashed", plots.GREY)))
     plots.panels(
@@ -233,6 +239,17 @@ def capacity_(config: Capacity, chosen: list, folder: Path) -> Results:
         title="Onset of patterns' own minima: predicted (dashed diagonal) and measured",
     )  # fmt: skip
     return {"records": records}, [table], notes
+
+
+def looks(names: list[str]):
+    """(colour, line, marker) of each set: a colour a kind, a line and a marker a size."""
+    kinds = [name.partition(" ")[0] if "," not in name else name.rpartition(" ")[2]
+             for name in names]  # fmt: skip
+    order = list(dict.fromkeys(kinds))
+    for i, kind in enumerate(kinds):
+        colour = plots.COLOURS[order.index(kind) % len(plots.COLOURS)]
+        size = kinds[:i].count(kind)
+        yield colour, plots.LINES[size % len(plots.LINES)], plots.MARKERS[size % 7]
 
 
 # ---- metastable ----------------------------------------------------------------------------------
@@ -453,7 +470,12 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     chains = {}
     for name, rule in rules.items():
         chains[name] = sample(
-            problem.denoiser, table, rule, keys, noise, observe=diffusion.observer(mixture, forbidden)
+            problem.denoiser,
+            table,
+            rule,
+            keys,
+            noise,
+            observe=diffusion.observer(mixture, forbidden),
         )
         check_finite(chains[name], len(logsnr))
     exact = {name: np.asarray(r.trace["exact"], np.float64) for name, r in chains.items()}
@@ -505,7 +527,7 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     write_csv(folder / "window.csv", {
         "logsnr": logsnr, "posterior_mean": exact["unguided"].mean(axis=1),
         "posterior_median_of_members": np.full(len(logsnr), np.nan) if members is None else members,
-        **{name: curve for name, curve in curves.items()},
+        **curves,
         **{f"scale_{q}_{name}": np.quantile(s, q, axis=1)
            for name, s in scale.items() for q in (0.5, 0.9, 0.99)},
     })  # fmt: skip

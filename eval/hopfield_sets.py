@@ -1,11 +1,11 @@
 """Pattern sets by name, and what every subcommand of `eval.hopfield` does around its work.
 
-    equidistant   --count, --dimension, --norm, --angle (degrees)
-    random        --count, --dimension, --norm
-    ultrametric   --groups, --count (patterns in all), --norm, --within, --between
-    digits, mnist, any data set of dng_jax.data      the first --count images, equally many a class
-                  (test split where there is one), normalised by --normalise
-    FILE.npy      rows [N, d], or images [N, ...] flattened; normalised by --normalise
+equidistant   --count, --dimension, --norm, --angle (degrees)
+random        --count, --dimension, --norm
+ultrametric   --groups, --count (patterns in all), --norm, --within, --between
+digits, mnist, any data set of dng_jax.data      the first --count images, equally many a class
+              (test split where there is one), normalised by --normalise
+FILE.npy      rows [N, d], or images [N, ...] flattened; normalised by --normalise
 """
 
 from __future__ import annotations
@@ -151,9 +151,7 @@ def _rows(name: str) -> np.ndarray:
             f"cannot read {name} as an array of patterns ({error}): name a .npy file of rows [N, d]"
         ) from None
     if rows.ndim < 2:
-        raise InputError(
-            f"{name} must hold patterns as rows [N, d], got shape {list(rows.shape)}"
-        )
+        raise InputError(f"{name} must hold patterns as rows [N, d], got shape {list(rows.shape)}")
     return rows
 
 
@@ -170,7 +168,8 @@ def between(low: float | None, high: float | None, default: tuple[float, float],
     low, high = default[0] if low is None else low, default[1] if high is None else high
     if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
         raise InputError(
-            f"beta_eff must run from a number > 0 to a larger one, got --low {low:g} --high {high:g}"
+            f"beta_eff must run from a number > 0 to a larger one, got {low:g} to {high:g}:"
+            " set --low and --high"
         )
     if count < 2:
         raise InputError(f"--betas must be at least 2, got {count}")

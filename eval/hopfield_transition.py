@@ -18,7 +18,6 @@ from eval.hopfield_sets import (
     Source,
     at_least,
     between,
-    build,
     unsettled_note,
     write_csv,
 )
@@ -59,8 +58,7 @@ def bifurcation(config: Bifurcation, chosen: PatternSet, folder: Path) -> Result
     at = bifurcation_axis(config, chosen)
     memory, x = chosen.memory(), chosen.patterns
     centre = x.mean(axis=0, keepdims=True)
-    up = transition.loop(memory, centre, at / scale, seed=config.seed)
-    down = transition.loop(memory, x, at[::-1] / scale, seed=config.seed)[::-1]
+    up, down = transition.loop(memory, centre, x, at / scale)
     found = transition.many(memory, np.concatenate([x, centre]), at / scale)
     sorted_ = [basin.sort(memory, rows) for rows in found]
     measured = transition.protocols(memory)
@@ -101,7 +99,9 @@ def protocol_table(
         NAMES, ("K_s", "K_c", "N"), theory.characteristic(n), values, strict=True
     ):
         found = beta * scale
-        table.add(f"{protocol} ({mark})", f"{exact:.7g}", f"{found:.7g}", f"{found / exact - 1:.1e}")
+        table.add(
+            f"{protocol} ({mark})", f"{exact:.7g}", f"{found:.7g}", f"{found / exact - 1:.1e}"
+        )
     return table
 
 
@@ -174,7 +174,7 @@ def exact_branches(n: int, at: np.ndarray):
 class PhaseDiagram(Common):
     """(N, beta_eff) with K_s, K_c, N exact and as each protocol measures them."""
 
-    counts: tuple[int, ...] = (3, 4, 6, 10, 16, 32, 64)
+    counts: tuple[int, ...] = (3, 5, 10, 24, 64)
     """Numbers of equidistant patterns."""
 
 
@@ -255,8 +255,8 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
     )  # fmt: skip
     raw, scaled, universal = [], [], []
     rows: list[dict[str, Any]] = []
-    colour = iter(plots.COLOURS * 10)
-    for n in config.counts:
+    for i, n in enumerate(config.counts):
+        ink = plots.COLOURS[i % len(plots.COLOURS)]
         k_s = theory.spinodal(n).K
         # Not at K_s itself, where the iteration takes for ever.
         at = k_s * np.concatenate(
@@ -264,7 +264,7 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
              np.geomspace(1.002, 2.5, config.betas - config.betas // 3)]
         )  # fmt: skip
         truth = np.array([exact_weight(n, k) for k in at])
-        for norm, degrees, times in SHAPES:
+        for (norm, degrees, times), marker in zip(SHAPES, plots.MARKERS, strict=False):
             angle = math.acos(-1 / (n - 1)) if degrees is None else math.radians(degrees)
             made = PatternSet("", patterns.equidistant(n, times * n, norm, angle, 1), None, "dot")
             starts = np.tile(made.patterns[:1], (len(at), 1))
@@ -273,13 +273,12 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
             error = float(np.nanmax(np.abs(p - truth)))
             shape = {"N": n, "d": times * n, "norm": norm, "angle": math.degrees(angle)}
             name = f"N={n}, d={times * n}, M={norm:g}, {math.degrees(angle):.0f}°"
-            ink = next(colour)
-            raw.append((name, Curve(at / made.scale, p, "measured", ink)))
-            scaled.append((name, Curve(at, p, "measured", ink)))
+            raw.append((name, Curve(at / made.scale, p, "measured", ink, marker)))
+            scaled.append((name, Curve(at, p, "measured", ink, marker)))
             held = (at > k_s) & end.minimum
             m = (n * p - 1) / (n - 1)
             universal.append(
-                (name, Curve((at * m)[held] - math.log(n - 1), p[held], "measured", ink))
+                (name, Curve((at * m)[held] - math.log(n - 1), p[held], "measured", ink, marker))
             )
             rows.append(shape | {"beta": at / made.scale, "beta_eff": at, "p1": p, "error": error})
             table.add(
@@ -290,7 +289,7 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
         line = np.sort(line[line <= at[-1]])
         weight = [exact_weight(n, k) if k > k_s else math.nan for k in line]
         scaled.append(("exact", Curve(line, weight, "exact", "#000000")))
-    logit = np.linspace(0, 9, 200)
+    logit = np.linspace(0, 12, 200)
     universal.append(("exact", Curve(logit, 1 / (1 + np.exp(-logit)), "exact", "#000000")))
     write_csv(folder / "collapse.csv", {
         key: np.concatenate([np.broadcast_to(r[key], len(r["beta"])) for r in rows])
@@ -300,7 +299,7 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
     plots.panels(
         [
             Panel(raw, weight_label, r"inverse temperature $\beta$", title="as given"),
-            Panel(scaled, "", plots.BETA_EFF, title=r"in $\beta_{\mathrm{eff}}$: one curve for each N"),
+            Panel(scaled, "", plots.BETA_EFF, title=r"in $\beta_{\mathrm{eff}}$: one curve for each $N$"),
             Panel(universal, "", r"$\beta_{\mathrm{eff}}\,(p_1 - p_2) - \log(N-1)$", log_x=False,
                   title="all N: the logistic function"),
         ],
@@ -383,9 +382,7 @@ def basins(config: Basins, chosen: PatternSet, folder: Path) -> Results:
         kinds,
         folder / "basins.png",
         marks=marks_of(n),
-        below=Panel(
-            curves, "centroid 0, pattern 1", marks=marks_of(n), y_limits=(-0.04, 1.04)
-        ),
+        below=Panel(curves, "centroid 0, pattern 1", marks=marks_of(n), y_limits=(-0.04, 1.04)),
         y_label=f"share of {config.starts} starts",
         title=f"Basins of attraction: {chosen.name}",
     )
@@ -416,7 +413,7 @@ def basins_axis(config: Basins, chosen: PatternSet) -> np.ndarray:
 
 
 def saddle(n: int, k: float) -> float:
-    """m of the unstable branch at K: 1 below K_s, where everything is the centroid's; NaN from N."""
+    """m of the unstable branch at K: 1 below K_s, all of it the centroid's; NaN from N on."""
     found = theory.branch(n, 1, k)
     if not found:
         return 1.0
@@ -474,15 +471,19 @@ def landscape_(config: Landscape, chosen: PatternSet, folder: Path) -> Results:
     for b in found:
         where = plane.project(b.state)
         inside = np.abs(where).max(axis=1) < half
+        if config.plane == "patterns":
+            inside &= b.owner < 3  # those of other patterns lie far off the plane
         marks.append({
             "pattern": near,
             "pattern's own minimum": where[inside & (b.owner >= 0)],
             "undecided minimum": where[inside & (b.owner < 0)],
         })  # fmt: skip
     titles = [rf"$\beta_{{\mathrm{{eff}}}}$ = {k:.4g}" for k in at]
-    curves = [(name, Curve(s, line - line[zero], ("stable", "dashed", "unstable", "stable")[i % 4],
-                           plots.COLOURS[i % len(plots.COLOURS)]))
-              for i, (name, line) in enumerate(zip(titles, lines, strict=True))]  # fmt: skip
+    styles = ("stable", "dashed", "unstable", "stable")
+    curves = [
+        (name, Curve(s, line - line[zero], styles[i % 4]))
+        for i, (name, line) in enumerate(zip(titles, lines, strict=True))
+    ]
     plots.landscape(
         Panel(curves, r"energy above the centroid's / $\frac{1}{2}D^2$",
               "position from the centroid (0) to a pattern (1)", log_x=False),

@@ -65,7 +65,7 @@ def basins(memory: Memory, starts, beta: float, *, tolerance: float | None = Non
 
 
 def sort(memory: Memory, found: Settled) -> Basins:
-    """Groups what starts came to by minimum; points closer than 1e-3 of the least distance merge."""
+    """Groups what starts came to; points within 1e-3 of the least distance are one."""
     rows = np.flatnonzero(found.minimum)
     label = np.full(len(found.minimum), -1)
     n, d = memory.patterns.shape

@@ -1,6 +1,6 @@
 r"""Retrieval from corrupted patterns, against beta.
 
-    noise    q = x_i + level M z / sqrt(d),  z ~ N(0, I), M the root mean square norm of the patterns
+    noise    q = x_i + level M z / sqrt(d),  z ~ N(0, I), M the root mean square norm of patterns
     mask     q = x_i with a share `level` of its entries, drawn anew for each query, set to `fill`
 
     error    |xi - x_i| / M,  xi the state after one update, or after as many as it takes

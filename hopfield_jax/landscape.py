@@ -58,7 +58,9 @@ def principal(patterns) -> Plane:
     centre = x.mean(axis=0)
     _, values, axes = np.linalg.svd(x - centre, full_matrices=False)
     if len(values) < 2 or values[1] <= 1e-9 * values[0]:
-        raise InputError("patterns on one line span no plane: give at least three in two dimensions")
+        raise InputError(
+            "patterns on one line span no plane: give at least three in two dimensions"
+        )
     return Plane(centre, axes[:2])
 
 

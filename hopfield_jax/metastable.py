@@ -1,14 +1,11 @@
 r"""Metastable states: minima that stand for several patterns, and how minima merge as beta falls.
 
-How many patterns a state with weights p stands for (all between 1 and N):
-
-    participation   1 / sum_i p_i^2
-    perplexity      exp( -sum_i p_i log p_i )
-    top 90          the least number of weights that sum to .90   (Ramsauer et al., arXiv 2008.02217)
+How many patterns a minimum stands for is read off its weights: hopfield_jax.sweeps.order_parameters
+(participation 1/sum p^2, entropy, and the least number of weights that sum to .90).
 
 Tree: every pattern is followed from a large beta downwards, each beta starting from the states of
-the beta before. Two patterns whose states have met stay together from there on, so that the labels
-over beta form a tree whose leaves are the patterns and whose root is the attractor of small beta.
+the beta before. Two patterns whose states have met stay together from there on, so that the
+labels over beta form a tree: its leaves are the patterns, its root the attractor of small beta.
 
 Groups of an ultrametric set (hopfield.md section 4): the state of one group is a minimum in a window
 of beta. Its lower end is followed down while the group holds more than half of the weight; at its
@@ -19,33 +16,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
 from hopfield_jax.basins import separation
 from hopfield_jax.energy import Memory
 from hopfield_jax.retrieval import merge
+from hopfield_jax.sweeps import order_parameters
 from hopfield_jax.transition import edge, majority, settle
-
-
-def participation(p) -> np.ndarray:
-    """1 / sum p^2 of weights [..., N]: [...], from 1 to N."""
-    return 1 / np.sum(np.asarray(p, np.float64) ** 2, axis=-1)
-
-
-def perplexity(p) -> np.ndarray:
-    """exp of the entropy of weights [..., N]: [...], from 1 to N."""
-    p = np.asarray(p, np.float64)
-    return np.exp(-np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0), axis=-1))
-
-
-def top_share(p, share: float = 0.9) -> np.ndarray:
-    """Least number of weights [..., N] that sum to `share`: int [...]."""
-    if not 0 < share <= 1:
-        raise InputError(f"a share of the weight must lie in (0, 1], got {share}")
-    total = np.cumsum(-np.sort(-np.asarray(p, np.float64), axis=-1), axis=-1)
-    # A sum of rounded weights can stop a hair short of 1.
-    return 1 + np.sum(total < share - 1e-12, axis=-1)
 
 
 class Tree(NamedTuple):
@@ -87,7 +66,7 @@ def tree(memory: Memory, betas, *, tolerance: float | None = None) -> Tree:
         state = end.state[member]
         labels.append(group)
         numbers.append(len(np.unique(group[end.minimum[member]])))
-        sizes.append(participation(end.weights)[member])
+        sizes.append(np.asarray(order_parameters(jnp.asarray(end.weights)).participation)[member])
         energies.append(end.energy[member])
         unsettled += [(s, int(i)) for i in np.flatnonzero(~end.minimum[member])]
     label = np.array(labels)

@@ -29,12 +29,15 @@ DOTS = (0, (1, 1.5))
 
 class Curve(NamedTuple):
     """x, y [S]; style: "stable" and "exact" solid, "unstable" dotted, "measured" symbols, "line"
-    symbols joined by a line, "dashed". Points where y is NaN are left out."""
+    symbols joined by a line, "dashed". Points where y is NaN are left out. colour, marker
+    and line: default by the style and the order of the names."""
 
     x: object
     y: object
     style: str = "line"
     colour: str | None = None
+    marker: str | None = None
+    line: str | tuple | None = None
 
 
 class Panel(NamedTuple):
@@ -120,15 +123,17 @@ def _draw(axes: Axes, curves, entries: dict[str, object]) -> None:
             options["linestyle"] = DASH
         elif curve.style in ("measured", "line"):
             options |= {
-                "marker": MARKERS[i % len(MARKERS)],
-                "markersize": 4,
-                "markerfacecolor": "white" if curve.style == "measured" else colour,
+                "marker": curve.marker or MARKERS[i % len(MARKERS)],
+                "markersize": 4.5,
+                "markerfacecolor": "none" if curve.style == "measured" else colour,
                 "markeredgewidth": 1,
                 "linestyle": "none" if curve.style == "measured" else LINES[i % len(LINES)],
                 "linewidth": 1.2,
             }
         else:
             raise InputError(f"unknown style '{curve.style}' of curve '{name}'")
+        if curve.line is not None:
+            options["linestyle"] = curve.line
         (drawn,) = axes.plot(x, y, label=name or None, **options)  # type: ignore[arg-type]
         if name:
             entries.setdefault(name, drawn)
@@ -139,6 +144,7 @@ def _finish(axes: Axes, panel: Panel, named: bool) -> None:
         _log_x(axes)
     if panel.log_y:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     low, high = panel.y_limits
     if low is not None:
         axes.set_ylim(bottom=low)
@@ -233,7 +239,7 @@ def phase_diagram(
     words = (
         "one global attractor",
         "centroid lowest,\npatterns metastable",
-        "patterns lowest, centroid metastable",
+        "patterns lowest,\ncentroid metastable",
         "N pattern minima, centroid unstable",
     )
     places = [
@@ -255,7 +261,7 @@ def phase_diagram(
         fontsize=8.5,
         arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8},
     )
-    axes.set_xlim(n.min(), n.max())
+    axes.set_xlim(n.min() / 1.06, n.max() * 1.06)
     axes.set_ylim(bottom, top)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
@@ -330,7 +336,7 @@ def landscape(
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.25])
     entries: dict[str, object] = {}
     maps = upper.subplots(1, len(grids), squeeze=False, sharex=True, sharey=True)[0]
-    for i, (axes, (name, values), marks) in enumerate(zip(maps, grids, points, strict=True)):
+    for axes, (name, values), marks in zip(maps, grids, points, strict=True):
         values = np.asarray(values, np.float64)
         bottom = values.min()
         # Square roots: levels crowd where minima differ by little.
@@ -488,7 +494,8 @@ def window(
     second.legend(frameon=False, fontsize=8)
     values = np.maximum(np.asarray(scale, np.float64), 1e-12)
     odds = prior / (1 - prior)
-    for i, (name, q) in enumerate((("median", 0.5), ("90%", 0.9), ("99%", 0.99))):
+    quantiles = {"median": 0.5, "90%": 0.9, "99%": 0.99}
+    for i, (name, q) in enumerate(quantiles.items()):
         third.plot(
             t,
             np.quantile(values, q, axis=1),

@@ -36,6 +36,8 @@ from dng_jax.errors import InputError
 from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
 from hopfield_jax.retrieval import find_minima
+from hopfield_jax.stability import certify
+from hopfield_jax.sweeps import Sweep, hysteresis
 
 MAX_STEPS = 20_000
 
@@ -72,7 +74,7 @@ Kind = Callable[[Settled], np.ndarray]
 
 
 def default_tolerance(memory: Memory) -> float:
-    """1e-9 in double precision, 1e-6 in single: the relative residual below which a point counts."""
+    """Of the relative residual: 1e-9 in double precision, 1e-6 in single."""
     return 1e-9 if memory.dtype == jnp.float64 else 1e-6
 
 
@@ -187,29 +189,36 @@ def edge(
 
 
 def loop(
-    memory: Memory,
-    starts,
-    betas,
-    *,
-    kick: float = 1e-4,
-    seed: int = 0,
-    tolerance: float | None = None,
-) -> list[Settled]:
-    """One branch of a hysteresis loop: starts [R, d] carried through betas [S] in the order given.
+    memory: Memory, up, down, betas, *, tolerance: float | None = None
+) -> tuple[list[Settled], list[Settled]]:
+    """A hysteresis loop over ascending betas [S]: starts `up` [R, d] carried upwards, `down` down.
 
-    Each beta starts from where the last one ended, moved by `kick` times the largest norm in a
-    random direction: without it a state stays on a fixed point that has become a saddle.
+    hopfield_jax.sweeps.hysteresis with a certificate of every state; one Settled a beta each.
     """
-    state = np.asarray(starts, np.float64)
-    size = float(np.sqrt(np.max(np.sum(np.asarray(memory.patterns, np.float64) ** 2, axis=1))))
-    rng = np.random.default_rng(seed)
-    out = []
-    for beta in np.asarray(betas, np.float64):
-        move = rng.normal(size=state.shape)
-        move *= kick * size / np.linalg.norm(move, axis=1, keepdims=True)
-        out.append(settle(memory, state + move, beta, tolerance=tolerance))
-        state = out[-1].state.astype(np.float64)
-    return out
+    tolerance = tolerance or default_tolerance(memory)
+    swept = hysteresis(
+        memory,
+        up,
+        down,
+        betas,
+        tolerance=tolerance,
+        max_steps=MAX_STEPS,
+        method="newton",
+        kick=1e-4,
+        radius_steps=0,
+    )
+    return _certified(memory, swept.up, tolerance), _certified(memory, swept.down, tolerance)
+
+
+def _certified(memory: Memory, swept: Sweep, tolerance: float) -> list[Settled]:
+    rows, d = swept.state.shape[1:]
+    betas = np.repeat(np.asarray(swept.betas), rows)
+    states = swept.state.reshape(-1, d)
+    proof = certify(memory, states, betas, tolerance=tolerance)
+    minimum = np.asarray(proof.minimum).reshape(-1, rows) & np.asarray(swept.converged)
+    p = np.asarray(weights(memory, states, betas)).reshape(len(swept.betas), rows, -1)
+    columns = (swept.state, p, swept.energy, minimum, swept.converged, swept.residual, swept.steps)
+    return [Settled(*(np.asarray(column)[s] for column in columns)) for s in range(len(p))]
 
 
 def margins(memory: Memory) -> np.ndarray:
@@ -239,9 +248,7 @@ def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = 
         if not lost.any():
             break
         top = np.where(lost, 2 * top, top)
-    found = edge(
-        memory, x, majority(np.eye(n)), top, low, relative=relative, tolerance=tolerance
-    )
+    found = edge(memory, x, majority(np.eye(n)), top, low, relative=relative, tolerance=tolerance)
     return found._replace(
         beta=np.where(able, found.beta, np.inf),
         valid=found.valid & able,
@@ -277,16 +284,18 @@ class Protocols(NamedTuple):
 def protocols(
     memory: Memory, *, most: int = 16, relative: float = 1e-6, tolerance: float | None = None
 ) -> Protocols:
-    """Measures all three. most: number of patterns, evenly spaced, that are tried for the energy."""
+    """Measures all three; the energy for at most `most` patterns, evenly spaced."""
     x = np.asarray(memory.patterns, np.float64)
     first = onsets(memory, relative=relative, tolerance=tolerance)
     low, high = _brackets(x, margins(memory))
+    centre = x.mean(axis=0, keepdims=True)
+    widest = np.linalg.norm(x - centre, 2) ** 2 / len(x)  # lambda_max(Cov)
     last = edge(
         memory,
-        x.mean(axis=0, keepdims=True),
+        centre,
         undecided,
         low[:1],
-        np.max(high, keepdims=True),
+        np.maximum(np.max(high, keepdims=True), 100 / widest),
         relative=relative,
         tolerance=tolerance,
     )
