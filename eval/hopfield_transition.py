@@ -299,7 +299,7 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
     plots.panels(
         [
             Panel(raw, weight_label, r"inverse temperature $\beta$", title="as given"),
-            Panel(scaled, "", plots.BETA_EFF, title=r"in $\beta_{\mathrm{eff}}$: one curve for each $N$"),
+            Panel(scaled, "", title=r"in $\beta_{\mathrm{eff}}$: one curve for each $N$"),
             Panel(universal, "", r"$\beta_{\mathrm{eff}}\,(p_1 - p_2) - \log(N-1)$", log_x=False,
                   title="all N: the logistic function"),
         ],
@@ -465,8 +465,8 @@ def landscape_(config: Landscape, chosen: PatternSet, folder: Path) -> Results:
     centre = x.mean(axis=0)
     lines = landscape.energies(memory, landscape.line(centre, x[0], s), at / scale) / scale
     zero = int(np.argmin(np.abs(s)))
-    found = [basin.sort(memory, rows)
-             for rows in transition.many(memory, np.concatenate([x, centre[None]]), at / scale)]  # fmt: skip
+    starts = np.concatenate([x, centre[None]])
+    found = [basin.sort(memory, rows) for rows in transition.many(memory, starts, at / scale)]
     marks = []
     for b in found:
         where = plane.project(b.state)

@@ -24,7 +24,7 @@ Where in SNR things are predicted to happen, N patterns in R^d, W_c = P(c), Sigm
                       is the difference of the means of c and of the rest, Sigma_W the pooled
                       covariance about them. For two Gaussians of one covariance, q/2 is the
                       mean log-likelihood ratio of a member of c: its posterior passes 1/2 there.
-    collapse          beta a = 2 log N, a = mean pair D_ij^2/2  (equidistant patterns; hopfield.md 5)
+    collapse          beta a = 2 log N, a = mean pair D_ij^2/2   (equidistant patterns)
     of single images  sum_{j != i} exp(-beta D_ij^2/4) = 1     (the same sum with own distances:
                       2 log(N-1) for equidistant ones; our extension, the median over i is given)
 
@@ -34,7 +34,7 @@ means; nothing in them knows of a network or of a sampler.
 Measured, on T steps and B chains of a sampler, w = P(c), p = p(c | x_t):
 
     resolved share     R_t = mean_b (p - w)^2 / (w (1 - w))
-    guidance           G_t = mean_b  sum_{s <= t} lambda_s |eps_c - eps_base| / (the same at the end)
+    guidance           G_t = mean_b  sum_{s <= t} lambda_s |eps_c - eps_base| / (that at the end)
 
 R_t is 0 while nothing is known and 1 when every chain has decided: along exact unguided chains p
 is a martingale, so that R_t is the share of the class label's variance that x_t explains. A window

@@ -7,9 +7,9 @@ Tree: every pattern is followed from a large beta downwards, each beta starting 
 the beta before. Two patterns whose states have met stay together from there on, so that the
 labels over beta form a tree: its leaves are the patterns, its root the attractor of small beta.
 
-Groups of an ultrametric set (hopfield.md section 4): the state of one group is a minimum in a window
-of beta. Its lower end is followed down while the group holds more than half of the weight; at its
-upper end the state stays a fixed point by symmetry but rho(J) passes 1.
+Groups of an ultrametric set (hopfield.md section 4): the state of one group is a minimum in a
+window of beta. Its lower end is followed down while the group holds more than half of the weight;
+at its upper end the state stays a fixed point by symmetry but rho(J) passes 1.
 """
 
 from __future__ import annotations

@@ -509,7 +509,7 @@ def window(
     third.set_ylim(odds / 300, None)
     third.set_ylabel(r"DNG scale $\lambda_t$", fontsize=9)
     third.legend(frameon=False, fontsize=8, title="of chains", title_fontsize=7)
-    for i, (name, (low, middle, high)) in enumerate(measured.items()):
+    for i, (low, middle, high) in enumerate(measured.values()):
         bars.plot([low, high], [-i, -i], color=COLOURS[i % len(COLOURS)], linewidth=3)
         bars.plot(middle, -i, marker="o", color=COLOURS[i % len(COLOURS)], markersize=6)
     bars.set_yticks(-np.arange(len(measured)), list(measured), fontsize=8)
