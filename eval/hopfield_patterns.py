@@ -398,25 +398,29 @@ def spectrum_(config: Spectrum, chosen: PatternSet, folder: Path) -> Results:
 
 
 def draw_spectrum(folder: Path, chosen: PatternSet, made, onset: np.ndarray) -> None:
-    """Eigenvalues, separations, onsets: three sorted curves."""
+    """Eigenvalues, separations, onsets."""
     x = chosen.patterns - chosen.patterns.mean(axis=0)
-    values = np.linalg.svd(x, compute_uv=False) ** 2 / len(x)
-    values = values[values > 1e-12 * values[0]]
+    values = np.linalg.svd(x, compute_uv=False) ** 2
+    values = values / values.sum()
+    seen = values > 1e-4
     rank = np.arange(1, len(values) + 1)
-    share = np.arange(1, made.N + 1) / made.N
+    order = np.arange(1, made.N + 1) / made.N
     k_s, k_c, k_n = theory.characteristic(made.N)
-    finite = np.sort(onset[np.isfinite(onset)])
-    onsets = Curve(finite, np.arange(1, len(finite) + 1) / made.N, "stable", plots.COLOURS[2])
+    first = made.first_instability.beta * made.a
+    finite = onset[np.isfinite(onset)]
+    at = np.geomspace(0.8 * min(k_s, first), 1.2 * max(k_c, first, *finite), 400)
+    share = capacity.share(onset, at)
     plots.panels(
         [
-            Panel([("", Curve(rank, values * made.N / (made.N - 1) / made.a, "line"))],
-                  "share of the variance", "eigenvalue of Cov", log_y=True),
-            Panel([("", Curve(np.sort(made.separations) / made.a, share, "stable",
+            Panel([("", Curve(rank[seen], values[seen], "line"))],
+                  "share of the variance", "principal axis", log_y=True),
+            Panel([("", Curve(np.sort(made.separations) / made.a, order, "stable",
                               plots.COLOURS[1]))],
                   "share of patterns", "separation / a  (below 0: norm bias)",
                   marks={"0": 0.0}, log_x=False),
-            Panel([("", onsets)], "share with a minimum", plots.BETA_EFF,
-                  marks=dict(zip(("$K_s$", "$K_c$", "$N$"), (k_s, k_c, k_n), strict=True)),
+            Panel([("", Curve(at, share, "stable", plots.COLOURS[2]))],
+                  "share with a minimum of their own", plots.BETA_EFF,
+                  marks={"$K_s$": k_s, "$K_c$": k_c, "$N$": k_n, "mean lost": first},
                   y_limits=(-0.03, 1.03)),
         ],
         folder / "spectrum.png",
@@ -486,6 +490,8 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     inside = np.isin(final, forbidden)
     known = diffusion.resolved(exact["unguided"], prior)
     curves = {"share of the label resolved": known}
+    foreseen = diffusion.predicted_share(mixture, forbidden, logsnr)
+    curves |= {"resolved, predicted": foreseen}
     curves |= {f"guidance applied ({n})": diffusion.accumulated(p) for n, p in push.items()}
     measured = {name: diffusion.window_of(logsnr, curve) for name, curve in curves.items()}
     members = np.median(exact["unguided"][:, inside], axis=1) if inside.any() else None
@@ -508,7 +514,7 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     for name, word in words.items():
         left.add(word, marks.get(name))
     right = runs.Table(
-        f"measured on {config.samples} chains of {config.steps} steps: log SNR",
+        f"windows, {config.samples} chains of {config.steps} steps: log SNR",
         ("curve", "10%", "50%", "90%"),
     )
     for name, window in measured.items():

@@ -24,12 +24,15 @@ Where in SNR things are predicted to happen, N patterns in R^d, W_c = P(c), Sigm
                       is the difference of the means of c and of the rest, Sigma_W the pooled
                       covariance about them. For two Gaussians of one covariance, q/2 is the
                       mean log-likelihood ratio of a member of c: its posterior passes 1/2 there.
+    window of c       R(q) = (E sigmoid(q/2 + sqrt(q) z + log W_c/(1 - W_c)) - W_c) / (1 - W_c),
+                      z ~ N(0, 1): the resolved share below for two such Gaussians, where
+                      E p^2 = W_c E[p | c]. From means and covariances alone.
     collapse          beta a = 2 log N, a = mean pair D_ij^2/2   (equidistant patterns)
-    of single images  sum_{j != i} exp(-beta D_ij^2/4) = 1     (the same sum with own distances:
-                      2 log(N-1) for equidistant ones; our extension, the median over i is given)
+    of single images  sum_{j != i} exp(-beta D_ij^2/4) = 1     (2 log(N-1) for equidistant
+                      ones; the median over i is given)
 
-hopfield.md section 5. The first three use that p(c|x_t) moves when the noise no longer hides the
-means; nothing in them knows of a network or of a sampler.
+hopfield.md section 5; evidence, window and the last are ours. The first four use that p(c|x_t)
+moves when the noise no longer hides the means; nothing here knows of a network or of a sampler.
 
 Measured, on T steps and B chains of a sampler, w = P(c), p = p(c | x_t):
 
@@ -50,6 +53,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from dng_jax.errors import InputError
 from dng_jax.mixtures import Mixture
@@ -184,10 +188,29 @@ def markers(mixture: Mixture, classes=None) -> Markers:
 
 def evidence(mixture: Mixture, classes) -> float:
     """SNR where the posterior of a member of these classes is predicted to pass 1/2."""
+    share, q = _discriminant(mixture, classes)
+    needed = 2 * math.log((1 - share) / share)
+    if needed <= 0:
+        return 0.0  # the prior alone is above 1/2
+    return _increasing_root(lambda logsnr: float(q(logsnr)) - needed)
+
+
+def predicted_share(mixture: Mixture, classes, logsnr) -> np.ndarray:
+    """R at log SNR [T], in [0, 1]: the share of the label's variance predicted to be resolved."""
+    share, q = _discriminant(mixture, classes)
+    q = q(np.asarray(logsnr, np.float64))[..., None]
+    z = np.linspace(-8, 8, 401)
+    normal = np.exp(-(z**2) / 2)
+    p = expit(q / 2 + np.sqrt(q) * z + math.log(share / (1 - share)))
+    return (p @ (normal / normal.sum()) - share) / (1 - share)
+
+
+def _discriminant(mixture: Mixture, classes):
+    """W_c, and q as a function of log SNR (any shape)."""
     means, weights, labels, scale = _flat(mixture)
     inside = np.isin(labels, classes)
-    share = weights[inside].sum()
-    if not 0 < share < 1:
+    share = float(weights[inside].sum())
+    if not (inside.any() and not inside.all()):
         raise InputError("evidence needs some classes but not all of them: name a proper subset")
     groups = [(means[g], weights[g] / weights[g].sum()) for g in (inside, ~inside)]
     centres = [w @ m for m, w in groups]
@@ -196,14 +219,12 @@ def evidence(mixture: Mixture, classes) -> float:
     within += scale**2 * np.eye(len(within))
     values, vectors = np.linalg.eigh(within)
     square = (vectors.T @ (centres[0] - centres[1])) ** 2
-    needed = 2 * math.log((1 - share) / share)
 
-    def excess(log_snr: float) -> float:
-        return float(np.sum(square / (values + math.exp(-log_snr)))) - needed
+    def q(logsnr):
+        noise = np.exp(-np.asarray(logsnr))[..., None]
+        return np.sum(square / (np.maximum(values, 0) + noise), axis=-1)
 
-    if needed <= 0:
-        return 0.0  # the prior alone is above 1/2
-    return _increasing_root(excess)
+    return share, q
 
 
 def collapse(patterns) -> float:

@@ -117,6 +117,25 @@ def test_evidence_of_two_gaussians():
     assert np.mean(log_p[:, 0] > math.log(0.5)) == pytest.approx(0.5, abs=4 * 0.5 / 63)
 
 
+def test_the_predicted_window_is_exact_for_two_gaussians():
+    delta, s, w = 3.0, 0.4, 0.2
+    mixture = mixtures.gaussians([[0.0], [delta]], s, [0, 1], [w, 1 - w])
+    logsnr = np.array([-12.0, -2.0, 0.0, 12.0])
+    found = diffusion.predicted_share(mixture, [0], logsnr)
+    assert found[0] < 1e-4
+    rng = np.random.default_rng(0)
+    n = 40_000
+    label = rng.random(n) > w
+    for t, level in enumerate(logsnr):
+        sigma = math.exp(-level / 2)
+        x = delta * label + s * rng.normal(size=n) + sigma * rng.normal(size=n)
+        log_p = np.asarray(mixture.log_posterior(x[:, None].astype(np.float32), 1.0, sigma))
+        share = diffusion.resolved(np.exp(log_p[None, :, 0]), w)[0]
+        assert found[t] == pytest.approx(share, abs=0.02)
+    # symmetric in what is called the class
+    np.testing.assert_allclose(diffusion.predicted_share(mixture, [1], logsnr), found, atol=1e-6)
+
+
 def test_windows_of_known_curves():
     logsnr = np.linspace(-5, 5, 101)
     rising = 1 / (1 + np.exp(-logsnr))
