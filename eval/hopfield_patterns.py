@@ -537,8 +537,9 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
         **{f"scale_{q}_{name}": np.quantile(s, q, axis=1)
            for name, s in scale.items() for q in (0.5, 0.9, 0.99)},
     })  # fmt: skip
-    titles = {"speciation": "speciation", "class_speciation": "of classes", "evidence": "p = 1/2",
-              "collapse": "collapse", "image_collapse": "images"}  # fmt: skip
+    titles = {"speciation": "speciation", "class_speciation": "of the classes",
+              "evidence": "p = 1/2",
+              "collapse": "collapse", "image_collapse": "single images"}  # fmt: skip
     plots.window(
         logsnr,
         ([("chains that end in c", "1", exact["unguided"][:, inside])] if inside.any() else [])

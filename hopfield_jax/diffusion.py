@@ -36,7 +36,7 @@ moves when the noise no longer hides the means; nothing here knows of a network 
 
 Measured, on T steps and B chains of a sampler, w = P(c), p = p(c | x_t):
 
-    resolved share     R_t = mean_b (p - w)^2 / (w (1 - w))
+    resolved share     R_t = 1 - mean_b p (1 - p) / (w (1 - w))
     guidance           G_t = mean_b  sum_{s <= t} lambda_s |eps_c - eps_base| / (that at the end)
 
 R_t is 0 while nothing is known and 1 when every chain has decided: along exact unguided chains p
@@ -331,7 +331,7 @@ def resolved(posterior, prior: float) -> np.ndarray:
         raise InputError(f"resolved needs a posterior [T, B], got {list(posterior.shape)}")
     if not 0 < prior < 1:
         raise InputError(f"the prior must lie strictly between 0 and 1, got {prior}")
-    return np.mean((posterior - prior) ** 2, axis=1) / (prior * (1 - prior))
+    return 1 - np.mean(posterior * (1 - posterior), axis=1) / (prior * (1 - prior))
 
 
 def accumulated(push) -> np.ndarray:

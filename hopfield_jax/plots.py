@@ -166,28 +166,27 @@ def _log_x(axes: Axes) -> None:
 
 
 def _mark(axes: Axes, marks: Mapping[str, float], named: bool) -> None:
-    """Verticals, named above the upper edge; neighbours that would touch lean apart."""
-    shown = sorted(((x, name) for name, x in marks.items() if np.isfinite(x)), key=lambda m: m[0])
+    """Verticals, named above the upper edge, in as many rows as keep the names apart."""
     low, high = axes.get_xlim()
-    log = axes.get_xscale() == "log"
-    place = np.log if log else np.asarray
-    shown = [(x, name) for x, name in shown if low <= x <= high]
-    at = [float((place(x) - place(low)) / (place(high) - place(low))) for x, _ in shown]
-    for i, (x, name) in enumerate(shown):
+    place = np.log if axes.get_xscale() == "log" else np.asarray
+    inside = [(x, name) for name, x in marks.items() if np.isfinite(x) and low <= x <= high]
+    inches = axes.bbox.width / axes.figure.dpi
+    ends: list[float] = []  # right end of the last name in each row, in inches
+    for x, name in sorted(inside):
         axes.axvline(x, color=GREY, linewidth=0.9, linestyle=DASH, zorder=0)
         if not named:
             continue
-        room = 0.012 * max(len(name), 4)
-        after = i > 0 and at[i] - at[i - 1] < room
-        before = i + 1 < len(at) and at[i + 1] - at[i] < room
-        side = "left" if after else "right" if before else "center"
+        at = inches * float((place(x) - place(low)) / (place(high) - place(low)))
+        half = 0.035 * max(len(name.strip("$").replace("_", "")), 2) + 0.02
+        row = next((r for r, end in enumerate(ends) if at - half > end), len(ends))
+        ends[row : row + 1] = [at + half]
         axes.annotate(
             name,
             (x, 1),
-            (0, 2),
+            (0, 2 + 10 * row),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
-            ha=side,
+            ha="center",
             va="bottom",
             fontsize=8,
             color="#444444",
