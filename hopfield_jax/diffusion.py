@@ -10,9 +10,10 @@ Patterns of one width s (a Gaussian mixture) only soften it: with v = alpha^2 s^
 
     beta = alpha^2 / v,      E[x_0 | x_t] = (sigma^2 / v) update(xi) + (alpha s^2 / v) x_t
 
-Energies of the classes c alone (their patterns, their weights) and of all of them give
+Energies of each class c alone (its patterns, P(c) = W_c in all) and of all of them give
 
-    log p(c | x_t) = -beta (E_c(xi) - E(xi)),    grad_xi log p(c | x_t) = beta (update_c - update)
+    log p(c | x_t) = log W_c - beta (E_c(xi) - E(xi)),
+    grad_xi log p(c | x_t) = beta (update_c(xi) - update(xi))
 
 so the guidance of DNG is a difference of two Hopfield updates, weighed by a Boltzmann factor.
 
@@ -88,9 +89,8 @@ def noise_of(beta, scale=0.0):
 def memory_of(mixture: Mixture, classes=None) -> Memory:
     """The mixture's components as one Euclidean memory, [K M, d]; weights are the mixture's.
 
-    classes: numbers of the classes to keep (default all); their weights are not renormalised, so
-    that energies of different classes compare. InputError unless all components have one width,
-    which `snr` and `noise_of` take as `scale`.
+    classes: numbers of the classes to keep (default all); their weights are made to sum to 1.
+    InputError unless all components have one width, which `snr` and `noise_of` take as `scale`.
     """
     common_scale(mixture)
     index = np.arange(mixture.num_classes) if classes is None else np.asarray(classes, int)
@@ -100,21 +100,22 @@ def memory_of(mixture: Mixture, classes=None) -> Memory:
             f" 0..{mixture.num_classes - 1}"
         )
     patterns = mixture.means[index].reshape(-1, mixture.means.shape[2])
+    log_weights = mixture.log_weights[index].ravel()
     return Memory(
         patterns,
         -jnp.sum(patterns**2, axis=1) / 2,
-        mixture.log_weights[index].ravel(),
+        log_weights - jax.nn.logsumexp(log_weights),
         jnp.zeros((), patterns.dtype),
     )
 
 
 def class_memories(mixture: Mixture) -> Memory:
-    """One memory a class, stacked for vmap: patterns [K, M, d], the other leaves [K, ...]."""
+    """One memory a class, stacked for vmap: patterns [K, M, d]; the weights of each sum to 1."""
     common_scale(mixture)
     return Memory(
         mixture.means,
         -jnp.sum(mixture.means**2, axis=2) / 2,
-        mixture.log_weights,
+        mixture.log_weights - jax.nn.logsumexp(mixture.log_weights, axis=1, keepdims=True),
         jnp.zeros(mixture.num_classes, mixture.means.dtype),
     )
 
@@ -144,7 +145,8 @@ def log_posterior(mixture: Mixture, x, alpha, sigma) -> jax.Array:
     beta = snr(alpha, sigma, common_scale(mixture))
     state = x / alpha
     each = jax.vmap(lambda memory: energy(memory, state, beta))(class_memories(mixture))
-    return -beta * (each - energy(memory_of(mixture), state, beta)).T
+    free = -beta * (each - energy(memory_of(mixture), state, beta))
+    return free.T + jax.nn.logsumexp(mixture.log_weights, axis=1)
 
 
 # ---- predicted -----------------------------------------------------------------------------------

@@ -91,7 +91,8 @@ def test_a_loop_is_open_between_the_spinodal_and_n(six):
     overlap = [np.array([transition.overlap(s)[0] for s in branch]) for branch in (up, down)]
     exact = theory.m_of_u(theory.branch(N, 1, at[1])[-1], 1, N)
     np.testing.assert_allclose(overlap[0][:3], 0, atol=1e-6)
-    assert overlap[0][3] > 0.99
+    risen = theory.m_of_u(theory.branch(N, 1, at[3])[-1], 1, N)
+    assert overlap[0][3] == pytest.approx(risen, abs=1e-6)
     assert overlap[1][0] == pytest.approx(0, abs=1e-6)
     assert overlap[1][1] == pytest.approx(exact, abs=1e-5)
 
