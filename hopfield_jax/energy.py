@@ -172,8 +172,8 @@ def partition(s, beta, log_weights) -> tuple[jax.Array, jax.Array]:
     z = t + log_weights
     peak = jax.lax.stop_gradient(jnp.max(z, axis=-1))
     e = jnp.exp(z - peak[..., None])
-    mass = jnp.sum(e, axis=-1)
-    excess = jnp.sum(jnp.exp(log_weights) * jnp.expm1(t), axis=-1)
+    mass = _total(e)
+    excess = _total(jnp.exp(log_weights) * jnp.expm1(t))
     return e / mass[..., None], top + _log_mean(peak, mass, excess) / beta
 
 
@@ -246,10 +246,8 @@ def _blocked(memory, state, beta, block):
         return (
             new_top,
             new_peak,
-            mass * shrink + jnp.sum(e, axis=-1),
-            excess * jnp.exp(shift)
-            + weight * jnp.expm1(shift)
-            + jnp.sum(w * jnp.expm1(t), axis=-1),
+            mass * shrink + _total(e),
+            excess * jnp.exp(shift) + weight * jnp.expm1(shift) + _total(w * jnp.expm1(t)),
             weight + jnp.sum(w),
             pull * shrink[..., None] + gain,
         ), None
@@ -260,6 +258,19 @@ def _blocked(memory, state, beta, block):
     pull = jnp.broadcast_to(state * 0, (*batch, memory.dimension))
     (top, peak, mass, excess, _, pull), _ = jax.lax.scan(add, (*start, pull), parts)
     return pull / mass[..., None], top + _log_mean(peak, mass, excess) / beta
+
+
+def _total(x):
+    # Sum over the last axis by eighths. One after the other, N equal small terms beside a large one
+    # are all rounded the same way: float32 weights of 32 equidistant patterns missed 1 by 1.3e-6.
+    while x.shape[-1] > 8:
+        extra = -x.shape[-1] % 8
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, extra)]) if extra else x
+        parts = jnp.split(x, 8, axis=-1)
+        while len(parts) > 1:
+            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        x = parts[0]
+    return jnp.sum(x, axis=-1)
 
 
 def _log_mean(peak, mass, excess):

@@ -14,7 +14,7 @@ length s, |dJ| <= beta D J for patterns of diameter D (a covariance's derivative
 cumulant), so rho(s) <= rho e^{beta D s}, and T maps the ball of radius s about xi into itself,
 contracting, when r + rho (e^{beta D s} - 1)/(beta D) <= s and rho(s) < 1. The best s gives
 
-    beta D r < rho - 1 - log rho        =>  a strict minimum exists near xi, exactly one in the ball.
+    beta D r < rho - 1 - log rho     =>  exactly one fixed point in that ball, a strict minimum.
 
 A state is called a minimum only where that holds, with rounding counted on the unsafe side. The
 right hand side is (1 - rho)^2 / 2 near a spinodal: there tolerances must shrink as the square.
@@ -28,7 +28,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dng_jax.errors import InputError
 from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
 from hopfield_jax.spaces import space
 
@@ -100,12 +102,18 @@ def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certifi
     minima are proved by the trace alone, and the index is -1 where that leaves it open.
     """
     check_beta(beta)
-    states = jnp.atleast_2d(jnp.asarray(states, memory.dtype))
+    states = np.asarray(states, memory.dtype)
+    if states.ndim != 2 or states.shape[1] != memory.dimension or not len(states):
+        raise InputError(
+            f"states must be rows [R, {memory.dimension}] as the patterns are,"
+            f" got shape {states.shape}"
+        )
     rows = len(states)
-    each = jnp.broadcast_to(jnp.asarray(beta, memory.dtype), (rows,))
-    spare = (1 << max(rows - 1, 0).bit_length()) - rows  # few sizes, few programs
-    states = jnp.pad(states, ((0, spare), (0, 0)), mode="edge")
-    found = _certify(memory, states, jnp.pad(each, (0, spare), mode="edge"), tolerance)
+    each = np.broadcast_to(np.asarray(beta, memory.dtype), (rows,))
+    spare = (1 << (rows - 1).bit_length()) - rows  # few sizes, few programs
+    states = jnp.asarray(np.pad(states, ((0, spare), (0, 0)), mode="edge"))
+    each = jnp.asarray(np.pad(each, (0, spare), mode="edge"))
+    found = _certify(memory, states, each, tolerance)
     return jax.tree.map(lambda leaf: leaf[:rows], found)
 
 
@@ -126,7 +134,9 @@ def _certify(memory, states, betas, tolerance):
         index = jnp.sum(values > 1, axis=1)
         upper = jnp.minimum(rho + 16 * eps, trace)
     # log1p: near a spinodal the right hand side is (1 - rho)^2 / 2
-    room = jnp.where(upper < 1, upper - 1 - jnp.log1p(upper - 1), -1)
+    upper = jnp.maximum(upper, jnp.finfo(memory.dtype).tiny)
+    log_upper = jnp.where(upper < 0.5, jnp.log(upper), jnp.log1p(upper - 1))
+    room = jnp.where(upper < 1, upper - 1 - log_upper, -1)
     needed = betas * memory.diameter * memory.scale * (residual + 4 * eps)
     minimum = (residual <= tolerance) & (needed < room)
     return Certificate(residual, rho, index.astype(jnp.int32), minimum)

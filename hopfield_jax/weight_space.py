@@ -5,7 +5,7 @@ r"""The same network in the weights p instead of the state: xi = X^T p.
 
 The critical points, their energies and their indices are those of the state form, since xi = X^T p
 at every fixed point. An update costs 2 N^2 operations a row instead of 4 N d: cheaper for N < 2d,
-after N^2 d once for G. Only beta G matters: p knows nothing of d. Source: hopfield.md sections 1, 6.
+after 2 N^2 d once for G. Only beta G matters: p knows nothing of d. Source: hopfield.md 1 and 6.
 
 Shapes: p [..., N]; beta broadcasts against [...].
 """

@@ -169,6 +169,17 @@ def test_rotation_translation_and_scale(problem):
                 assert float(jnp.abs(moved[0] - image - shift).max()) > 0.1
 
 
+def test_weights_of_equal_small_terms_sum_to_one_in_single_precision():
+    # one field above 31 (or 4999) equal ones: summed one after the other, all err the same way
+    for n in (32, 5000):
+        betas = np.linspace(5, 15, 64, dtype=np.float32)
+        m = memory(np.eye(n, 3, dtype=np.float32))
+        p = np.asarray(energy.weights(m, np.eye(1, 3), betas), np.float64)
+        assert np.abs(p.sum(axis=1) - 1).max() < 4e-7
+        exact = 1 / (1 + (n - 1) * np.exp(-betas.astype(np.float64)))
+        np.testing.assert_allclose(p[:, 0], exact, rtol=1e-6)
+
+
 def test_both_energies_agree_for_equal_norms():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(6, 4))
