@@ -2,6 +2,7 @@
 
     python -m eval.bench sampling
     python -m eval.bench throughput --cpu-devices 2
+    python -m eval.bench hopfield
 
 sampling:
 
@@ -14,6 +15,10 @@ throughput, the networks of --networks at their training batch:
 images/s           of a training step and of a sampling step (one network call an image and the
                    rule's arithmetic), and the share of the machine's matrix-product peak that they
                    reach (eval.throughput), timed in alternation
+
+hopfield:
+loops over beta    hopfield_jax against NumPy and PyTorch; its share of the matrix-product peak; how
+                   seconds grow with patterns, states and betas; 1e6 patterns (eval.hopfield_speed)
 """
 
 from __future__ import annotations
@@ -28,12 +33,12 @@ import tyro
 
 from dng_jax import guidance, initial_noise, nets, posterior, sample, sample_keys, sweep
 from dng_jax.errors import InputError, choose
-from eval import problems, runs, throughput, timing
+from eval import hopfield_speed, problems, runs, throughput, timing
 from eval.devices import Devices
 from eval.problems import Source
 from eval.timing import Ratio
 
-SUITES = ("sampling", "throughput")
+SUITES = ("sampling", "throughput", "hopfield")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Config:
     """Benchmarks."""
 
     suite: tyro.conf.Positional[str] = "sampling"
-    """sampling or throughput"""
+    """sampling, throughput or hopfield"""
     samples: int = 512
     steps: int = 50
     pairs: int = 7
@@ -50,6 +55,8 @@ class Config:
     """Networks of the throughput suite, names of nets.CONFIGS; mnist and cifar10 want a GPU."""
     batch: int = 256
     """Images of a training step in the throughput suite."""
+    shrink: int = 1
+    """Divides the sizes of the hopfield suite, for a quick look."""
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     out: str | None = None
     """Folder of the results; default: a new one, runs/bench, runs/bench-2, ..."""
@@ -59,7 +66,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     """Runs a suite, prints its table and writes results.json."""
     choose(config.suite, SUITES, "suite")
-    for name in ("samples", "steps", "pairs", "batch"):
+    for name in ("samples", "steps", "pairs", "batch", "shrink"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(config, name)}")
     for name in config.networks:
@@ -67,9 +74,17 @@ def main(config: Config) -> dict[str, Any]:
     config.devices.select()
     folder = runs.new_run_folder(config.out, config, job="bench", overwrite=config.overwrite)
     timing.count_compilations()
-    results = sampling(config) if config.suite == "sampling" else throughput.measure(config)
-    table = ratios(config, results) if config.suite == "sampling" else throughput.table_of(results)
-    runs.publish(folder, table)
+    tables: tuple[runs.Table, ...]
+    if config.suite == "sampling":
+        results = sampling(config)
+        tables = (ratios(config, results),)
+    elif config.suite == "throughput":
+        results = throughput.measure(config)
+        tables = (throughput.table_of(results),)
+    else:
+        results = hopfield_speed.measure(config)
+        tables = hopfield_speed.tables_of(results)
+    runs.publish(folder, *tables)
     results = {"config": config, "provenance": runs.provenance(), "results": results}
     runs.write_json(folder / "results.json", results)
     return results

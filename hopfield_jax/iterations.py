@@ -35,16 +35,16 @@ METHODS = ("picard", "anderson", "newton")
 DEPTH = 5  # differences that Anderson remembers
 CONJUGATE = 10  # products with J in a Newton step
 NEAR = 1e-2  # residual below which bold steps are tried
-MARGIN = 0.8  # rows are run to this share of the tolerance: the final check rounds differently
+MARGIN = 0.5  # rows are run to this share of the tolerance: the final check rounds differently
 
 
 class Rows(NamedTuple):
-    """Rows in flight, [W, ...]: points, their images and energies (not kept up by "picard"),
+    """Rows in flight, [W, ...]: points, their images and energies (both () for "picard"),
     residuals |f| in the patterns' unit, evaluations so far, and what the method remembers."""
 
     point: jax.Array
-    image: jax.Array
-    energy: jax.Array
+    image: Any
+    energy: Any
     residual: jax.Array
     steps: jax.Array
     memo: Any
@@ -60,8 +60,11 @@ class Differences(NamedTuple):
 
 
 def begin(space: Space, held, beta, steps, method: Method) -> Rows:
-    """Rows at the points held, evaluated once (not counted)."""
+    """Rows at the points held, evaluated once (not counted); "picard" needs no evaluation."""
     point = space.lift(held)
+    if method == "picard":
+        unknown = jnp.full(len(point), jnp.inf, point.dtype)
+        return Rows(point, (), (), unknown, steps, ())
     image, energy = space.evaluate(point, beta)
     memo: Any = ()
     if method == "anderson":
@@ -76,33 +79,34 @@ def begin(space: Space, held, beta, steps, method: Method) -> Rows:
 def iterate(space: Space, rows: Rows, beta, active, scale, method: Method) -> Rows:
     """One step of the active rows [W]; the others stay as they are."""
     if method == "picard":
-        image, _ = space.evaluate(rows.image, beta)  # needs no energy: it falls by itself
-        residual = _length(space, image - rows.image)
-        moved = Rows(rows.image, image, rows.energy, residual, rows.steps, ())
-        kept = active
-    else:
-        step = rows.image - rows.point
-        if method == "anderson":
-            bold = rows.memo.real.any(axis=1)
-            trial = rows.image - _combined(space, rows.memo, step)
-        else:
-            bold = rows.memo
-            trial = rows.point + _newton(space, rows.point, step, beta)
-        bold = bold & (rows.residual < NEAR * scale)
-        trial = _where(bold, trial, rows.image)
-        image, energy = space.evaluate(trial, beta)
-        new_step = image - trial
-        kept = active & (
-            ~bold | _descends(space, rows, trial, step, new_step, energy - rows.energy, scale)
+        image, _ = space.evaluate(rows.point, beta)  # needs no energy: it falls by itself
+        residual = _length(space, image - rows.point)
+        return rows._replace(
+            point=_where(active, image, rows.point),
+            residual=_where(active, residual, rows.residual),
+            steps=rows.steps + active,
         )
-        moved = Rows(trial, image, energy, _length(space, new_step), rows.steps, rows.memo)
-        if method == "anderson":
-            memo = _remember(rows.memo, image - rows.image, new_step - step, kept)
-        else:
-            memo = jnp.where(active, kept, rows.memo)
-        rows, moved = rows._replace(memo=memo), moved._replace(memo=memo)
-    chosen = (_where(kept, new, old) for new, old in zip(moved[:4], rows[:4], strict=True))
-    return Rows(*chosen, rows.steps + active, rows.memo)
+    step = rows.image - rows.point
+    if method == "anderson":
+        bold = rows.memo.real.any(axis=1)
+        trial = rows.image - _combined(space, rows.memo, step)
+    else:
+        bold = rows.memo
+        trial = rows.point + _newton(space, rows.point, step, beta)
+    bold = bold & (rows.residual < NEAR * scale)
+    trial = _where(bold, trial, rows.image)
+    image, energy = space.evaluate(trial, beta)
+    new_step = image - trial
+    kept = active & (
+        ~bold | _descends(space, rows, trial, step, new_step, energy - rows.energy, scale)
+    )
+    if method == "anderson":
+        memo = _remember(rows.memo, image - rows.image, new_step - step, kept)
+    else:
+        memo = jnp.where(active, kept, rows.memo)
+    moved = (trial, image, energy, _length(space, new_step))
+    chosen = (_where(kept, new, old) for new, old in zip(moved, rows[:4], strict=True))
+    return Rows(*chosen, rows.steps + active, memo)
 
 
 def run(
@@ -141,7 +145,8 @@ def run(
     first = begin(space, held, beta, steps, method)
     _, rows = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), first))
     left = active(rows)
-    return space.held(_where(left, rows.point, rows.image)), rows.steps, left
+    point = rows.point if method == "picard" else _where(left, rows.point, rows.image)
+    return space.held(point), rows.steps, left
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "method"))

@@ -94,7 +94,7 @@ def find_fixed_points(
     """
     choose(method, METHODS, "method")
     check_beta(beta)
-    starts = np.array(starts, memory.dtype)  # a copy: its buffer is given away below
+    starts = np.asarray(starts, memory.dtype)
     if starts.ndim != 2 or starts.shape[1] != memory.dimension or not len(starts):
         raise InputError(
             f"starts must be rows [R, {memory.dimension}] as the patterns are,"
@@ -118,6 +118,7 @@ def find_fixed_points(
     rows = len(starts)
     largest = _largest(memory)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
+    # np.pad copies: no buffer of the caller's is given away below
     starts = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge"))
     betas = np.broadcast_to(beta, (rows,))
     betas = jnp.asarray(np.pad(betas, (0, room - rows), mode="edge"))
@@ -218,8 +219,8 @@ def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarra
 
 
 def _largest(memory):
-    # rows of one working set: logits of 4 MB in a processor's cache, of 256 MB on an accelerator
-    numbers = 2**20 if jax.default_backend() == "cpu" else 2**26
+    # rows of one working set: logits of 1 MB in a core's cache, of 256 MB on an accelerator
+    numbers = 2**18 if jax.default_backend() == "cpu" else 2**26
     wide = max(min(memory.num_patterns, BLOCK), memory.dimension)
     size = SMALLEST
     while size * GROWTH * wide <= numbers:

@@ -1,0 +1,400 @@
+r"""Speed of hopfield_jax: against loops over beta, against the peak, and as problems grow.
+
+    python -m eval.bench hopfield
+
+loops       rows (beta, start), each iterated xi <- X^T softmax(beta X xi) until |change| <= 1e-6 M,
+            at most 10 000 times, in float32. A loop takes one beta after the other, all its starts
+            as one product, until the slowest of them is done; in NumPy, and in PyTorch as the
+            association of hopfield-layers iterates. `find_fixed_points` takes all rows at once, and
+            returns their residuals and energies besides. "anderson" is its other method: same
+            fixed points, fewer steps.
+    wide        equidistant patterns, N = 64 in d = 128; betas over [0.9 K_s, 1.1 N], geometric
+    narrow      the same within 1% of K_s, where all iterations slow down
+    flat        N = 1024 random patterns in d = 256, beta far above the transition: few steps
+share       of a large matrix product's speed that an iteration reaches: 4 R N d operations in state
+            space, 2 R N^2 in weight space, nothing counted for the softmax
+growth      seconds ~ size^exponent over doublings of patterns, states and betas, in state space;
+            every row takes 3 updates
+many        1e6 patterns in d = 64, by blocks: their logits are never all there
+
+Starts of "wide" and "narrow": the patterns, the centroid, and points of the hull, as many as fit.
+The limit and the tolerance are the same for all. Differences of results are taken over rows that
+converge in both. Sources: hopfield.md sections 3 and 6; hopfield-layers is Ramsauer et al.'s code.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval import runs, throughput, timing
+from hopfield_jax import find_fixed_points, iterations, memory, patterns, spaces, theory
+from hopfield_jax.iterations import Method
+
+TOLERANCE = 1e-6
+MAX_STEPS = 10_000
+APART = 1e-3  # of M: rows farther apart than this ended at different fixed points
+OCTAVES = 3
+UPDATES = 3
+NO_TORCH = "torch is not installed: pip install torch"
+
+
+class Problem(NamedTuple):
+    """Patterns [N, d], starts [B, d] and betas [S], float32."""
+
+    patterns: np.ndarray
+    starts: np.ndarray
+    betas: np.ndarray
+
+
+class Ends(NamedTuple):
+    """States [S, B, d] where a loop ended, whether they converged [S, B], updates of rows."""
+
+    states: np.ndarray
+    converged: np.ndarray
+    updates: int
+
+
+def measure(config) -> dict[str, Any]:
+    """The figures at 1/config.shrink of their sizes, from config.pairs alternations each."""
+    shrink = config.shrink
+    # first, while the process's peak of memory is its own
+    many = many_patterns(max(1_000_000 // shrink, 64), 64, 64, config.pairs)
+    n, d, s, b = (max(size // shrink, 4) for size in (64, 128, 128, 128))
+    problems = {
+        "wide": transition(n, d, s, b, narrow=False),
+        "narrow": transition(n, d, s, b, narrow=True),
+        "flat": flat(*(max(size // shrink, 4) for size in (1024, 256, 512, 16))),
+    }
+    methods: dict[str, tuple[Method, ...]] = {"flat": ("picard",)}
+    loops = {
+        f"{name}, {method}, against {against}": versus(problem, loop, method, config.pairs)
+        for name, problem in problems.items()
+        for method in methods.get(name, ("picard", "anderson"))
+        for against, loop in (("PyTorch", torch_loop()), ("NumPy", numpy_loop))
+    }
+    forms = {
+        f"{form} space, N = {n}, d = {d}": share(form, n, d, 1024 // shrink, config.pairs)
+        for form, n, d in (
+            ("state", 1024 // shrink, 256 // shrink),
+            ("weights", 1024 // shrink, 1024 // shrink),
+            ("weights", 64 // min(shrink, 16), 128 // min(shrink, 16)),
+        )
+    }
+    return {
+        "loops": loops,
+        "share": forms,
+        "growth": growth(shrink, config.pairs),
+        "many": many,
+    }
+
+
+def transition(N: int, d: int, betas: int, starts: int, *, narrow: bool) -> Problem:
+    """Orthonormal patterns, for which K = beta, and betas across the transition."""
+    x = patterns.equidistant(N, d, seed=0)
+    weights = np.random.default_rng(0).dirichlet(np.ones(N), max(starts - N - 1, 0))
+    limit = theory.spinodal(N).K
+    window = (0.99 * limit, 1.01 * limit) if narrow else (0.9 * limit, 1.1 * N)
+    begin = np.concatenate([x, x.mean(axis=0, keepdims=True), weights @ x])[:starts]
+    return _single(x, begin, np.geomspace(*window, betas))
+
+
+def flat(N: int, d: int, betas: int, states: int) -> Problem:
+    """Random unit patterns; starts with as much noise as signal, two octaves above K_c."""
+    x = patterns.random(0, N, d)
+    limit = theory.critical(N)
+    begin = x[:states] + np.random.default_rng(1).normal(size=(states, d)) / np.sqrt(d)
+    return _single(x, begin, np.geomspace(limit, 4 * limit, betas))
+
+
+def numpy_loop(problem: Problem) -> Ends:
+    """One beta after the other, all starts at once, until every state has come to rest."""
+    x, starts, betas = problem
+    limit = TOLERANCE * np.linalg.norm(x, axis=1).max()
+    states, last, updates = [], [], 0
+    for beta in betas:
+        state = starts
+        for _ in range(MAX_STEPS):
+            p = state @ x.T
+            p *= beta
+            p -= p.max(axis=1, keepdims=True)
+            np.exp(p, out=p)
+            p /= p.sum(axis=1, keepdims=True)
+            image = p @ x
+            change = np.linalg.norm(image - state, axis=1)
+            state = image
+            updates += len(state)
+            if change.max() <= limit:
+                break
+        states.append(state)
+        last.append(change <= limit)
+    return Ends(np.stack(states), np.stack(last), updates)
+
+
+def torch_loop() -> Callable[[Problem], Ends] | None:
+    """The same in PyTorch, on the kind of device that jax uses; None where it is missing."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+
+    def run(problem: Problem) -> Ends:
+        x, starts = (
+            torch.from_numpy(a).to("cuda" if gpu else "cpu")
+            for a in (problem.patterns, problem.starts)
+        )
+        limit = TOLERANCE * x.norm(dim=1).max()
+        states, last, updates = [], [], 0
+        for beta in problem.betas.tolist():
+            state = starts
+            for _ in range(MAX_STEPS):
+                image = torch.softmax(beta * (state @ x.T), dim=-1) @ x
+                change = (image - state).norm(dim=-1)
+                state = image
+                updates += len(state)
+                if change.max() <= limit:
+                    break
+            states.append(state)
+            last.append(change <= limit)
+        return Ends(torch.stack(states).cpu().numpy(), torch.stack(last).cpu().numpy(), updates)
+
+    return torch.inference_mode()(run)
+
+
+def versus(problem: Problem, loop, method: Method, pairs: int) -> dict[str, Any] | str:
+    """How many times faster the library is than a loop, and whether they agree."""
+    if loop is None:
+        return NO_TORCH
+    x, starts, betas = problem
+    network = memory(x)
+
+    def ours():
+        return find_fixed_points(
+            network,
+            np.tile(starts, (len(betas), 1)),
+            np.repeat(betas, len(starts)),
+            tolerance=TOLERANCE,
+            max_steps=MAX_STEPS,
+            method=method,
+        )
+
+    theirs, found = loop(problem), ours()
+    shape = theirs.converged.shape
+    converged = np.asarray(found.converged).reshape(shape)
+    both = converged & theirs.converged
+    difference = np.linalg.norm(np.asarray(found.state).reshape(*shape, -1) - theirs.states, axis=2)
+    difference = difference[both] / np.linalg.norm(x, axis=1).max()
+    together = difference[difference <= APART]
+    return {
+        "times_faster": timing.ratio_of_pairs(lambda: loop(problem), ours, pairs),
+        "updates_theirs": theirs.updates,
+        "updates_ours": int(np.sum(found.steps)),
+        "rows": converged.size,
+        "unconverged_theirs": int(np.sum(~theirs.converged)),
+        "unconverged_ours": int(np.sum(~converged)),
+        "apart": int(np.sum(difference > APART)),
+        "largest_difference": float(together.max(initial=0)),
+    }
+
+
+def share(form, N: int, d: int, rows: int, pairs: int, steps: int = 16) -> dict[str, float]:
+    """Operations a second of plain iterations of one working set, against a large product's."""
+    x = patterns.random(0, N, d).astype(np.float32)
+    space = spaces.space(memory(x), form)
+    starts = jnp.asarray(np.resize(x, (rows, d)))
+    betas = jnp.full(rows, theory.critical(N), jnp.float32)
+
+    @jax.jit
+    def iterate(space, held, betas):
+        return iterations.run(
+            space,
+            held,
+            betas,
+            jnp.zeros(rows, jnp.int32),
+            jnp.ones(rows, bool),
+            tolerance=-1.0,  # never reached
+            scale=1.0,
+            max_steps=steps,
+            length=steps,
+        )
+
+    held = space.begin(starts, betas)
+    ratio = timing.ratio_of_pairs(lambda: iterate(space, held, betas), throughput.product(), pairs)
+    operations = steps * rows * (4 * N * d if form == "state" else 2 * N**2)
+    peak = 2 * throughput.SIDE**3 * jax.device_count()
+    low, middle, high = operations / peak / np.array([ratio.high, ratio.median, ratio.low])
+    return {
+        "operations_per_second": operations / ratio.a,
+        "peak_operations_per_second": peak / ratio.b,
+        "share_of_peak": float(middle),
+        "share_low": float(low),
+        "share_high": float(high),
+    }
+
+
+def growth(shrink: int, pairs: int) -> dict[str, Any]:
+    """Seconds over doublings of one size at a time, and their exponents."""
+    small = {name: max(size // shrink, 4) for name, size in SMALL.items()}
+    d = max(64 // shrink, 4)
+    out = {}
+    for axis in small:
+        sizes = [small[axis] * 2**k for k in range(OCTAVES + 1)]
+        runs_of = [_retrieval(d=d, **(small | {axis: size})) for size in sizes]
+        for run in runs_of:
+            timing.seconds(run)
+        # all sizes in turn, so that a slow minute falls on each
+        times = np.array([[timing.seconds(run) for run in runs_of] for _ in range(pairs)])
+        out[axis] = {"sizes": sizes, **exponent(sizes, np.median(times, axis=0))}
+    return out
+
+
+SMALL = {"patterns": 1024, "states": 32, "betas": 32}
+
+
+def exponent(sizes, seconds) -> dict[str, Any]:
+    """The slope of log seconds against log size, and by what share the worst point is off it."""
+    x, y = np.log(sizes), np.log(seconds)
+    slope, intercept = np.polyfit(x, y, 1)
+    worst = np.abs(y - slope * x - intercept).max()
+    return {"seconds": seconds, "exponent": float(slope), "off": float(np.expm1(worst))}
+
+
+def _retrieval(d: int, patterns: int, states: int, betas: int) -> Callable[[], Any]:
+    problem = flat(patterns, d, betas, states)
+    network = memory(problem.patterns)
+    starts = np.tile(problem.starts, (betas, 1))
+    each = np.repeat(problem.betas, states)
+    return functools.partial(
+        find_fixed_points,
+        network,
+        starts,
+        each,
+        tolerance=1e-30,
+        max_steps=UPDATES,
+        space="state",
+    )
+
+
+def many_patterns(N: int, d: int, states: int, pairs: int) -> dict[str, Any]:
+    """Retrieval from very many patterns: seconds, and the process's peak of memory."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, d), dtype=np.float32)
+    x /= np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
+    noise = rng.standard_normal((states, d), dtype=np.float32) / np.sqrt(d)
+    starts = x[:states] + noise / 2
+    network = memory(x)
+    built = _peak_memory()
+    run = functools.partial(find_fixed_points, network, starts, 100.0, tolerance=TOLERANCE)
+    found = run()
+    stats = jax.devices()[0].memory_stats() or {}
+    return {
+        "patterns": N,
+        "states": states,
+        "seconds": float(np.median([timing.seconds(run) for _ in range(min(pairs, 3))])),
+        "converged": int(np.sum(found.converged)),
+        "most_updates": int(np.max(found.steps)),
+        "patterns_mb": x.nbytes / 1e6,
+        "logits_mb": 4 * N * states / 1e6,
+        "peak_mb_before": built,
+        "peak_mb": _peak_memory(),
+        "peak_mb_device": stats.get("peak_bytes_in_use", np.nan) / 1e6,
+    }
+
+
+def tables_of(results: dict[str, Any]) -> tuple[runs.Table, ...]:
+    """The tables a person reads."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    loops = runs.Table(
+        f"Against loops over beta ({device}; float32, tolerance {TOLERANCE:g} M)",
+        (
+            "figure",
+            "times faster",
+            "quartiles",
+            "loop s",
+            "hopfield_jax s",
+            "updates of a row, loop / here",
+            "unconverged, loop / here",
+            f"rows apart > {APART:g} M",
+            "largest difference of others / M",
+        ),
+    )
+    for name, found in results["loops"].items():
+        if isinstance(found, str):
+            loops.add(name, found, *["–"] * 7)
+            continue
+        ratio, rows = found["times_faster"], found["rows"]
+        loops.add(
+            name,
+            f"{ratio.median:.1f}",
+            f"{ratio.low:.1f} .. {ratio.high:.1f}",
+            ratio.a,
+            ratio.b,
+            f"{found['updates_theirs'] / rows:.1f} / {found['updates_ours'] / rows:.1f}",
+            f"{found['unconverged_theirs']} / {found['unconverged_ours']} of {rows}",
+            found["apart"],
+            f"{found['largest_difference']:.1e}",
+        )
+    share = runs.Table(
+        "Share of a matrix product's speed",
+        ("iteration", "Gop/s", "product Gop/s", "share % [quartiles]"),
+    )
+    for name, f in results["share"].items():
+        share.add(
+            name,
+            f"{f['operations_per_second'] / 1e9:.0f}",
+            f"{f['peak_operations_per_second'] / 1e9:.0f}",
+            f"{100 * f['share_of_peak']:.0f} [{100 * f['share_low']:.0f}, "
+            f"{100 * f['share_high']:.0f}]",
+        )
+    growth = runs.Table(
+        "Growth: seconds ~ size^exponent", ("size", "values", "s", "exponent", "off the line by")
+    )
+    for name, f in results["growth"].items():
+        growth.add(
+            name,
+            " ".join(map(str, f["sizes"])),
+            " ".join(f"{s:.3g}" for s in f["seconds"]),
+            f"{f['exponent']:.2f}",
+            f"{100 * f['off']:.0f}%",
+        )
+    m = results["many"]
+    many = runs.Table(
+        f"{m['patterns']:,} patterns by blocks",
+        (
+            "states",
+            "converged",
+            "updates",
+            "s",
+            "peak memory MB",
+            "of it before",
+            "patterns MB",
+            "all logits MB",
+        ),
+    )
+    peak = m["peak_mb"] if np.isnan(m["peak_mb_device"]) else m["peak_mb_device"]
+    many.add(
+        str(m["states"]),
+        m["converged"],
+        m["most_updates"],
+        m["seconds"],
+        *(f"{v:.0f}" for v in (peak, m["peak_mb_before"], m["patterns_mb"], m["logits_mb"])),
+    )
+    return loops, share, growth, many
+
+
+def _single(*arrays) -> Problem:
+    return Problem(*(np.ascontiguousarray(a, np.float32) for a in arrays))
+
+
+def _peak_memory() -> float:
+    """MB of resident memory at its highest so far."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

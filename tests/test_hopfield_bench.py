@@ -1,0 +1,79 @@
+"""The hopfield suite of eval.bench at little sizes: what is compared is the same thing."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from dng_jax import InputError
+from eval import bench, hopfield_speed
+from hopfield_jax import find_fixed_points, memory
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    config = bench.Config("hopfield", shrink=32, pairs=1, out=str(tmp_path / "b"))
+    results = bench.main(config)["results"]
+    loops = results["loops"]
+    assert len(loops) == 2 * (2 + 2 + 1)
+    for name, found in loops.items():
+        if name.endswith("PyTorch"):
+            assert found == "torch is not installed: pip install torch"
+            continue
+        assert found["times_faster"].median > 0
+        assert found["unconverged_theirs"] == 0
+        assert found["apart"] == 0
+        assert found["largest_difference"] < hopfield_speed.APART
+        assert found["updates_ours"] > 0
+    for found in results["share"].values():
+        assert 0 < found["share_low"] <= found["share_of_peak"] <= found["share_high"] < 1
+    assert set(results["growth"]) == {"patterns", "states", "betas"}
+    assert all(len(found["sizes"]) == 4 for found in results["growth"].values())
+    many = results["many"]
+    assert many["patterns"] == 31250  # more than two blocks
+    assert many["converged"] == many["states"] == 64
+    assert many["peak_mb"] >= many["peak_mb_before"] > many["patterns_mb"]
+    stored = json.loads((tmp_path / "b" / "results.json").read_text())
+    assert stored["results"]["loops"].keys() == loops.keys()
+    assert "pip install torch" in capsys.readouterr().out
+
+
+def test_the_numpy_loop_does_what_it_says():
+    problem = hopfield_speed.transition(8, 12, betas=6, starts=16, narrow=False)
+    x, starts, betas = problem
+    assert (x.shape, starts.shape, betas.shape) == ((8, 12), (16, 12), (6,))
+    assert all(a.dtype == np.float32 for a in problem)
+    ends = hopfield_speed.numpy_loop(problem)
+    assert ends.converged.all()
+    assert ends.updates % len(starts) == 0
+    each = np.repeat(betas, len(starts))
+    found = find_fixed_points(memory(x), np.tile(starts, (6, 1)), each)
+    np.testing.assert_allclose(ends.states.reshape(-1, 12), found.state, atol=2e-5)
+
+
+def test_the_torch_loop_is_the_numpy_loop():
+    pytest.importorskip("torch")
+    problem = hopfield_speed.transition(8, 12, betas=6, starts=16, narrow=True)
+    ours, theirs = hopfield_speed.numpy_loop(problem), hopfield_speed.torch_loop()(problem)
+    np.testing.assert_allclose(ours.states, theirs.states, atol=2e-5)
+    assert abs(ours.updates - theirs.updates) <= 0.02 * ours.updates + len(problem.starts)
+
+
+def test_exponents():
+    sizes = [8, 16, 32, 64]
+    found = hopfield_speed.exponent(sizes, 3e-3 * np.array(sizes) ** 1.25)
+    assert found["exponent"] == pytest.approx(1.25)
+    assert found["off"] == pytest.approx(0, abs=1e-9)
+    assert hopfield_speed.exponent(sizes, np.array([1.0, 2, 4, 16]))["off"] > 0.2
+
+
+def test_sizes_that_make_no_sense_are_named():
+    with pytest.raises(InputError, match="--shrink must be at least 1, got 0"):
+        bench.main(bench.Config("hopfield", shrink=0))
