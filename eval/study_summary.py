@@ -184,7 +184,7 @@ def path(problem: Problem, config: Any, grids: Mapping[str, tuple], folder: Path
     order = np.argsort(~np.isin(labels, problem.forbidden), kind="stable")[:12]
     pictures = []
     name = "+".join(problem.info.class_names[k] for k in problem.forbidden)
-    for family in (f for f in config.families if f in ("np", "sld", "dng:pair", "dng:classes")):
+    for family in (f for f in grids if f in ("np", "sld", "dng:pair", "dng:classes")):
         scales = grids[family]
         spec = rule_specs.parse(family)
         rules = [rule_specs.build(spec.with_scale(s), problem, TrackerOptions()) for s in scales]

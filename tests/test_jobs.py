@@ -313,6 +313,28 @@ def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
         study.main(dataclasses.replace(config, samples=30))
 
 
+def test_families_of_a_study_may_bring_their_own_scales(small_grids, tmp_path):
+    assert study.grids_of(("np", "dng:pair=10,3")) == {"np": (0.1, 1.0), "dng:pair": (3.0, 10.0)}
+    config = small_study(tmp_path, families=("np=0.3", "dng:pair=10,3"), parts=("curves",))
+    by_family = {cell.family: cell for cell in study.cells(config, (0,), 10)}
+    assert [s.scale for s in by_family["np"].settings] == [0.3]
+    assert [s.scale for s in by_family["dng:pair"].settings] == [3.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("families", "said"),
+    [
+        (("npp",), "no grid of scales for 'npp': choose from np, dng:pair, dng:classes"),
+        (("np", "np=1"), "names 'np' twice"),
+        (("np=1,x",), "'np=1,x' has a scale that is no number: write np=0.5,1"),
+        (("np=nan",), "the scales of 'np=nan' must be >= 0, finite, none twice"),
+    ],
+)
+def test_families_that_make_no_sense_are_named(small_grids, tmp_path, families, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        study.check(small_study(tmp_path, families=families))
+
+
 def test_cells_share_noise_across_rules_and_nothing_across_classes(small_grids, tmp_path):
     config = small_study(tmp_path)
     cells = list(study.cells(config, (0, 7), 10))
