@@ -81,7 +81,7 @@ def mnist_small() -> DiffusionJob:
     """MNIST at 7x7 positions of 4x4 pixels, one output head a class: the network for CPUs.
 
     Cost: about .2 s a step on 2 cores of an AMD EPYC with nothing else running (670 images/s). The
-    bundled pretrained/mnist-heads was trained in four pieces, which its card lists; from nothing
+    bundled pretrained/mnist-heads was trained in five pieces, which its card lists; from nothing
     in one piece, with references all along, has not been run yet.
         python -m train.diffusion --preset mnist-small --cpu-devices 2 --dtype float16
     """
