@@ -268,12 +268,8 @@ def _frechet_errors(parts, make: MakeProblem) -> np.ndarray:
         real, rng = make(forbidden).real, np.random.default_rng(forbidden)
         n = found.labels.shape[1]
         rows = rng.integers(n, size=(FRECHET_RESAMPLES, n))
-        errors.append([_spread(real, f.astype(np.float64), rows) for f in found.features])
+        errors.append([np.std(real.distances(f, rows), ddof=1) for f in found.features])
     return np.array(errors)
-
-
-def _spread(real: Moments, features: np.ndarray, rows: np.ndarray) -> float:
-    return float(np.std([real.distance(_moments(features[r])) for r in rows], ddof=1))
 
 
 def _moments(features) -> Moments:
