@@ -114,9 +114,10 @@ def main(config: Config) -> dict[str, Any]:
     found = compute(make, folder, wanted)
 
     results = report.read(folder) if (folder / "results.json").exists() else {}
+    there = tuple(p for p in PARTS if p in results or p in config.parts)
     facts = {
         "config": config,
-        "command": command(config),
+        "command": command(dataclasses.replace(config, parts=there)),
         "provenance": runs.provenance(),
         "judge": first.judge_name,
         "classes": [first.info.class_names[k] for k in chosen],

@@ -301,6 +301,7 @@ def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
     # Another part is added; the one that was there stays in the results.
     both = study.main(dataclasses.replace(config, parts=("several",)))
     assert {t["part"] for t in both["tables"]} == {"curves", "several"}
+    assert "--parts curves several" in both["command"]
     stored = json.loads((tmp_path / "s" / "results.json").read_text())
     assert stored["curves"]["curves"]["np"]["samples"] == 72
 
