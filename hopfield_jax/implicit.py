@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
-from hopfield_jax.energy import Memory, check_beta, update
+from hopfield_jax.energy import Memory, check_beta, update, weights
 from hopfield_jax.iterations import Method, run
 from hopfield_jax.spaces import StateSpace
 from hopfield_jax.stability import spectral_radius
@@ -32,39 +32,47 @@ def minimum(
 ) -> jax.Array:
     """The minimum [d] that the update reaches from start [d] at beta [].
 
-    Differentiable, forwards and backwards, in the leaves of memory and in beta (in start the
-    derivative is zero); works under jit, vmap and grad. tolerance: of the residual in units of M,
+    Differentiable once, forwards or backwards, in the leaves of memory and in beta (in start the
+    derivative is zero); works under jit and vmap. tolerance: of the residual in units of M,
     default 16 times the rounding of the dtype. NaN where the search does not end within max_steps,
     or ends where rho(J) >= 1: no derivative of a minimum exists there.
     """
     check_beta(beta)
     eps = float(jnp.finfo(memory.dtype).eps)
     goal = 16 * eps if tolerance is None else tolerance
-    start = jnp.asarray(start, memory.dtype)
     beta = jnp.asarray(beta, memory.dtype)
+    fixed = jax.lax.stop_gradient((memory, jnp.asarray(start, memory.dtype), beta))
+    xi = jax.lax.stop_gradient(_search(*fixed, goal, max_steps, method))
 
-    def residual(xi):
-        return xi - update(memory, xi, beta)
+    frozen, _, b = fixed
+    push = StateSpace(frozen).covariance(weights(frozen, xi[None], b), b[None])
+    steps = 2 * min(memory.num_patterns, memory.dimension) + 10
 
-    def search(_, xi):
-        frozen, b = jax.lax.stop_gradient((memory, beta))
-        one = jnp.ones(1, bool)
-        state, _, left = run(
-            StateSpace(frozen),
-            xi[None],
-            b[None],
-            jnp.zeros(1, jnp.int32),
-            one,
-            tolerance=goal,
-            scale=frozen.scale,
-            max_steps=max_steps,
-            length=max_steps,
-            method=method,
-        )
-        found = ~left & (spectral_radius(frozen, state, b) < 1)
-        return jnp.where(found[:, None], state, jnp.nan)[0]
+    def hessian(v):
+        return v - push(v[None])[0]
 
     def solve(linear, right):
-        return cg(linear, right, tol=4 * eps, maxiter=2 * min(memory.patterns.shape[-2:]) + 10)[0]
+        return cg(linear, right, tol=4 * eps, maxiter=steps)[0]
 
-    return jax.lax.custom_root(residual, jax.lax.stop_gradient(start), search, solve)
+    # One Newton step with a constant matrix: in value it is rounding, in derivative the theorem.
+    left = update(memory, xi, beta) - xi
+    return xi + jax.lax.custom_linear_solve(hessian, left, solve, symmetric=True)
+
+
+def _search(memory, start, beta, goal, max_steps, method):
+    one = jnp.ones(1, bool)
+    state, _, _ = run(
+        StateSpace(memory),
+        start[None],
+        beta[None],
+        jnp.zeros(1, jnp.int32),
+        one,
+        tolerance=goal,
+        scale=memory.scale,
+        max_steps=max_steps,
+        length=max_steps,
+        method=method,
+    )
+    residual = jnp.linalg.norm(update(memory, state, beta) - state)
+    found = (residual <= goal * memory.scale) & (spectral_radius(memory, state, beta) < 1)
+    return jnp.where(found[:, None], state, jnp.nan)[0]

@@ -39,7 +39,7 @@ def test_hysteresis_between_the_spinodal_and_the_loss_of_the_centroid():
         np.testing.assert_allclose(down[:3], 1 / n, atol=1e-7)
         assert (down[3:] > 0.76).all()
         # each stays with the pattern it started from
-        assert (np.argmax(loop.down.state[3:], axis=2) == [0, 1]).all()
+        assert (np.argmax(np.asarray(loop.down.state)[3:], axis=2) == np.arange(2)).all()
         np.testing.assert_allclose(loop.up.spectral_radius[:7, 0], betas[:7] / n, rtol=1e-6)
         # the energies cross at K_c = 5.8029647, between 5.19 and 8
         gap = np.asarray(loop.up.energy[:, 0] - loop.down.energy[:, 0])
