@@ -265,10 +265,10 @@ class Metastable(Common):
     """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
     normalise: str = "centred-unit"
     """Normalisation of images."""
-    betas: int = 60
+    betas: int = 36
     """Values of beta_eff in a tree."""
     low: float | None = None
-    """Range of beta_eff of the trees; default: from half of K_s(4) to four times the onset."""
+    """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""
     high: float | None = None
 
 
@@ -290,7 +290,7 @@ def metastable_sources(config: Metastable) -> list[PatternSet]:
 def metastable_axis(config: Metastable, chosen: PatternSet) -> np.ndarray:
     """Values of beta_eff [S]."""
     k_s = theory.spinodal(len(chosen.patterns)).K
-    return between(config.low, config.high, (0.5, 6 * k_s), config.betas)
+    return between(config.low, config.high, (2, 6 * k_s), config.betas)
 
 
 def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> Results:

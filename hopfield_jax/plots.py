@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -144,7 +145,7 @@ def _finish(axes: Axes, panel: Panel, named: bool) -> None:
         _log_x(axes)
     if panel.log_y:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        _plain_log(axes.yaxis, *axes.get_ylim())
     low, high = panel.y_limits
     if low is not None:
         axes.set_ylim(bottom=low)
@@ -158,11 +159,14 @@ def _finish(axes: Axes, panel: Panel, named: bool) -> None:
 
 def _log_x(axes: Axes) -> None:
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
+    _plain_log(axes.xaxis, *axes.get_xlim())
+
+
+def _plain_log(axis: Axis, low: float, high: float) -> None:
     # 1, 2, 5 written out: a transition rarely spans a decade.
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    axis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _mark(axes: Axes, marks: Mapping[str, float], named: bool) -> None:
@@ -262,11 +266,8 @@ def phase_diagram(
     )
     axes.set_xlim(n.min() / 1.06, n.max() * 1.06)
     axes.set_ylim(bottom, top)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda x, _: f"{x:g}")
-        axis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    _plain_log(axes.xaxis, n.min(), n.max())
+    _plain_log(axes.yaxis, bottom, top)
     axes.set_xlabel("number of patterns N")
     axes.set_ylabel(BETA_EFF)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
@@ -443,8 +444,7 @@ def merge_tree(
     if number is not None:
         above.step(x, np.asarray(number), where="mid", color=COLOURS[0], linewidth=1.4)
         above.set_yscale("log")
-        above.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        above.yaxis.set_minor_formatter(NullFormatter())
+        _plain_log(above.yaxis, *above.get_ylim())
         above.set_ylabel("minima", fontsize=9)
     _log_x(axes)
     _mark(above, marks or {}, named=True)
