@@ -488,14 +488,14 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     push = {name: scale[name] * np.asarray(chains[name].trace["gap"], np.float64) for name in scale}
     final = np.asarray(mixture.log_posterior(chains["unguided"].x, 1.0, 0.0)).argmax(axis=1)
     inside = np.isin(final, forbidden)
-    known = diffusion.resolved(exact["unguided"], prior)
+    known = diffusion.resolved(exact["unguided"], inside)
     curves = {"share of the label resolved": known}
     foreseen = diffusion.predicted_share(mixture, forbidden, logsnr)
     curves |= {"resolved, predicted": foreseen}
     curves |= {f"guidance applied ({n})": diffusion.accumulated(p) for n, p in push.items()}
     measured = {name: diffusion.window_of(logsnr, curve) for name, curve in curves.items()}
-    members = np.median(exact["unguided"][:, inside], axis=1) if inside.any() else None
-    crosses = math.nan if members is None else diffusion.crossing(logsnr, members, 0.5)
+    members = np.median(exact["unguided"][:, inside], axis=1)
+    crosses = diffusion.crossing(logsnr, members, 0.5)
     rises = diffusion.crossing(
         logsnr, np.quantile(scale["classes"], 0.9, axis=1) / (prior / (1 - prior)), 2.0
     )
@@ -532,7 +532,7 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
                    f"{100 * np.isin(end, forbidden).mean():.2f}%")  # fmt: skip
     write_csv(folder / "window.csv", {
         "logsnr": logsnr, "posterior_mean": exact["unguided"].mean(axis=1),
-        "posterior_median_of_members": np.full(len(logsnr), np.nan) if members is None else members,
+        "posterior_median_of_members": members,
         **curves,
         **{f"scale_{q}_{name}": np.quantile(s, q, axis=1)
            for name, s in scale.items() for q in (0.5, 0.9, 0.99)},
@@ -542,8 +542,10 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
               "collapse": "collapse", "image_collapse": "single images"}  # fmt: skip
     plots.window(
         logsnr,
-        ([("chains that end in c", "1", exact["unguided"][:, inside])] if inside.any() else [])
-        + ([("other chains", "0", exact["unguided"][:, ~inside])] if (~inside).any() else []),
+        [
+            ("chains that end in c", "1", exact["unguided"][:, inside]),
+            ("other chains", "0", exact["unguided"][:, ~inside]),
+        ],
         curves,
         scale["classes"],
         folder / "window.png",
