@@ -1,0 +1,563 @@
+"""Subcommands about pattern sets of any kind, and about diffusion; see eval.hopfield."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from dng_jax import check_finite, guidance, initial_noise, posterior, sample, sample_keys
+from dng_jax.errors import InputError, choose
+from eval import problems, runs
+from eval.hopfield_sets import (
+    Common,
+    PatternSet,
+    Source,
+    at_least,
+    between,
+    build,
+    write_csv,
+)
+from eval.hopfield_transition import NAMES
+from hopfield_jax import (
+    capacity,
+    denoising,
+    diffusion,
+    metastable,
+    plots,
+    spectrum,
+    theory,
+    transition,
+)
+from hopfield_jax.plots import Curve, Panel
+
+Results = tuple[dict[str, Any], list[runs.Table], list[str]]
+
+
+# ---- retrieval -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Retrieval(Common):
+    """Retrieval from noisy and masked patterns, against beta_eff."""
+
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Source("digits", count=60)
+    )
+    noise: tuple[float, ...] = (1.0, 2.0, 3.0)
+    """Norms of the noise, relative to the patterns'."""
+    mask: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """Shares of entries set to 0."""
+    betas: int = 20
+    low: float | None = None
+    """Range of beta_eff; default: from half of K_s to 30 K_s."""
+    high: float | None = None
+
+
+def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
+    n, scale, memory, x = len(chosen.patterns), chosen.scale, chosen.memory(), chosen.patterns
+    k_s = theory.spinodal(n).K
+    at = retrieval_axis(config, chosen)
+    which = np.arange(n)
+    levels = {"noise": config.noise, "mask": config.mask}
+    table = runs.Table(
+        f"{chosen.name}: best beta_eff for retrieval ({n} queries a row)",
+        ("corruption", "level", "share found, best", "at beta_eff", "least error after one update",
+         "at beta_eff", "1/sigma^2 in beta_eff"),
+    )  # fmt: skip
+    found: dict[str, list[tuple[str, Curve]]] = {"noise": [], "mask": []}
+    errors: list[tuple[str, Curve]] = []
+    records, notes = [], []
+    for kind, values in levels.items():
+        if not values:
+            continue
+        queries = np.stack([denoising.corrupt(x, which, v, kind, seed=config.seed) for v in values])
+        done = denoising.retrieve(memory, which, queries, at / scale)
+        for i, value in enumerate(values):
+            name = f"{kind} {value:g}"
+            matched = None
+            if kind == "noise":
+                matched = denoising.posterior_mean_beta(x, value) * scale
+                ink = plots.COLOURS[i % len(plots.COLOURS)]
+                errors.append((name, Curve(at, done.error[i], "measured", ink)))
+                errors.append((f"{name}, one update", Curve(at, done.one_step[i], "dashed", ink)))
+            found[kind].append((name, Curve(at, done.found[i], "line")))
+            best, once = int(done.found[i].argmax()), int(done.one_step[i].argmin())
+            table.add(kind, value, done.found[i, best], at[best], done.one_step[i, once], at[once],
+                      matched)  # fmt: skip
+            records.append({"corruption": kind, "level": value, "beta_eff": at,
+                            "found": done.found[i], "error": done.error[i],
+                            "one_step": done.one_step[i], "unsettled": done.unsettled[i],
+                            "posterior_mean_beta_eff": matched})  # fmt: skip
+            bad = [f"{k:.4g}" for k in at[done.unsettled[i] > 0]]
+            if bad:
+                notes.append(f"{name}: queries without a certified minimum at beta_eff "
+                             f"{', '.join(bad)}; they count as not found")  # fmt: skip
+    write_csv(folder / "retrieval.csv", {
+        "corruption": np.repeat([r["corruption"] for r in records], len(at)),
+        "level": np.repeat([r["level"] for r in records], len(at)),
+    } | {key: np.concatenate([r[key] for r in records])
+         for key in ("beta_eff", "found", "error", "one_step", "unsettled")})  # fmt: skip
+    marks = {"$K_s$": k_s}
+    top = {"y_limits": (-0.03, 1.03)}
+    shown = [
+        Panel(found["noise"], "share found", marks=marks, title="noise", **top),
+        Panel(found["mask"], "share found", marks=marks, title="masking", **top),
+        Panel(
+            errors,
+            "relative error at the end (symbols), after one update (dashed)",
+            marks=marks,
+            title="noise",
+            y_limits=(0, None),
+        ),
+    ]
+    plots.panels([p for p in shown if p.curves], folder / "retrieval.png", across=True,
+                 title=f"Retrieval: {chosen.name}")  # fmt: skip
+    return {"records": records, "scale": scale}, [table], notes
+
+
+def retrieval_axis(config: Retrieval, chosen: PatternSet) -> np.ndarray:
+    """Values of beta_eff [S]."""
+    k_s = theory.spinodal(len(chosen.patterns)).K
+    return between(config.low, config.high, (0.5 * k_s, 30 * k_s), config.betas)
+
+
+def check_retrieval(config: Retrieval, chosen: PatternSet) -> None:
+    """Refuses levels that make no sense, and ranges that are none."""
+    retrieval_axis(config, chosen)
+    if not config.noise and not config.mask:
+        raise InputError("name at least one level with --noise or --mask")
+    for kind, values in (("noise", config.noise), ("mask", config.mask)):
+        for value in values:
+            if not (value > 0 and math.isfinite(value) and (kind == "noise" or value <= 1)):
+                limits = "> 0" if kind == "noise" else "> 0 and at most 1"
+                raise InputError(f"--{kind} must be {limits}, got {value:g}")
+
+
+# ---- capacity ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Capacity(Common):
+    """Share of patterns with a minimum of their own; predicted onset against measured."""
+
+    sizes: tuple[str, ...] = ("16x64", "64x64", "64x512")
+    """Sets of random unit vectors, as NxD; none to leave them out."""
+    patterns: str = "digits"
+    """Data set beside them: digits, mnist, another one, or none."""
+    images: tuple[int, ...] = (10, 100)
+    """Numbers of images in a set."""
+    normalise: tuple[str, ...] = ("unit", "centred-unit", "none")
+    """Normalisations of the images."""
+    energy: str = "dot"
+    """dot or euclidean"""
+    repeats: int = 2
+    """Sets of each kind, whose onsets are pooled."""
+
+
+def capacity_sources(config: Capacity) -> list[tuple[str, list[PatternSet]]]:
+    """(name, sets) of all kinds asked for; InputError for what makes none."""
+    choose(config.energy, ("dot", "euclidean"), "energy")
+    at_least("repeats", config.repeats, 1)
+    kinds: list[tuple[str, Source]] = []
+    for size in config.sizes:
+        n, x, d = size.partition("x")
+        if not (x and n.isdigit() and d.isdigit()):
+            raise InputError(f"--sizes are written NxD, such as 64x128, got '{size}'")
+        kinds.append((f"random {size}", Source("random", int(n), int(d))))
+    if config.patterns != "none":
+        for count in config.images:
+            for normalise in config.normalise:
+                name = f"{config.patterns} {count}, {normalise}"
+                choose(normalise, ("none", "unit", "centred-unit"), "normalisation")
+                kinds.append((name, Source(config.patterns, count, normalise=normalise)))  # type: ignore[arg-type]
+    if not kinds:
+        raise InputError("nothing to measure: name --sizes, or --patterns and --images")
+    out = []
+    for name, source in kinds:
+        source = dataclasses.replace(source, energy=config.energy)  # type: ignore[arg-type]
+        seeds = range(config.seed, config.seed + config.repeats)
+        out.append((name, [build(source, seed) for seed in seeds]))
+    return out
+
+
+def capacity_(config: Capacity, chosen: list, folder: Path) -> Results:
+    table = runs.Table(
+        "onset of a pattern's own minimum, in beta_eff",
+        ("patterns", "patterns in all", "predicted K_s(N)", "measured median", "10%", "90%",
+         "median / K_s", "no minimum at any beta", "only bounded"),
+    )  # fmt: skip
+    records, notes = [], []
+    for name, sets in chosen:
+        found = [capacity.measure(made.memory()) for made in sets]
+        pooled = found[0]._replace(onset=np.concatenate([f.onset for f in found]))
+        low, middle, high = pooled.quantiles()
+        never = float(np.mean([f.never for f in found]))
+        bounded = sum(len(f.unresolved) for f in found)
+        table.add(name, str(len(pooled.onset)), pooled.predicted, middle, low, high,
+                  middle / pooled.predicted, f"{100 * never:.1f}%", str(bounded))  # fmt: skip
+        records.append({"patterns": name, "onset": pooled.onset, "predicted": pooled.predicted,
+                        "median": middle, "low": low, "high": high, "never": never,
+                        "bounded": [f.unresolved for f in found]})  # fmt: skip
+        for i, f in enumerate(found):
+            if len(f.unresolved):
+                rows = ", ".join(map(str, f.unresolved[:8]))
+                notes.append(f"{name}, set {i}: the search did not converge for patterns {rows};"
+                             " their onsets are upper bounds")  # fmt: skip
+    write_csv(folder / "onsets.csv", {
+        "patterns": np.concatenate([[r["patterns"]] * len(r["onset"]) for r in records]),
+        "onset": np.concatenate([r["onset"] for r in records]),
+    })  # fmt: skip
+    finite = np.concatenate([r["onset"][np.isfinite(r["onset"])] for r in records])
+    if finite.size == 0:
+        raise InputError("no pattern has a minimum of its own in any of these sets")
+    at = np.geomspace(0.7 * min(r["predicted"] for r in records), 1.1 * finite.max(), 400)
+    steps, points = [], []
+    for r, (colour, line, marker) in zip(records, looks([r["patterns"] for r in records]),
+                                         strict=True):  # fmt: skip
+        share = capacity.share(r["onset"], at)
+        steps.append((r["patterns"], Curve(at, share, "stable", colour, line=line)))
+        if np.isfinite(r["median"]):
+            point = Curve([r["predicted"]], [r["median"]], "measured", colour, marker)
+            points.append((r["patterns"], point))
+    ends = [min(r["predicted"] for r in records) * 0.9, max(r["predicted"] for r in records) * 1.1]
+    points.append(("", Curve(ends, ends, "dashed", plots.GREY)))
+    plots.panels(
+        [
+            Panel(steps, "share with a minimum of their own", y_limits=(-0.03, 1.03)),
+            Panel(points, r"median onset measured, $\beta_{\mathrm{eff}}$",
+                  "predicted: $K_s(N)$", log_x=False, log_y=True),
+        ],
+        folder / "capacity.png",
+        across=True,
+        heights=[1.5, 1],
+        title="Onset of patterns' own minima: predicted (dashed diagonal) and measured",
+    )  # fmt: skip
+    return {"records": records}, [table], notes
+
+
+def looks(names: list[str]):
+    """(colour, line, marker) of each set: a colour a kind, a line and a marker a size."""
+    kinds = [name.partition(" ")[0] if "," not in name else name.rpartition(" ")[2]
+             for name in names]  # fmt: skip
+    order = list(dict.fromkeys(kinds))
+    for i, kind in enumerate(kinds):
+        colour = plots.COLOURS[order.index(kind) % len(plots.COLOURS)]
+        size = kinds[:i].count(kind)
+        yield colour, plots.LINES[size % len(plots.LINES)], plots.MARKERS[size % 7]
+
+
+# ---- metastable ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metastable(Common):
+    """Minima of several patterns: exact windows of ultrametric groups, and trees of minima."""
+
+    patterns: tuple[str, ...] = ("ultrametric", "digits")
+    """Sets whose trees are drawn."""
+    count: int = 40
+    """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
+    normalise: str = "centred-unit"
+    """Normalisation of images."""
+    betas: int = 36
+    """Values of beta_eff in a tree."""
+    low: float | None = None
+    """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""
+    high: float | None = None
+
+
+WINDOWS = ((4, 4, 1.0, 0.8, 0.0), (8, 3, 1.0, 0.9, 0.2), (5, 6, 1.0, 0.5, 0.0))
+
+
+def metastable_sources(config: Metastable) -> list[PatternSet]:
+    """The sets to draw; InputError for what makes none."""
+    choose(config.normalise, ("none", "unit", "centred-unit"), "normalisation")
+    if not config.patterns:
+        raise InputError("name at least one set with --patterns")
+    made = [build(Source(name, config.count, normalise=config.normalise), config.seed)  # type: ignore[arg-type]
+            for name in config.patterns]  # fmt: skip
+    for one in made:
+        metastable_axis(config, one)
+    return made
+
+
+def metastable_axis(config: Metastable, chosen: PatternSet) -> np.ndarray:
+    """Values of beta_eff [S]."""
+    k_s = theory.spinodal(len(chosen.patterns)).K
+    return between(config.low, config.high, (2, 6 * k_s), config.betas)
+
+
+def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> Results:
+    windows = runs.Table(
+        "ultrametric groups: window of beta in which a whole group is a minimum",
+        ("groups", "of", "within", "between", "lower, exact", "measured", "upper, exact",
+         "measured"),
+    )  # fmt: skip
+    records = []
+    for groups, each, norm2, within, outside in WINDOWS:
+        source = Source("ultrametric", groups * each, norm=math.sqrt(norm2), groups=groups,
+                        within=within, between=outside)  # fmt: skip
+        made = build(source)
+        exact = theory.ultrametric_window(groups, each, norm2, within, outside)
+        low, high = metastable.group_window(
+            made.memory(), made.labels, math.sqrt(exact[0] * exact[1])
+        )
+        windows.add(str(groups), str(each), within, outside,
+                    *(f"{v:.6g}" for v in (exact[0], low[0], exact[1], high[0])))  # fmt: skip
+        records.append({"groups": groups, "per_group": each, "norm2": norm2, "within": within,
+                        "between": outside, "exact": exact, "low": low, "high": high})  # fmt: skip
+    table = runs.Table(
+        "minima reached from the patterns as beta falls",
+        ("patterns", "beta_eff", "minima", "largest stands for (participation)"),
+    )
+    trees, notes = [], []
+    for made in chosen:
+        n = len(made.patterns)
+        k_s = theory.spinodal(n).K
+        at = metastable_axis(config, made)
+        grown = metastable.tree(made.memory(), at / made.scale)
+        eff = grown.betas * made.scale
+        for s in np.unique(np.linspace(0, len(at) - 1, 7).astype(int)):
+            table.add(made.name, eff[s], str(grown.number[s]), grown.size[s].max())
+        short = made.name.partition(" ")[0].rstrip(",")
+        write_csv(folder / f"tree_{short}.csv", {"beta_eff": eff, "minima": grown.number}
+                  | {f"pattern_{i}": grown.label[:, i] for i in range(n)})  # fmt: skip
+        labels = made.labels
+        plots.merge_tree(
+            eff, grown.label, grown.order, folder / f"tree_{short}.png",
+            names=None if labels is None else [str(c) for c in labels],
+            colours=labels, number=grown.number, marks={"$K_s(N)$": k_s},
+            title=f"Minima merging as beta falls: {made.name}",
+        )  # fmt: skip
+        trees.append({"patterns": made.name, "beta_eff": eff, "minima": grown.number,
+                      "label": grown.label, "participation": grown.size})  # fmt: skip
+        if grown.unsettled:
+            rows = ", ".join(f"pattern {i} at beta_eff {eff[s]:.4g}"
+                             for s, i in grown.unsettled[:5])  # fmt: skip
+            notes.append(f"{made.name}: {len(grown.unsettled)} states are no certified minima and"
+                         f" not counted as such ({rows}, ...)")  # fmt: skip
+    return {"windows": records, "trees": trees}, [windows, table], notes
+
+
+# ---- spectrum ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spectrum(Common):
+    """Spectral report of one pattern set: what is predicted before any iteration, and measured."""
+
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: Source("digits", count=60)
+    )
+
+
+def spectrum_(config: Spectrum, chosen: PatternSet, folder: Path) -> Results:
+    made = spectrum.report(chosen.patterns, chosen.energy)
+    measured = transition.protocols(chosen.memory(), relative=1e-4)
+    first = made.first_instability
+    assert first is not None
+    facts = runs.Table(f"{chosen.name}: spectral report", ("quantity", "value"))
+    for name, value in (
+        ("mean half squared distance a", made.a),
+        ("least, largest distance", f"{made.D_min:.4g}, {made.D_max:.4g}"),
+        ("lambda_max(Cov)", made.lambda_max),
+        ("effective rank", made.effective_rank),
+        ("one attractor for beta_eff below", made.one_attractor * made.a),
+        ("branch from the mean ends in a", f"{first.kind} at beta_eff {first.beta * made.a:.4g}"),
+        ("1/lambda_max(Cov) in beta_eff", made.a / made.lambda_max),
+        ("patterns that are never fixed points", f"{100 * made.norm_bias:.1f}%"),
+    ):
+        facts.add(name, value)
+    table = runs.Table(
+        f"{chosen.name}: predicted and measured beta_eff",
+        ("protocol", "predicted (equidistant)", "measured", "ratio"),
+    )
+    predicted = np.array([made.beta_s, made.beta_c, made.beta_N]) * made.a
+    values = np.array([measured.patterns, measured.energy, measured.centroid]) * made.a
+    for name, p, m in zip(NAMES, predicted, values, strict=True):
+        table.add(name, p, m, m / p)
+    draw_spectrum(folder, chosen, made, measured.each * made.a)
+    finite = np.isfinite(measured.each)
+    write_csv(folder / "patterns.csv", {
+        "pattern": np.arange(made.N),
+        "separation": made.separations,
+        "onset_beta_eff": np.where(finite, measured.each * made.a, np.inf),
+    })  # fmt: skip
+    notes = [made.warning] if made.warning else []
+    if len(measured.unresolved):
+        rows = ", ".join(map(str, measured.unresolved[:8]))
+        notes.append(f"the search did not converge for patterns {rows}; their onsets are bounds")
+    results = {"report": dataclasses.asdict(made), "measured": measured}
+    return results, [facts, table], notes
+
+
+def draw_spectrum(folder: Path, chosen: PatternSet, made, onset: np.ndarray) -> None:
+    """Eigenvalues, separations, onsets."""
+    x = chosen.patterns - chosen.patterns.mean(axis=0)
+    values = np.linalg.svd(x, compute_uv=False) ** 2
+    values = values / values.sum()
+    seen = values > 1e-4
+    rank = np.arange(1, len(values) + 1)
+    order = np.arange(1, made.N + 1) / made.N
+    k_s, k_c, k_n = theory.characteristic(made.N)
+    first = made.first_instability.beta * made.a
+    finite = onset[np.isfinite(onset)]
+    at = np.geomspace(0.8 * min(k_s, first), 1.2 * max(k_c, first, *finite), 400)
+    share = capacity.share(onset, at)
+    plots.panels(
+        [
+            Panel([("", Curve(rank[seen], values[seen], "line"))],
+                  "share of the variance", "principal axis", log_y=True),
+            Panel([("", Curve(np.sort(made.separations) / made.a, order, "stable",
+                              plots.COLOURS[1]))],
+                  "share of patterns", "separation / a  (below 0: norm bias)",
+                  marks={"0": 0.0}, log_x=False),
+            Panel([("", Curve(at, share, "stable", plots.COLOURS[2]))],
+                  "share with a minimum of their own", plots.BETA_EFF,
+                  marks={"$K_s$": k_s, "$K_c$": k_c, "$N$": k_n, "mean lost": first},
+                  y_limits=(-0.03, 1.03)),
+        ],
+        folder / "spectrum.png",
+        across=True,
+        title=f"Spectral report: {chosen.name}",
+    )  # fmt: skip
+
+
+# ---- diffusion -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Diffusion(Common):
+    """Where p(c|x_t) and DNG's scale rise along real chains, against what is predicted."""
+
+    dataset: str = "digits"
+    """Data set whose images are the mixture's components."""
+    forbid: str = "0"
+    """Class c."""
+    steps: int = 100
+    samples: int = 512
+    """Chains of each kind."""
+    sampler: str = "ddpm"
+
+
+def diffusion_problem(config: Diffusion) -> problems.Problem:
+    """The exact problem; InputError for what makes none."""
+    at_least("samples", config.samples, 16)
+    at_least("steps", config.steps, 5)
+    problem = problems.make(config.dataset, (config.forbid,), problems.Source("exact"))
+    problem.table(config.sampler, config.steps)
+    return problem
+
+
+def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Results:
+    mixture = problem.mixture
+    assert mixture is not None
+    forbidden = problem.forbidden
+    table = problem.table(config.sampler, config.steps)
+    prior = float(np.asarray(mixture.prior, np.float64)[list(forbidden)].sum())
+    logsnr = np.asarray(table.logsnr, np.float64)
+    rules = {
+        "unguided": guidance.unguided(),
+        "classes": guidance.dynamic_negative(
+            posterior.classes(problem.info.num_classes, forbidden)
+        ),
+        "pair": guidance.dynamic_negative(posterior.pair(prior)),
+    }
+    keys = sample_keys(config.seed, config.samples)
+    noise = initial_noise(keys, problem.info.shape, table)
+    chains = {}
+    for name, rule in rules.items():
+        chains[name] = sample(
+            problem.denoiser,
+            table,
+            rule,
+            keys,
+            noise,
+            observe=diffusion.observer(mixture, forbidden),
+        )
+        check_finite(chains[name], len(logsnr))
+    exact = {name: np.asarray(r.trace["exact"], np.float64) for name, r in chains.items()}
+    scale = {name: np.asarray(r.trace["scale"], np.float64)
+             for name, r in chains.items() if "scale" in r.trace}  # fmt: skip
+    push = {name: scale[name] * np.asarray(chains[name].trace["gap"], np.float64) for name in scale}
+    final = np.asarray(mixture.log_posterior(chains["unguided"].x, 1.0, 0.0)).argmax(axis=1)
+    inside = np.isin(final, forbidden)
+    known = diffusion.resolved(exact["unguided"], inside)
+    curves = {"share of the label resolved": known}
+    foreseen = diffusion.predicted_share(mixture, forbidden, logsnr)
+    curves |= {"resolved, predicted": foreseen}
+    curves |= {f"guidance applied ({n})": diffusion.accumulated(p) for n, p in push.items()}
+    measured = {name: diffusion.window_of(logsnr, curve) for name, curve in curves.items()}
+    members = np.median(exact["unguided"][:, inside], axis=1)
+    crosses = diffusion.crossing(logsnr, members, 0.5)
+    rises = diffusion.crossing(
+        logsnr, np.quantile(scale["classes"], 0.9, axis=1) / (prior / (1 - prior)), 2.0
+    )
+    predicted = diffusion.markers(mixture, forbidden)
+    marks = predicted.logsnr()
+
+    words = {
+        "speciation": "speciation, SNR lambda_max(Cov) = 1",
+        "class_speciation": "of the classes, SNR lambda_max(Cov_B) = 1",
+        "evidence": "posterior of members passes 1/2",
+        "collapse": "collapse, beta a = 2 log N",
+        "image_collapse": "single images separate (own distances)",
+    }
+    left = runs.Table(f"{config.dataset} mixture, class {config.forbid}: predicted log SNR",
+                      ("marker", "log SNR"))  # fmt: skip
+    for name, word in words.items():
+        left.add(word, marks.get(name))
+    right = runs.Table(
+        f"windows, {config.samples} chains of {config.steps} steps: log SNR",
+        ("curve", "10%", "50%", "90%"),
+    )
+    for name, window in measured.items():
+        right.add(name, *window)
+    right.add("median p(c|x_t) of chains that end in c passes 1/2", None, crosses, None)
+    right.add("90% quantile of lambda_t doubles (classes)", None, rises, None)
+    errors = runs.Table(
+        "tracked against exact posterior (guided chains)",
+        ("tracker", "mean |dp| over the chain", "final mean |dp|", "share ending in c"),
+    )
+    for name in scale:
+        gap = np.abs(np.asarray(chains[name].trace["posterior"], np.float64) - exact[name])
+        end = np.asarray(mixture.log_posterior(chains[name].x, 1.0, 0.0)).argmax(axis=1)
+        errors.add(name, f"{gap.mean():.2e}", f"{gap[-1].mean():.2e}",
+                   f"{100 * np.isin(end, forbidden).mean():.2f}%")  # fmt: skip
+    write_csv(folder / "window.csv", {
+        "logsnr": logsnr, "posterior_mean": exact["unguided"].mean(axis=1),
+        "posterior_median_of_members": members,
+        **curves,
+        **{f"scale_{q}_{name}": np.quantile(s, q, axis=1)
+           for name, s in scale.items() for q in (0.5, 0.9, 0.99)},
+    })  # fmt: skip
+    titles = {"speciation": "speciation", "class_speciation": "of the classes",
+              "evidence": "p = 1/2",
+              "collapse": "collapse", "image_collapse": "single images"}  # fmt: skip
+    plots.window(
+        logsnr,
+        [
+            ("chains that end in c", "1", exact["unguided"][:, inside]),
+            ("other chains", "0", exact["unguided"][:, ~inside]),
+        ],
+        curves,
+        scale["classes"],
+        folder / "window.png",
+        marks={titles[k]: v for k, v in marks.items()},
+        measured=measured,
+        prior=prior,
+        title=f"Guidance window: {config.dataset} mixture, class {config.forbid},"
+        f" {config.samples} chains",
+    )
+    results = {
+        "predicted": predicted, "predicted_logsnr": marks, "measured": measured,
+        "members_cross": crosses, "scale_doubles": rises, "prior": prior,
+        "chains_in_class": int(inside.sum()), "logsnr": logsnr, "curves": curves,
+    }  # fmt: skip
+    return results, [left, right, errors], []

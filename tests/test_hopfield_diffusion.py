@@ -1,0 +1,202 @@
+"""The bridge: a denoiser is a Hopfield update, class posteriors are energies, markers by hand."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dng_jax import guidance, mixtures, sample
+from dng_jax.errors import InputError
+from hopfield_jax import diffusion, patterns, theory
+from hopfield_jax.energy import Memory, update
+
+LEVELS = [(0.9, 0.3), (0.4, 0.9165), (1.0, 5.0), (0.7, 0.2), (0.9995, 0.06)]
+CLASSES = np.array([0, 1, 1, 2, 0, 2, 1])
+
+
+@pytest.fixture
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def unequal(scale=0.0):
+    """Seven patterns of unequal norms and weights in 5 dimensions, three classes, float64."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(7, 5)) * rng.uniform(0.4, 2, (7, 1))
+    weights = rng.uniform(0.5, 2, 7)
+    return mixtures.gaussians(x, scale, CLASSES, weights, dtype=jnp.float64)
+
+
+def noised(mixture, alpha, sigma, count=12):
+    rng = np.random.default_rng(3)
+    x = np.asarray(mixture.means).reshape(-1, 5)[rng.integers(0, 7, count)]
+    return jnp.asarray(alpha * x + sigma * rng.normal(size=(count, 5)))
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
+@pytest.mark.parametrize("scale", [0.0, 0.3])
+def test_the_denoiser_is_an_update_with_bias(double, alpha, sigma, scale):
+    mixture = unequal(scale)
+    x = noised(mixture, alpha, sigma)
+    # The mixture's own denoiser, from its density: E[x_0|x] = (x + sigma^2 score)/alpha.
+    score = jax.grad(lambda x: mixture.log_density(x, alpha, sigma).sum())(x)
+    truth = (x + sigma**2 * score) / alpha
+    found = diffusion.denoised(mixture, x, alpha, sigma)
+    np.testing.assert_allclose(found, truth, atol=1e-12 * max(1, sigma**2 / alpha))
+    if scale == 0:
+        # The state x itself, at beta = alpha/sigma^2, with the bias of its own.
+        memory = diffusion.memory_of(mixture)
+        biased = Memory(memory.patterns, alpha * memory.bias, memory.log_weights, memory.constant)
+        beta = diffusion.inverse_temperature(alpha, sigma)
+        np.testing.assert_allclose(update(biased, x, beta), found, atol=1e-12)
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
+@pytest.mark.parametrize("scale", [0.0, 0.3])
+def test_posteriors_are_boltzmann_factors_of_class_energies(double, alpha, sigma, scale):
+    mixture = unequal(scale)
+    x = noised(mixture, alpha, sigma)
+    log_p = diffusion.log_posterior(mixture, x, alpha, sigma)
+    np.testing.assert_allclose(log_p, mixture.log_posterior(x, alpha, sigma), atol=1e-10)
+    beta, state = diffusion.snr(alpha, sigma, scale), x / alpha
+    whole = update(diffusion.memory_of(mixture), state, beta)
+    each = [update(diffusion.memory_of(mixture, [c]), state, beta) for c in range(3)]
+    # sum_c p(c|x) update_c = update: score = sum_c p(c|x) score_c
+    total = sum(jnp.exp(log_p[:, c, None]) * each[c] for c in range(3))
+    np.testing.assert_allclose(total, whole, atol=1e-11)
+    for c in range(3):
+        slope = jax.grad(
+            lambda s: diffusion.log_posterior(mixture, alpha * s, alpha, sigma)[:, c].sum()  # noqa: B023
+        )(state)
+        np.testing.assert_allclose(slope, beta * (each[c] - whole), atol=1e-9 * beta)
+
+
+def test_signal_to_noise_and_beta_are_inverse_to_each_other():
+    assert diffusion.snr(0.8, 0.5) == pytest.approx(2.56)
+    assert diffusion.snr(0.8, 0.5, 0.25) == pytest.approx(0.64 / (0.04 + 0.25))
+    assert diffusion.noise_of(diffusion.snr(0.8, 0.5, 0.25), 0.25) == pytest.approx(2.56)
+    assert diffusion.noise_of(16.0, 0.25) == math.inf
+    assert diffusion.noise_of(17.0, 0.25) == math.inf
+
+
+def test_markers_of_equidistant_patterns():
+    n, norm, angle = 12, 1.5, 1.2
+    x = patterns.equidistant(n, n, norm, angle)
+    half = norm**2 * (1 - math.cos(angle))
+    found = diffusion.markers(mixtures.gaussians(x, 0.0, np.arange(n) % 3))
+    # speciation of equidistant patterns is where the centroid loses stability, K = N
+    assert found.speciation * half == pytest.approx(theory.characteristic(n).K_N, rel=1e-5)
+    assert found.collapse * half == pytest.approx(2 * math.log(n), rel=1e-5)
+    assert found.image_collapse * half == pytest.approx(2 * math.log(n - 1), rel=1e-5)
+    # class means of four patterns each: a quarter of the squared distance, three of them
+    assert found.class_speciation * half / 4 == pytest.approx(3, rel=1e-5)
+    assert found.evidence is None
+    wide = diffusion.markers(mixtures.gaussians(x, 0.1, np.arange(n) % 3))
+    assert 1 / wide.speciation == pytest.approx(1 / found.speciation + 0.01, rel=1e-5)
+    assert 1 / wide.collapse == pytest.approx(1 / found.collapse - 0.01, rel=1e-5)
+    none = diffusion.markers(mixtures.gaussians(x, 2.0, np.arange(n) % 3))
+    assert none.collapse == math.inf
+    assert "collapse" not in none.logsnr()
+
+
+def test_evidence_of_two_gaussians():
+    delta, s, w = 3.0, 0.4, 0.2
+    mixture = mixtures.gaussians([[0.0], [delta]], s, [0, 1], [w, 1 - w])
+    snr = diffusion.evidence(mixture, [0])
+    assert 1 / snr == pytest.approx(delta**2 / (2 * math.log(4)) - s**2, rel=1e-5)
+    assert diffusion.evidence(mixture, [1]) == 0  # the prior says so already
+    # there, half of the members of class 0 have a posterior above 1/2
+    z = np.random.default_rng(0).normal(size=(4001, 2))
+    x = s * z[:, :1] + z[:, 1:] / math.sqrt(snr)
+    log_p = np.asarray(mixture.log_posterior(x.astype(np.float32), 1.0, snr**-0.5))
+    assert np.mean(log_p[:, 0] > math.log(0.5)) == pytest.approx(0.5, abs=4 * 0.5 / 63)
+
+
+def test_the_predicted_window_is_exact_for_two_gaussians():
+    delta, s, w = 3.0, 0.4, 0.2
+    mixture = mixtures.gaussians([[0.0], [delta]], s, [0, 1], [w, 1 - w])
+    logsnr = np.array([-12.0, -2.0, 0.0, 12.0])
+    found = diffusion.predicted_share(mixture, [0], logsnr)
+    assert found[0] < 1e-4
+    rng = np.random.default_rng(0)
+    n = 40_000
+    label = rng.random(n) > w
+    for t, level in enumerate(logsnr):
+        sigma = math.exp(-level / 2)
+        x = delta * label + s * rng.normal(size=n) + sigma * rng.normal(size=n)
+        log_p = np.asarray(mixture.log_posterior(x[:, None].astype(np.float32), 1.0, sigma))
+        share = diffusion.resolved(np.exp(log_p[None, :, 0]), ~label)[0]
+        assert found[t] == pytest.approx(share, abs=0.02)
+    # symmetric in what is called the class
+    np.testing.assert_allclose(diffusion.predicted_share(mixture, [1], logsnr), found, atol=1e-6)
+
+
+def test_windows_of_known_curves():
+    logsnr = np.linspace(-5, 5, 101)
+    rising = 1 / (1 + np.exp(-logsnr))
+    window = diffusion.window_of(logsnr, rising)
+    assert window.middle == pytest.approx(0, abs=1e-6)
+    assert window.opens == pytest.approx(-math.log(9), abs=1e-3)
+    assert window.closes == pytest.approx(math.log(9), abs=1e-3)
+    assert math.isnan(diffusion.crossing(logsnr, rising, 1.0))
+    assert diffusion.crossing(logsnr, rising, 0.0) == -5
+    p = np.stack([np.full(10, 0.2), np.repeat([1.0, 0.0], [2, 8])])
+    np.testing.assert_allclose(diffusion.resolved(p, np.arange(10) < 2), [0, 1], atol=1e-12)
+    np.testing.assert_allclose(
+        diffusion.accumulated([[1.0, 1.0], [0.0, 4.0], [2.0, 0.0]]), [0.25, 0.75, 1]
+    )
+
+
+def test_what_is_observed_along_a_sampler(mixture, denoise, table, keys, noise):
+    result = sample(
+        denoise,
+        table,
+        guidance.unguided(),
+        keys,
+        noise,
+        save=("x",),
+        observe=diffusion.observer(mixture, [0, 2]),
+    )
+    for t in (0, len(table.index) - 1):
+        x, level = result.trace["x"][t], (table.alpha[t], table.sigma[t])
+        log_p = mixture.log_posterior(x, *level)
+        both = np.exp(log_p[:, 0]) + np.exp(log_p[:, 2])
+        np.testing.assert_allclose(result.trace["exact"][t], both, rtol=1e-4, atol=1e-6)
+        rest = mixtures.mixture_denoiser(mixture, {"two": [0, 2]})
+        row = jax.tree.map(lambda column, t=t: column[t], table)
+        eps = rest(x, row, ("two", "base"))
+        gap = np.linalg.norm((eps["two"] - eps["base"]).reshape(len(x), -1), axis=1)
+        np.testing.assert_allclose(result.trace["gap"][t], gap, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: diffusion.resolved(np.zeros(3), [True]), r"got \[3\] and \[1\]"),
+        (lambda: diffusion.resolved(np.zeros((3, 2)), [False] * 2), "0 of 2 chains end in the"),
+        (lambda: diffusion.accumulated(np.zeros((3, 2))), "no guidance was applied"),
+        (lambda: diffusion.accumulated(-np.ones((3, 2))), "push >= 0"),
+        (lambda: diffusion.crossing([0, 1], [0, 1, 2], 0.5), "one length"),
+        (
+            lambda: diffusion.memory_of(mixtures.gaussians([[0.0], [1.0]], [0.1, 0.2])),
+            "one width, these have 0.1 to 0.2",
+        ),
+        (
+            lambda: diffusion.memory_of(mixtures.gaussians([[0.0], [1.0]], 0.1), [2]),
+            r"classes \[2\]: choose at least one of 0..1",
+        ),
+        (
+            lambda: diffusion.evidence(mixtures.gaussians([[0.0], [1.0]], 0.1), [0, 1]),
+            "proper subset",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
