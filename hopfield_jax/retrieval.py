@@ -1,0 +1,294 @@
+r"""Fixed points of the update from many starts, at many temperatures, at once.
+
+    xi <- T(xi) = X^T softmax(beta s + log w)    until  |xi - T(xi)| <= tolerance M
+
+Every row has its own start and its own beta, so a sweep over S temperatures and B starts is S B
+rows and one product of matrices an iteration. Rows finish at very different times (near a spinodal
+plain iteration takes 1000 steps, elsewhere 5), so the work is done in generations: the unfinished
+rows are gathered into working sets of 16, 64, 256, ... rows, each set is iterated in one compiled
+program until three quarters of it are done, and what is left makes up the next generation. Few
+sizes mean few programs, and one set's logits fit the cache.
+
+A small residual is no proof of a minimum: saddles have it, and so does the ghost of a minimum that
+has just vanished, where plain iteration advances by about (K_s - K)/K_s a step. Choose the
+tolerance below a tenth of the resolution wanted in beta, and let `find_minima` certify.
+Source: hopfield.md sections 3 and 6.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.errors import InputError, choose
+from hopfield_jax import spaces, stability
+from hopfield_jax.energy import Memory, check_beta, pad, update_and_energy
+from hopfield_jax.iterations import METHODS, Method, run
+from hopfield_jax.stability import BLOCK, Certificate
+
+SMALLEST = 16  # rows of the smallest working set
+GROWTH = 4  # ratio of their sizes
+
+
+class FixedPoints(NamedTuple):
+    """Where rows [R] ended.
+
+    state [R, d]; residual |xi - T(xi)| / M, as measured at that state; steps int32, updates spent;
+    converged bool, residual within the tolerance; energy [R].
+    """
+
+    state: jax.Array
+    residual: jax.Array
+    steps: jax.Array
+    converged: jax.Array
+    energy: jax.Array
+
+    @property
+    def unconverged(self) -> np.ndarray:
+        """The rows that did not converge, int [.]."""
+        return np.flatnonzero(~np.asarray(self.converged))
+
+
+class Minima(NamedTuple):
+    """Fixed points with their certificates; see FixedPoints and stability.Certificate."""
+
+    state: jax.Array
+    residual: jax.Array
+    steps: jax.Array
+    converged: jax.Array
+    energy: jax.Array
+    certificate: Certificate
+
+    @property
+    def minimum(self) -> jax.Array:
+        """Rows that are proved to be at a strict minimum, bool [R]; others may be anything."""
+        return self.certificate.minimum & self.converged
+
+    @property
+    def unconverged(self) -> np.ndarray:
+        """The rows that did not converge, int [.]."""
+        return np.flatnonzero(~np.asarray(self.converged))
+
+
+def find_fixed_points(
+    memory: Memory,
+    starts,
+    beta,
+    *,
+    tolerance: float = 1e-6,
+    max_steps: int = 10_000,
+    method: Method = "picard",
+    space: Literal["auto", "state", "weights"] = "auto",
+    chunk: int = 32,
+) -> FixedPoints:
+    """Follows the update from starts [R, d] at beta [] or [R] to fixed points.
+
+    tolerance: of the residual, in units of M. method: "picard" is the update itself; "anderson" and
+    "newton" take over once the residual is below 1e-2, and never raise the energy. space: "auto"
+    takes the cheaper form. chunk: iterations before rows are sorted out, doubled each generation.
+    Runs on the host, not under jit. Rows that do not converge say so; see `describe`.
+    """
+    choose(method, METHODS, "method")
+    check_beta(beta)
+    starts = np.array(starts, memory.dtype)  # a copy: its buffer is given away below
+    if starts.ndim != 2 or starts.shape[1] != memory.dimension or not len(starts):
+        raise InputError(
+            f"starts must be rows [R, {memory.dimension}] as the patterns are,"
+            f" got shape {starts.shape}"
+        )
+    if not np.isfinite(starts).all():
+        raise InputError("starts must be finite numbers: they hold NaN or infinity")
+    beta = np.asarray(beta, memory.dtype)
+    if beta.shape not in ((), starts.shape[:1]):
+        raise InputError(
+            f"beta must be one number or one a start [{len(starts)}], got shape {beta.shape}"
+        )
+    if not (tolerance > 0 and max_steps >= 1 and chunk >= 1):
+        raise InputError(
+            "tolerance must be > 0, max_steps and chunk at least 1: got"
+            f" {tolerance}, {max_steps} and {chunk}"
+        )
+    block = BLOCK if memory.num_patterns > 2 * BLOCK else None
+    whole = memory if block is None else pad(memory, block)
+    form = _space(whole, space, block)
+    rows = len(starts)
+    largest = _largest(memory)
+    room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
+    first = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge"))
+    betas = jnp.asarray(np.pad(np.broadcast_to(beta, (rows,)), (0, room - rows), mode="edge"))
+
+    held = _begin(form, first, betas, tile=min(room, largest))
+    steps = jnp.asarray(np.zeros(room, np.int32))
+    unfinished = np.arange(rows)
+    generation = 0
+    while unfinished.size:
+        sets = _working_sets(unfinished, largest, room)
+        doing: Method = method if generation else "picard"
+        length = chunk * 2 ** min(generation, 20)
+        left = []
+        for index in sets:
+            enough = len(index) // GROWTH if len(index) > SMALLEST else 0
+            held, steps, active = _advance(
+                form, held, steps, betas, index, tolerance, max_steps, length, enough, method=doing
+            )
+            left.append(active)
+        unfinished = np.concatenate(
+            [index[np.asarray(active)] for index, active in zip(sets, left, strict=True)]
+        )
+        generation += 1
+    state, residual, energy = _finish(form, held, betas, tile=min(room, largest))
+    residual = residual[:rows]
+    return FixedPoints(state[:rows], residual, steps[:rows], residual <= tolerance, energy[:rows])
+
+
+def find_minima(
+    memory: Memory,
+    starts,
+    beta,
+    *,
+    tolerance: float = 1e-6,
+    max_steps: int = 10_000,
+    method: Method = "picard",
+    space: Literal["auto", "state", "weights"] = "auto",
+    chunk: int = 32,
+) -> Minima:
+    """`find_fixed_points`, and a certificate of every row.
+
+    Only rows with `minimum` set are minima: a residual within the tolerance, rho(J) < 1, and the
+    inequality of stability.py, which a ghost or a saddle cannot meet. Each certificate costs an
+    eigenvalue problem of size min(N, d); where many rows coincide, find_fixed_points, `merge` and
+    stability.certify of the representatives is cheaper.
+    """
+    found = find_fixed_points(
+        memory,
+        starts,
+        beta,
+        tolerance=tolerance,
+        max_steps=max_steps,
+        method=method,
+        space=space,
+        chunk=chunk,
+    )
+    certificate = stability.certify(memory, found.state, beta, tolerance=tolerance)
+    return Minima(*found, certificate)
+
+
+def describe(found: FixedPoints | Minima, most: int = 8) -> str:
+    """One sentence that names the rows that did not converge; empty if all did."""
+    rows = found.unconverged
+    if not rows.size:
+        return ""
+    residual = np.asarray(found.residual)[rows]
+    named = ", ".join(map(str, rows[:most])) + (", ..." if rows.size > most else "")
+    return (
+        f"{rows.size} of {len(found.residual)} rows did not converge (rows {named}; largest"
+        f" residual {np.max(residual):.1e} M after {int(np.max(found.steps))} steps): raise"
+        " max_steps or the tolerance"
+    )
+
+
+def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows [R, .] are the same point: labels int [R], and a representative row of each.
+
+    points: states, with the smallest distance of two patterns (or M) as scale, or weights p with
+    scale 1; all at one beta. In order, each row joins the first representative within tolerance *
+    scale, or becomes one. Labels count from 0 in order of appearance; representatives int [K] are
+    row numbers.
+    """
+    points = np.asarray(points, np.float64)
+    if points.ndim != 2:
+        raise InputError(f"points to merge must be rows [R, n], got shape {points.shape}")
+    labels = np.full(len(points), -1)
+    representatives: list[int] = []
+    waiting = np.arange(len(points))
+    while waiting.size:
+        first = waiting[0]
+        distance = np.linalg.norm(points[waiting] - points[first], axis=1)
+        same = distance <= tolerance * scale
+        same[0] = True  # also where it is not a number
+        labels[waiting[same]] = len(representatives)
+        representatives.append(first)
+        waiting = waiting[~same]
+    return labels, np.asarray(representatives, int)
+
+
+def _largest(memory):
+    # rows of one working set: logits of 4 MB in a processor's cache, of 256 MB on an accelerator
+    numbers = 2**20 if jax.default_backend() == "cpu" else 2**26
+    wide = max(min(memory.num_patterns, BLOCK), memory.dimension)
+    size = SMALLEST
+    while size * GROWTH * wide <= numbers:
+        size *= GROWTH
+    return size
+
+
+def _working_sets(rows, largest, nowhere):
+    # Sets of 16, 64, 256, ... rows; a set is at least half full, but for the smallest. Empty slots
+    # hold the index `nowhere`, past the end.
+    sets = []
+    while rows.size:
+        size = SMALLEST
+        while size * GROWTH <= min(2 * rows.size, largest):
+            size *= GROWTH
+        index, rows = rows[:size], rows[size:]
+        sets.append(np.pad(index, (0, size - index.size), constant_values=nowhere))
+    return sets
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _space(memory, form, block):
+    return spaces.space(memory, form, block)
+
+
+@functools.partial(jax.jit, static_argnames="method", donate_argnames=("held", "steps"))
+def _advance(form, held, steps, betas, index, tolerance, max_steps, length, enough, *, method):
+    real = index < len(held)
+    own = jnp.minimum(index, len(held) - 1)
+    new, count, active = run(
+        form,
+        held[own],
+        betas[own],
+        steps[own],
+        real,
+        tolerance=tolerance,
+        scale=_unit(form.memory),
+        max_steps=max_steps,
+        length=length,
+        enough=enough,
+        method=method,
+    )
+    # rows past the end are dropped
+    return held.at[index].set(new, mode="drop"), steps.at[index].set(count, mode="drop"), active
+
+
+@functools.partial(jax.jit, static_argnames="tile")
+def _begin(form, starts, betas, *, tile):
+    return _tiled(form.begin, tile, starts, betas)
+
+
+@functools.partial(jax.jit, static_argnames="tile")
+def _finish(form, held, betas, *, tile):
+    def one(held, beta):
+        state = form.state(held)
+        block = getattr(form, "block", None)
+        image, energy = update_and_energy(form.memory, state, beta, block=block)
+        return state, jnp.linalg.norm(state - image, axis=-1) / _unit(form.memory), energy
+
+    return _tiled(one, tile, held, betas)
+
+
+def _tiled(f, tile, *rows):
+    # f over rows, `tile` of them at a time; both are powers of two
+    if tile >= len(rows[0]):
+        return f(*rows)
+    parts = tuple(leaf.reshape(-1, tile, *leaf.shape[1:]) for leaf in rows)
+    out = jax.lax.map(lambda part: f(*part), parts)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+
+
+def _unit(memory):
+    return jnp.maximum(memory.scale, jnp.finfo(memory.dtype).tiny)

@@ -1,0 +1,167 @@
+r"""Whether a state is a minimum: spectrum of the update's Jacobian, and a certificate.
+
+    J = beta (X^T diag(p) X - mu mu^T) = beta sum_i p_i (x_i - mu)(x_i - mu)^T,   mu = X^T p
+    Hessian of E = I - J;   rho = largest eigenvalue of J (it is positive semidefinite)
+    Morse index = number of eigenvalues of J above 1
+
+A fixed point is a strict minimum iff rho < 1, and rho is the rate of plain iteration. The non-zero
+eigenvalues are those of A A^T [N, N] or A^T A [d, d], A = sqrt(beta p) (x - mu): the smaller is
+diagonalised. rho <= trace J, which is known to all digits where p is nearly one-hot.
+
+A small residual alone proves nothing: beyond a spinodal a ghost of the lost minimum has residual
+r = |xi - T(xi)| as small as one likes, and rho < 1. But J can change only so fast. Along a path of
+length s, |dJ| <= beta D J for patterns of diameter D (a covariance's derivative is a third
+cumulant), so rho(s) <= rho e^{beta D s}, and T maps the ball of radius s about xi into itself,
+contracting, when r + rho (e^{beta D s} - 1)/(beta D) <= s and rho(s) < 1. The best s gives
+
+    beta D r < rho - 1 - log rho     =>  exactly one fixed point in that ball, a strict minimum.
+
+A state is called a minimum only where that holds, with rounding counted on the unsafe side. The
+right hand side is (1 - rho)^2 / 2 near a spinodal: there tolerances must shrink as the square.
+Sources: hopfield.md sections 1 and 3; the inequality is Banach's theorem with the bound above.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.errors import InputError
+from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
+from hopfield_jax.spaces import space
+
+LARGEST_FORM = 4096  # rows of the largest matrix that is diagonalised
+BLOCK = 8192  # patterns taken at a time where there are many
+
+
+class Certificate(NamedTuple):
+    """What is known of states [R].
+
+    residual: |xi - T(xi)| / M; spectral_radius: rho(J); morse_index int32: eigenvalues of J above
+    1; minimum bool: residual within the tolerance, and a strict minimum proved to be there.
+    """
+
+    residual: jax.Array
+    spectral_radius: jax.Array
+    morse_index: jax.Array
+    minimum: jax.Array
+
+
+def jvp(memory: Memory, state, v, beta) -> jax.Array:
+    """J v, [..., d], without a d x d matrix: two products with the patterns."""
+    p = weights(memory, state, beta)
+    a = jnp.einsum("...d,nd->...n", v, memory.patterns, precision="highest")
+    a = p * (a - jnp.sum(p * a, axis=-1, keepdims=True))
+    beta = jnp.asarray(beta, memory.dtype)[..., None]
+    return beta * jnp.einsum("...n,nd->...d", a, memory.patterns, precision="highest")
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def spectral_radius(memory: Memory, state, beta, iterations: int = 64) -> jax.Array:
+    """rho(J) [R] of states [R, d] at beta [] or [R], by power iteration.
+
+    A Rayleigh quotient, so never too large but for rounding; its error falls as (second eigenvalue
+    / first)^(2 iterations). Each iteration costs as much as an update. For proofs use `certify`.
+    """
+    state = jnp.asarray(state, memory.dtype)
+    beta = jnp.broadcast_to(jnp.asarray(beta, memory.dtype), state.shape[:-1])
+    form = space(memory)
+    push = form.covariance(weights(memory, state, beta), beta)
+    start = jax.random.normal(jax.random.key(0), (len(state), form.size), memory.dtype)
+
+    def step(carry, _):
+        v, _ = carry
+        w = push(v)
+        length = jnp.sqrt(jnp.maximum(form.inner(w, w), 0))
+        unit = w / jnp.where(length > 0, length, 1).reshape(-1, *[1] * (w.ndim - 1))
+        return (unit, form.inner(v, w)), None
+
+    first = push(form.lift(start))
+    (_, rho), _ = jax.lax.scan(step, (first, jnp.zeros_like(beta)), length=iterations + 1)
+    return rho
+
+
+def spectrum(memory: Memory, state, beta) -> jax.Array:
+    """Eigenvalues of J at states [..., d], descending, [..., min(N, d)]; any others are zero."""
+    state, beta = jnp.asarray(state, memory.dtype), jnp.asarray(beta, memory.dtype)
+    batch = jnp.broadcast_shapes(state.shape[:-1], beta.shape)
+    rows = jnp.broadcast_to(state, (*batch, memory.dimension)).reshape(-1, memory.dimension)
+    each = jnp.broadcast_to(beta, batch).reshape(-1)
+    return _spectra(memory, rows, each).reshape(*batch, -1)
+
+
+def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certificate:
+    """Certificates of states [R, d] at beta [] or [R].
+
+    tolerance: of the residual, in units of M. Costs R eigenvalue problems of size min(N, d): merge
+    states first where many coincide. Above 4096 none is solved: rho comes from power iteration,
+    minima are proved by the trace alone, and the index is -1 where that leaves it open.
+    """
+    check_beta(beta)
+    states = np.asarray(states, memory.dtype)
+    if states.ndim != 2 or states.shape[1] != memory.dimension or not len(states):
+        raise InputError(
+            f"states must be rows [R, {memory.dimension}] as the patterns are,"
+            f" got shape {states.shape}"
+        )
+    rows = len(states)
+    each = np.broadcast_to(np.asarray(beta, memory.dtype), (rows,))
+    spare = (1 << (rows - 1).bit_length()) - rows  # few sizes, few programs
+    padded = (
+        np.pad(states, ((0, spare), (0, 0)), mode="edge"),
+        np.pad(each, (0, spare), mode="edge"),
+    )
+    found = _certify(memory, *map(jnp.asarray, padded), tolerance)
+    return jax.tree.map(lambda leaf: leaf[:rows], found)
+
+
+@jax.jit
+def _certify(memory, states, betas, tolerance):
+    eps = jnp.finfo(memory.dtype).eps
+    block = BLOCK if memory.num_patterns > 2 * BLOCK else None
+    images, _ = update_and_energy(memory, states, betas, block=block)
+    residual = jnp.linalg.norm(states - images, axis=-1) / memory.scale
+    trace = _over_rows(memory, lambda a: jnp.sum(a**2), states, betas)
+    if min(memory.num_patterns, memory.dimension) > LARGEST_FORM:
+        rho = spectral_radius(memory, states, betas, 128)
+        index = jnp.where(trace < 1, 0, -1)
+        upper = trace
+    else:
+        values = _spectra(memory, states, betas)
+        rho = jnp.maximum(values[:, 0], 0)
+        index = jnp.sum(values > 1, axis=1)
+        upper = jnp.minimum(rho + 16 * eps, trace)
+    # log1p: near a spinodal the right hand side is (1 - rho)^2 / 2
+    upper = jnp.maximum(upper, jnp.finfo(memory.dtype).tiny)
+    log_upper = jnp.where(upper < 0.5, jnp.log(upper), jnp.log1p(upper - 1))
+    room = jnp.where(upper < 1, upper - 1 - log_upper, -1)
+    needed = betas * memory.diameter * memory.scale * (residual + 4 * eps)
+    minimum = (residual <= tolerance) & (needed < room)
+    return Certificate(residual, rho, index.astype(jnp.int32), minimum)
+
+
+@jax.jit
+def _spectra(memory, states, betas):
+    def form(a):
+        if memory.num_patterns <= memory.dimension:
+            return jnp.einsum("nd,md->nm", a, a, precision="highest")
+        return jnp.einsum("nd,ne->de", a, a, precision="highest")
+
+    return _over_rows(memory, lambda a: jnp.linalg.eigvalsh(form(a))[::-1], states, betas)
+
+
+def _over_rows(memory, f, states, betas):
+    # f(A) of A = sqrt(beta p) (x - mu) [N, d], a few rows at a time
+    def one(row):
+        state, beta = row
+        p = weights(memory, state, beta)
+        mu = jnp.einsum("n,nd->d", p, memory.patterns, precision="highest")
+        return f(jnp.sqrt(beta * p)[:, None] * (memory.patterns - mu))
+
+    size = memory.num_patterns * memory.dimension
+    together = max(1, min(len(states), 2**22 // size))
+    return jax.lax.map(one, (states, betas), batch_size=1 << (together.bit_length() - 1))

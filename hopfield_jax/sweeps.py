@@ -1,0 +1,293 @@
+r"""Minima over beta: many temperatures from the same starts, or each from the last one's end.
+
+    warm "none"    every beta from the starts: S x R independent rows (find_fixed_points)
+    warm "up"      beta ascending, each from the end of the one below:  one lax.scan
+    warm "down"    beta descending, each from the end of the one above
+
+A first-order transition shows in the difference: with equidistant patterns in K = beta D^2/2, a
+branch that starts at a pattern survives downwards to K_s, the one that starts at the centroid
+upwards to K = N. A point that has become unstable is still a fixed point, and arithmetic may never
+leave it; so warm sweeps kick every state, by kick * M in a random direction in the span of the
+patterns, before each beta. The kick must be larger than tolerance/|rho - 1| to be amplified, and
+smaller than the basins that are to survive it.
+
+Order parameters of the weights p at each end:
+
+    p_max = max_i p_i        participation = 1 / sum_i p_i^2     (patterns that take part)
+    entropy = -sum_i p_i log p_i          top90 = least k whose k largest weights sum to .90
+
+Source: hopfield.md sections 2, 3 and 8; top90 is Ramsauer et al.'s measure, arXiv 2008.02217.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.errors import InputError, choose
+from hopfield_jax import spaces
+from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
+from hopfield_jax.iterations import METHODS, Method, run
+from hopfield_jax.retrieval import find_fixed_points
+from hopfield_jax.stability import spectral_radius
+
+Warm = Literal["none", "up", "down"]
+
+
+class Order(NamedTuple):
+    """Order parameters of weights p: p_max, participation, entropy (nats), top90 int32."""
+
+    p_max: jax.Array
+    participation: jax.Array
+    entropy: jax.Array
+    top90: jax.Array
+
+
+class Sweep(NamedTuple):
+    """What a sweep over betas [S] (ascending) found from R starts; arrays are [S, R] but for state.
+
+    state [S, R, d]; residual |xi - T(xi)| / M; steps int32; converged bool; energy;
+    spectral_radius, rho(J) by power iteration: above 1 a saddle, but below 1 no proof
+    (stability.certify gives one); p_max, participation, entropy, top90 as in Order.
+    `sweep_sets` puts an axis of sets in front of all but betas.
+    """
+
+    betas: jax.Array
+    state: jax.Array
+    residual: jax.Array
+    steps: jax.Array
+    converged: jax.Array
+    energy: jax.Array
+    spectral_radius: jax.Array
+    p_max: jax.Array
+    participation: jax.Array
+    entropy: jax.Array
+    top90: jax.Array
+
+    @property
+    def unconverged(self) -> np.ndarray:
+        """(beta, start), or (set, beta, start), of rows that did not converge, [., 2 or 3]."""
+        return np.argwhere(~np.asarray(self.converged))
+
+
+class Hysteresis(NamedTuple):
+    """A sweep upwards and one downwards over the same ascending betas."""
+
+    up: Sweep
+    down: Sweep
+
+
+def order_parameters(p) -> Order:
+    """Order parameters of weights [..., N], each [...]."""
+    descending = -jnp.sort(-p, axis=-1)
+    # a hair less than .90, so that ten equal weights need nine
+    short = jnp.cumsum(descending, axis=-1) < 0.9 - 64 * jnp.finfo(p.dtype).eps
+    return Order(
+        p_max=descending[..., 0],
+        participation=1 / jnp.sum(p**2, axis=-1),
+        entropy=-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1),
+        top90=(jnp.sum(short, axis=-1) + 1).astype(jnp.int32),
+    )
+
+
+def sweep(
+    memory: Memory,
+    starts,
+    betas,
+    *,
+    warm: Warm = "none",
+    tolerance: float = 1e-6,
+    max_steps: int = 10_000,
+    method: Method = "picard",
+    kick: float = 1e-3,
+    radius_steps: int = 32,
+) -> Sweep:
+    """Follows starts [R, d] to fixed points at every beta of betas [S], ascending.
+
+    kick: of the warm sweeps, in units of M. radius_steps: power iterations for the spectral
+    radius, each as dear as an update of all rows; 0 leaves it NaN. Results are in the order of
+    betas whichever way the sweep went.
+    """
+    starts, betas = _checked(memory, starts, betas, warm, tolerance, max_steps, method)
+    if warm != "none":
+        seen = _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radius_steps)
+        return Sweep(betas, *seen)
+    shape = (len(betas), len(starts))
+    found = find_fixed_points(
+        memory,
+        np.tile(np.asarray(starts), (len(betas), 1)),
+        np.repeat(np.asarray(betas), len(starts)),
+        tolerance=tolerance,
+        max_steps=max_steps,
+        method=method,
+    )
+    state = found.state.reshape(*shape, -1)
+    # one temperature after the other: the weights of all rows at once may not fit
+    radius, order = _measured_each(memory, state, betas, radius_steps)
+    residual, steps, converged, energy = (leaf.reshape(shape) for leaf in found[1:])
+    return Sweep(betas, state, residual, steps, converged, energy, radius, *order)
+
+
+def sweep_sets(
+    memories: Sequence[Memory] | Memory,
+    starts,
+    betas,
+    *,
+    warm: Warm = "none",
+    tolerance: float = 1e-6,
+    max_steps: int = 10_000,
+    method: Method = "picard",
+    kick: float = 1e-3,
+    radius_steps: int = 32,
+) -> Sweep:
+    """`sweep` of P sets of patterns of one shape: a list of memories, or one with leaves [P, ...].
+
+    starts [P, R, d], or [R, d] for all sets. Warm sweeps run as one program, vmapped; cold ones set
+    after set with the same programs, since sorting out finished rows saves more than vmap does.
+    Every array of the result but betas has a leading axis P.
+    """
+    memories = memories if isinstance(memories, Memory) else stack(memories)
+    if memories.patterns.ndim != 3:
+        raise InputError(
+            "sweep_sets takes a list of memories, or one with patterns [P, N, d]: got shape"
+            f" {memories.patterns.shape}"
+        )
+    sets = len(memories.patterns)
+    starts = jnp.asarray(starts, memories.dtype)
+    if starts.ndim == 2:
+        starts = jnp.broadcast_to(starts, (sets, *starts.shape))
+    if len(starts) != sets:
+        raise InputError(f"{sets} sets of patterns need as many sets of starts, got {len(starts)}")
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i], memories) for i in range(sets)]
+    if warm == "none":
+        found = [
+            sweep(
+                one,
+                begin,
+                betas,
+                tolerance=tolerance,
+                max_steps=max_steps,
+                method=method,
+                radius_steps=radius_steps,
+            )
+            for one, begin in zip(each, starts, strict=True)
+        ]
+        seen = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+        return seen._replace(betas=found[0].betas)
+    _, betas = _checked(each[0], starts[0], betas, warm, tolerance, max_steps, method)
+    seen = jax.vmap(
+        lambda one, begin: _warm(
+            one, begin, betas, warm, tolerance, max_steps, kick, method, radius_steps
+        )
+    )(memories, starts)
+    return Sweep(betas, *seen)
+
+
+def hysteresis(memory: Memory, start_up, start_down, betas, **options) -> Hysteresis:
+    """The branch from start_up [R, d] with beta rising and that from start_down with beta falling.
+
+    The usual loop: start_up at the centroid, start_down at the patterns. options as in `sweep`.
+    """
+    return Hysteresis(
+        sweep(memory, start_up, betas, warm="up", **options),
+        sweep(memory, start_down, betas, warm="down", **options),
+    )
+
+
+def stack(memories: Sequence[Memory]) -> Memory:
+    """P memories of one shape as one, with leaves [P, ...]."""
+    shapes = {one.patterns.shape for one in memories}
+    if len(shapes) != 1:
+        raise InputError(
+            f"sets of patterns must have one shape to be swept together, got {sorted(shapes)}:"
+            " pad them with energy.pad, or sweep each on its own"
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
+
+
+def _checked(memory, starts, betas, warm, tolerance, max_steps, method):
+    choose(warm, ("none", "up", "down"), "direction of a sweep")
+    choose(method, METHODS, "method")
+    check_beta(betas)
+    betas = np.asarray(betas, memory.dtype)
+    if betas.ndim != 1 or not len(betas) or (np.diff(betas) <= 0).any():
+        raise InputError(
+            f"the betas of a sweep must ascend strictly (as {memory.dtype}), got shape"
+            f" {betas.shape}: sort them and drop repeats"
+        )
+    starts = np.asarray(starts, memory.dtype)
+    if starts.ndim != 2 or starts.shape[1] != memory.dimension or not len(starts):
+        raise InputError(
+            f"starts must be rows [R, {memory.dimension}] as the patterns are,"
+            f" got shape {starts.shape}"
+        )
+    if not (tolerance > 0 and max_steps >= 1):
+        raise InputError(
+            f"tolerance must be > 0 and max_steps at least 1: got {tolerance} and {max_steps}"
+        )
+    return jnp.asarray(starts), jnp.asarray(betas)
+
+
+@functools.partial(jax.jit, static_argnames=("warm", "method", "radius_steps"))
+def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radius_steps):
+    form = spaces.space(memory)
+    rows = len(starts)
+    everyone = jnp.ones(rows, bool)
+    random = jax.random.normal(jax.random.key(0), (rows, memory.num_patterns), memory.dtype)
+    # differences of patterns only: the mean of the weights' kick is none
+    direction = jnp.einsum(
+        "rn,nd->rd",
+        jnp.where(memory.log_weights > -jnp.inf, random - random.mean(1, keepdims=True), 0),
+        memory.patterns,
+        precision="highest",
+    )
+    direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
+
+    def step(state, beta):
+        each = jnp.full(rows, beta)
+        held = form.begin(state + kick * memory.scale * direction, each)
+        held, steps, _ = run(
+            form,
+            held,
+            each,
+            jnp.zeros(rows, jnp.int32),
+            everyone,
+            tolerance=tolerance,
+            scale=memory.scale,
+            max_steps=max_steps,
+            length=max_steps,
+            method=method,
+        )
+        state = form.state(held)
+        image, energy = update_and_energy(memory, state, beta)
+        residual = jnp.linalg.norm(state - image, axis=1) / memory.scale
+        radius, order = _measured(memory, state, beta, radius_steps)
+        return state, (
+            state,
+            residual,
+            steps,
+            residual <= tolerance,
+            energy,
+            radius,
+            *order,
+        )
+
+    return jax.lax.scan(step, starts, betas, reverse=warm == "down")[1]
+
+
+@functools.partial(jax.jit, static_argnames="radius_steps")
+def _measured_each(memory, state, betas, radius_steps):
+    return jax.lax.map(lambda row: _measured(memory, row[0], row[1], radius_steps), (state, betas))
+
+
+def _measured(memory, state, beta, radius_steps):
+    # rho(J) and order parameters of states [R, d] at one beta
+    radius = jnp.full(state.shape[:-1], jnp.nan, memory.dtype)
+    if radius_steps:
+        radius = spectral_radius(memory, state, beta, radius_steps)
+    return radius, order_parameters(weights(memory, state, beta))
