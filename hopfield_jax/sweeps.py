@@ -246,7 +246,8 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
         memory.patterns,
         precision="highest",
     )
-    direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
+    length = jnp.linalg.norm(direction, axis=1, keepdims=True)
+    direction = direction / jnp.where(length > 0, length, 1)  # none where all patterns are one
 
     def step(state, beta):
         each = jnp.full(rows, beta)

@@ -95,3 +95,23 @@ def test_no_derivative_where_there_is_no_minimum():
     x = dataclasses.replace(m).patterns[0]
     assert bool(jnp.isnan(minimum(m, x, 3.2182, max_steps=20, method="picard")).all())
     np.testing.assert_allclose(minimum(m, x, 3.2182), centroid, atol=1e-5)
+
+
+def test_the_ghost_of_a_minimum_is_not_one():
+    # 1e-7 below K_s of 16 patterns the search ends at p1 = .7639 with a residual of 5e-7 and
+    # rho = .998; 1e-3 above it the minimum is there. The derivative is NaN where the value is.
+    n, limit = 16, 5.189035508065551
+    with jax.enable_x64(True):
+        m = memory(np.eye(n))
+
+        def order(beta):
+            return minimum(m, m.patterns[0], beta, tolerance=1e-6)[0]
+
+        betas = limit * np.array([1 - 1e-7, 1 + 1e-3])
+        values, slopes = jax.vmap(jax.value_and_grad(order))(jnp.asarray(betas))
+        assert np.isnan(values).tolist() == [True, False]
+        assert np.isnan(slopes).tolist() == [True, False]
+        assert 0.76 < float(values[1]) < 0.85
+        # a tolerance that the residual cannot meet on the ghost leads on to the centroid
+        far = minimum(m, m.patterns[0], betas[0])
+        np.testing.assert_allclose(far, 1 / n, atol=1e-8)

@@ -115,15 +115,14 @@ def test_sets_of_patterns_are_swept_together(warm):
 
 
 def test_rows_that_do_not_converge_have_beta_and_start():
-    k_s = SPINODAL[5]
-    betas = [1.0, k_s - 1e-4, 8.0]
+    # 1e-4 off K_s of 5 patterns, on either side, plain steps from a pattern need hundreds
+    k_s, x = SPINODAL[5], np.eye(5)
+    below, above = [1.0, k_s - 1e-4, 8.0], [k_s + 1e-4, 8.0]
     with jax.enable_x64(True):
-        for warm in ("none", "up"):
-            found = sweeps.sweep(
-                memory(np.eye(5)), np.eye(5)[:2], betas, warm=warm, max_steps=60, kick=0.0
-            )
-            rows = [[1, 0], [1, 1]] if warm == "none" else []
-            assert found.unconverged.tolist() == rows
+        for warm, betas, stuck in [("none", below, 1), ("down", below, 1), ("up", above, 0)]:
+            found = sweeps.sweep(memory(x), x[:2], betas, warm=warm, max_steps=60, kick=0.0)
+            assert found.unconverged.tolist() == [[stuck, 0], [stuck, 1]]
+            assert found.steps[stuck].tolist() == [60, 60]
 
 
 @pytest.mark.parametrize(
