@@ -143,6 +143,12 @@ def test_bad_input_is_named(change, words):
         sweeps.sweep(memory(np.eye(3)), **call)
 
 
+def test_patterns_that_are_all_one_point():
+    m = memory([[3.0, 4.0], [3.0, 4.0]], checked=False)
+    found = sweeps.sweep(m, np.eye(2), [1.0, 2.0], warm="up")
+    np.testing.assert_allclose(found.state, np.broadcast_to([3, 4], (2, 2, 2)), rtol=1e-6)
+
+
 def test_sets_must_have_one_shape():
     with pytest.raises(InputError, match="must have one shape"):
         sweeps.sweep_sets([memory(np.eye(3)), memory(np.eye(4))], np.eye(3), [1.0])
