@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError
-from hopfield_jax import memory, sweeps
+from hopfield_jax import memory, stability, sweeps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -141,6 +141,39 @@ def test_bad_input_is_named(change, words):
     call = {"starts": np.eye(3), "betas": [1.0, 2.0]} | change
     with pytest.raises(InputError, match=words):
         sweeps.sweep(memory(np.eye(3)), **call)
+
+
+def test_certificates_of_a_sweep_are_those_of_its_rows(monkeypatch):
+    # one attractor; ghosts 1e-7 below K_s; centroid and patterns; centroid a saddle beyond K = N
+    n = 16
+    betas = [3.0, 5.189035508065551 * (1 - 1e-7), 8.0, 18.0]
+    starts = np.concatenate([np.full((2, n), 1 / n), np.eye(n)[[0, 1, 0, 0]]])
+    asked = []
+
+    def spy(memory, states, beta, **options):
+        asked.append(len(states))
+        return stability.certify(memory, states, beta, **options)
+
+    with jax.enable_x64(True):
+        m = memory(np.eye(n))
+        found = sweeps.sweep(m, starts, betas)
+        assert bool(found.converged.all())
+        monkeypatch.setattr(sweeps, "certify", spy)
+        sure = sweeps.certify_sweep(m, found)
+        exact = stability.certify(m, found.state.reshape(24, n), np.repeat(betas, 6))
+        for name in ("minimum", "morse_index"):
+            np.testing.assert_array_equal(getattr(sure, name).reshape(-1), getattr(exact, name))
+        np.testing.assert_allclose(sure.residual.reshape(-1), exact.residual, atol=1e-15)
+        np.testing.assert_allclose(
+            sure.spectral_radius.reshape(-1), exact.spectral_radius, atol=1e-4
+        )
+        centroid, pattern = sure.minimum[:, :2], sure.minimum[:, 2:]
+        assert centroid.tolist() == [[True] * 2] * 3 + [[False] * 2]
+        assert pattern.tolist() == [[b] * 4 for b in (True, False, True, True)]
+    # 1 + 3 + 3 + 3 points; then the two other rows of one ghost and the second one of the saddle
+    assert asked == [10, 3]
+    with pytest.raises(InputError, match=r"states \[S, R, d\]: got shape \(6, 16\)"):
+        sweeps.certify_sweep(m, found._replace(state=found.state[0]))
 
 
 def test_patterns_that_are_all_one_point():
