@@ -117,6 +117,7 @@ def test_blocks_give_what_one_pass_gives(problem, beta):
         np.testing.assert_allclose(padded.diameter, m.diameter, rtol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1e-4, 20.0, 1e6])
 def test_hundred_thousand_patterns_by_blocks(beta):
     rng = np.random.default_rng(1)

@@ -25,6 +25,7 @@ def settled(x, xi, beta, weights):
     return xi
 
 
+@pytest.mark.slow
 def test_derivatives_in_beta_patterns_and_weights():
     rng = np.random.default_rng(0)
     x, w, beta, h = rng.normal(size=(6, 4)) * 0.6, rng.uniform(0.5, 2, 6), 3.5, 1e-5

@@ -47,8 +47,17 @@ def equidistant(n, norm=1.0, angle=np.pi / 2):
     return norm * x @ turn
 
 
-@pytest.mark.parametrize("method", ["picard", "anderson", "newton"])
-@pytest.mark.parametrize("form", ["state", "weights"])
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [
+        ("picard", "weights"),
+        ("anderson", "state"),
+        ("newton", "weights"),
+        pytest.param("picard", "state", marks=pytest.mark.slow),
+        pytest.param("anderson", "weights", marks=pytest.mark.slow),
+        pytest.param("newton", "state", marks=pytest.mark.slow),
+    ],
+)
 def test_same_fixed_points_as_a_loop(method, form):
     # from one attractor to a pattern each, with very different numbers of steps
     rng = np.random.default_rng(0)
@@ -73,6 +82,7 @@ def test_same_fixed_points_as_a_loop(method, form):
         )
 
 
+@pytest.mark.slow
 def test_saddle_nodes_of_equidistant_patterns():
     # A6: pattern minima end at K_s, to 1e-3, whatever norm and angle; 12, 17, 21 Anderson steps and
     # 52, 161, 458 plain ones at K_s + 1e-1, 1e-2, 1e-3 (hopfield.md section 3).
@@ -128,6 +138,7 @@ def test_a_saddle_is_a_fixed_point_but_no_minimum():
         assert not bool(found.minimum[0])
 
 
+@pytest.mark.slow
 def test_patterns_within_a_small_ball_have_one_attractor():
     # A9: beta D_max^2 < 4
     rng = np.random.default_rng(9)
@@ -149,11 +160,11 @@ def test_patterns_within_a_small_ball_have_one_attractor():
 @pytest.mark.parametrize(
     ("method", "form"),
     [
-        ("picard", "weights"),
         ("anderson", "weights"),
-        ("anderson", "state"),
-        ("newton", "weights"),
-        ("newton", "state"),
+        pytest.param("picard", "weights", marks=pytest.mark.slow),
+        pytest.param("anderson", "state", marks=pytest.mark.slow),
+        pytest.param("newton", "weights", marks=pytest.mark.slow),
+        pytest.param("newton", "state", marks=pytest.mark.slow),
     ],
 )
 def test_energy_never_rises(method, form):
@@ -181,6 +192,7 @@ def test_energy_never_rises(method, form):
             assert np.sqrt(square[-1])[4] < 1e-14 < left[4]
 
 
+@pytest.mark.slow
 def test_hundred_thousand_patterns_at_huge_beta():
     # A13: blocks of patterns, single precision
     rng = np.random.default_rng(1)
@@ -194,6 +206,7 @@ def test_hundred_thousand_patterns_at_huge_beta():
     np.testing.assert_allclose(found.energy, np.log(1e5) / 1e6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_their_company_and_few_programs_serve_all():
     # 300 rows over a transition: working sets of 256, 64, 16 and back, against one at a time
     x = equidistant(32)
@@ -217,6 +230,7 @@ def test_rows_do_not_depend_on_their_company_and_few_programs_serve_all():
     assert int(found.steps.max()) > 100 > 20 > np.median(found.steps)
 
 
+@pytest.mark.slow
 def test_rotation_translation_and_scale_of_minima():
     # A7, at the fixed points: beta scales as an inverse square of length
     rng = np.random.default_rng(5)
@@ -263,6 +277,7 @@ def test_merge():
     assert merge(points, 10.0)[0].tolist() == [0, 1, 0, 1, 2, 0]
 
 
+@pytest.mark.slow
 def test_minima_of_ten_patterns_are_the_centroid_or_single_patterns():
     # A5, from starts all over the hull at three temperatures
     n = 10

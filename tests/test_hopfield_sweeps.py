@@ -20,6 +20,7 @@ def softmax(z):
     return e / e.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_hysteresis_between_the_spinodal_and_the_loss_of_the_centroid():
     # A6: K_s + 1e-3 keeps the patterns, K_s - 1e-3 does not; the centroid goes just after K = N
     n, k_s = 16, SPINODAL[16]
@@ -98,7 +99,7 @@ def test_order_parameters():
     assert found.top90.tolist() == [9, 1, 3]
 
 
-@pytest.mark.parametrize("warm", ["none", "down"])
+@pytest.mark.parametrize("warm", [pytest.param("none", marks=pytest.mark.slow), "down"])
 def test_sets_of_patterns_are_swept_together(warm):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, 6, 4))
