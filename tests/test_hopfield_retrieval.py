@@ -50,9 +50,9 @@ def equidistant(n, norm=1.0, angle=np.pi / 2):
 @pytest.mark.parametrize(
     ("method", "form"),
     [
-        ("picard", "weights"),
+        pytest.param("picard", "weights", marks=pytest.mark.slow),
         ("anderson", "state"),
-        ("newton", "weights"),
+        pytest.param("newton", "weights", marks=pytest.mark.slow),
         pytest.param("picard", "state", marks=pytest.mark.slow),
         pytest.param("anderson", "weights", marks=pytest.mark.slow),
         pytest.param("newton", "state", marks=pytest.mark.slow),

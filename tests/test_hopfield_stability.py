@@ -32,7 +32,7 @@ def subset_state(n, k, u):
     return strength, np.where(np.arange(n) < k, np.exp(u) * p2, p2), np.exp(u) * p2, p2
 
 
-@pytest.mark.parametrize("shape", [(4, 7), (9, 5)])
+@pytest.mark.parametrize("shape", [pytest.param((4, 7), marks=pytest.mark.slow), (9, 5)])
 def test_jacobian_and_its_spectrum(shape):
     rng = np.random.default_rng(0)
     x, xi = rng.normal(size=shape), rng.normal(size=(3, shape[1])) * 0.4
@@ -136,6 +136,7 @@ def test_what_is_certified_is_there():
         assert bool(stability.certify(m, end[proved], beta).minimum.all())
 
 
+@pytest.mark.slow
 def test_certificates_at_huge_beta_in_single_precision():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(40, 16)).astype(np.float32)

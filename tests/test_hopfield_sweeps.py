@@ -59,6 +59,7 @@ def test_without_a_kick_arithmetic_stays_where_it_is():
         assert float(moved.p_max[1, 0]) > 0.9
 
 
+@pytest.mark.slow
 def test_cold_sweep_against_a_loop():
     rng = np.random.default_rng(0)
     x, starts, betas = rng.normal(size=(7, 5)), rng.normal(size=(3, 5)), np.array([0.2, 1.0, 4.0])
@@ -99,7 +100,8 @@ def test_order_parameters():
     assert found.top90.tolist() == [9, 1, 3]
 
 
-@pytest.mark.parametrize("warm", [pytest.param("none", marks=pytest.mark.slow), "down"])
+@pytest.mark.slow
+@pytest.mark.parametrize("warm", ["none", "down"])
 def test_sets_of_patterns_are_swept_together(warm):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, 6, 4))
@@ -115,15 +117,17 @@ def test_sets_of_patterns_are_swept_together(warm):
     assert found.unconverged.shape[1] == 3
 
 
-def test_rows_that_do_not_converge_have_beta_and_start():
+@pytest.mark.parametrize(
+    "warm", ["down", *(pytest.param(w, marks=pytest.mark.slow) for w in ("none", "up"))]
+)
+def test_rows_that_do_not_converge_have_beta_and_start(warm):
     # 1e-4 off K_s of 5 patterns, on either side, plain steps from a pattern need hundreds
     k_s, x = SPINODAL[5], np.eye(5)
-    below, above = [1.0, k_s - 1e-4, 8.0], [k_s + 1e-4, 8.0]
+    betas, stuck = ([k_s + 1e-4, 8.0], 0) if warm == "up" else ([1.0, k_s - 1e-4, 8.0], 1)
     with jax.enable_x64(True):
-        for warm, betas, stuck in [("none", below, 1), ("down", below, 1), ("up", above, 0)]:
-            found = sweeps.sweep(memory(x), x[:2], betas, warm=warm, max_steps=60, kick=0.0)
-            assert found.unconverged.tolist() == [[stuck, 0], [stuck, 1]]
-            assert found.steps[stuck].tolist() == [60, 60]
+        found = sweeps.sweep(memory(x), x[:2], betas, warm=warm, max_steps=60, kick=0.0)
+        assert found.unconverged.tolist() == [[stuck, 0], [stuck, 1]]
+        assert found.steps[stuck].tolist() == [60, 60]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_certificates_of_a_sweep_are_those_of_its_rows(monkeypatch):
 
     with jax.enable_x64(True):
         m = memory(np.eye(n))
-        found = sweeps.sweep(m, starts, betas)
+        found = sweeps.sweep(m, starts, betas, radius_steps=0)
         assert bool(found.converged.all())
         monkeypatch.setattr(sweeps, "certify", spy)
         sure = sweeps.certify_sweep(m, found)
@@ -179,7 +183,7 @@ def test_certificates_of_a_sweep_are_those_of_its_rows(monkeypatch):
 
 def test_patterns_that_are_all_one_point():
     m = memory([[3.0, 4.0], [3.0, 4.0]], checked=False)
-    found = sweeps.sweep(m, np.eye(2), [1.0, 2.0], warm="up")
+    found = sweeps.sweep(m, np.eye(2), [1.0, 2.0], warm="up", radius_steps=0)
     np.testing.assert_allclose(found.state, np.broadcast_to([3, 4], (2, 2, 2)), rtol=1e-6)
 
 
