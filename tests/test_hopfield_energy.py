@@ -183,6 +183,7 @@ def test_weights_of_equal_small_terms_sum_to_one_in_single_precision():
         np.testing.assert_allclose(p[:, 0], exact, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_energies_agree_for_equal_norms():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(6, 4))

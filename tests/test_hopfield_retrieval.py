@@ -127,6 +127,7 @@ def test_a_loose_tolerance_is_not_certified_at_a_ghost():
         np.testing.assert_allclose(true.state, np.tile(x.mean(0), (2, 1)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saddle_is_a_fixed_point_but_no_minimum():
     # two orthonormal patterns together: symmetric to the last bit, so the update stays
     start = np.array([[1.0, 1.0, 0, 0, 0, 0, 0, 0]]) / 2
@@ -252,6 +253,7 @@ def test_rotation_translation_and_scale_of_minima():
         np.testing.assert_allclose(scaled.energy, s**2 * base.energy, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_converge_are_named():
     limit, _ = spinodal(64)
     x = equidistant(64)

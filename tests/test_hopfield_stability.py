@@ -89,6 +89,7 @@ def test_centroid_loses_stability_at_n():
         assert int(found.morse_index[2]) == n - 1
 
 
+@pytest.mark.slow
 def test_a_ghost_with_a_small_residual_is_no_minimum():
     # 64 patterns, just below K_s = 6.9245846: the update creeps past where the minimum was
     # before it falls to the centroid, with rho < 1 on the way in.
@@ -148,6 +149,7 @@ def test_certificates_at_huge_beta_in_single_precision():
     assert not bool(stability.certify(memory(x), halfway, 1e6).minimum[0])
 
 
+@pytest.mark.slow
 def test_large_problems_are_certified_by_the_trace(monkeypatch):
     monkeypatch.setattr(stability, "LARGEST_FORM", 6)
     with jax.enable_x64(True):
