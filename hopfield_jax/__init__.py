@@ -21,7 +21,7 @@ from hopfield_jax.energy import Memory, memory
 from hopfield_jax.implicit import minimum
 from hopfield_jax.retrieval import FixedPoints, Minima, find_fixed_points, find_minima, merge
 from hopfield_jax.stability import Certificate, certify
-from hopfield_jax.sweeps import Sweep, hysteresis, sweep, sweep_sets
+from hopfield_jax.sweeps import Sweep, certify_sweep, hysteresis, sweep, sweep_sets
 
 __all__ = [
     "Certificate",
@@ -31,6 +31,7 @@ __all__ = [
     "Minima",
     "Sweep",
     "certify",
+    "certify_sweep",
     "energy",
     "find_fixed_points",
     "find_minima",
