@@ -85,6 +85,12 @@ def main(config: Config) -> list[HeadReport]:
         f" {dim**0.5:.4g}, minima of single keys for N <= {int(limits.exist)}"
         f" and lowest ones for N <= {int(limits.lowest)}"
     )
+    for r in heads:
+        if r.unsettled:
+            print(
+                f"head {r.head}: {r.unsettled} of {r.starts} starts reached no proved minimum;"
+                " the columns on minima leave them out"
+            )
     results = {
         "config": config,
         "provenance": runs.provenance(),

@@ -20,7 +20,8 @@ the weights there
 
 is reported after one step, which is what the layer computes, and at the minima. A minimum is only
 what hopfield_jax.stability proves to be one; the starts that reached none are counted as not
-settled. The network is that of the keys less their mean m,
+settled. Steps are those of the update until the residual is 1e-2, and Anderson's, which only
+descend, from there. The network is that of the keys less their mean m,
 
     c_j = k_j - m,  eta = q - m:    k_j.q = c_j.eta + c_j.m + terms without j
 

@@ -90,9 +90,13 @@ def test_ghosts_just_beyond_the_spinodal_are_no_minima(shift):
     # steps that end within the ghosts leave all starts unsettled, and none a minimum
     r = attention.report(moved, scale=K_s * (1 - 1e-7), tolerance=1e-6, max_steps=50)[0]
     assert (r.minima, r.unsettled) == (0, N)
-    # on the other side of the spinodal the minima are real
-    r = attention.report(moved, scale=K_s * (1 + 1e-3), tolerance=1e-6)[0]
-    assert (r.minima, r.unsettled) == (N, 0)
+    # on the other side of the spinodal the minima are real, each counted once
+    for tolerance in (1e-3, 1e-6):
+        r = attention.report(moved, scale=K_s * (1 + 1e-4), tolerance=tolerance)[0]
+        assert (r.minima, r.unsettled) == (N, 0)
+    # beyond K = N the centroid is a saddle, which a start exactly there never leaves
+    r = attention.report(moved, moved.mean(axis=1, keepdims=True), scale=20.0)[0]
+    assert (r.starts, r.minima, r.unsettled) == (1, 0, 1)
 
 
 def test_long_keys_swallow_short_ones():
