@@ -85,6 +85,12 @@ def main(config: Config) -> list[HeadReport]:
         f" {dim**0.5:.4g}, minima of single keys for N <= {int(limits.exist)}"
         f" and lowest ones for N <= {int(limits.lowest)}"
     )
+    for r in heads:
+        if r.unsettled:
+            print(
+                f"head {r.head}: {r.unsettled} of {r.starts} starts reached no proved minimum;"
+                " the columns on minima leave them out"
+            )
     results = {
         "config": config,
         "provenance": runs.provenance(),
@@ -161,9 +167,10 @@ def table_of(source: str, heads: list[HeadReport]) -> runs.Table:
             "single minima for N <=",
             "norm-biased keys %",
             "keys per state, one step",
-            "at fixed points",
-            "settled %",
+            "at minima",
             "minima reached",
+            "starts",
+            "not settled",
         ),
     )
     says = {
@@ -180,8 +187,9 @@ def table_of(source: str, heads: list[HeadReport]) -> runs.Table:
             f"{100 * r.norm_bias:.0f}",
             r.participation_step,
             r.participation,
-            f"{100 * r.converged:.1f}",
             r.minima,
+            r.starts,
+            r.unsettled,
         )
     return table
 
@@ -206,7 +214,7 @@ def figure(path: Path, source: str, heads: list[HeadReport]) -> None:
         left.axhline(value, color=plots.COLOURS[1], linestyle=style, label=f"{name}, N = T")
     left.set(xlabel="head", ylabel="beta_eff", xticks=at)
     left.legend(fontsize=8)
-    series = (("one step", "participation_step"), ("fixed point", "participation"))
+    series = (("one step", "participation_step"), ("minimum", "participation"))
     for i, (name, field) in enumerate(series):
         values = [getattr(r, field) for r in heads]
         colour, marker = plots.COLOURS[i + 2], plots.MARKERS[i]
