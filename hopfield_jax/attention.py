@@ -293,7 +293,7 @@ def _retrieve(
     mean = k.mean(axis=0)
     c = k - mean
     with jax.enable_x64(True):
-        network = dataclasses.replace(memory(c), bias=jnp.asarray(c @ mean))
+        network = dataclasses.replace(memory(c, checked=False), bias=jnp.asarray(c @ mean))
         start = states - mean
         found = find_minima(
             network, start, scale, tolerance=tolerance, max_steps=max_steps, method="anderson"
