@@ -76,7 +76,7 @@ def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
     for kind, values in levels.items():
         if not values:
             continue
-        queries = np.stack([denoising.corrupt(x, which, v, kind, seed=config.seed) for v in values])
+        queries = np.stack([denoising.corrupt(x, which, v, kind, seed=config.seed) for v in values])  # type: ignore[arg-type]
         done = denoising.retrieve(memory, which, queries, at / scale)
         for i, value in enumerate(values):
             name = f"{kind} {value:g}"
@@ -106,8 +106,8 @@ def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
     marks = {"$K_s$": k_s}
     top = {"y_limits": (-0.03, 1.03)}
     shown = [
-        Panel(found["noise"], "share found", marks=marks, title="noise", **top),
-        Panel(found["mask"], "share found", marks=marks, title="masking", **top),
+        Panel(found["noise"], "share found", marks=marks, title="noise", **top),  # type: ignore[arg-type]
+        Panel(found["mask"], "share found", marks=marks, title="masking", **top),  # type: ignore[arg-type]
         Panel(
             errors,
             "relative error at the end (symbols), after one update (dashed)",
@@ -332,7 +332,7 @@ def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> R
         plots.merge_tree(
             eff, grown.label, grown.order, folder / f"tree_{short}.png",
             names=None if labels is None else [str(c) for c in labels],
-            colours=labels, number=grown.number, marks={"$K_s(N)$": k_s},
+            colours=labels, number=grown.number, marks={"$K_s(N)$": k_s},  # type: ignore[arg-type]
             title=f"Minima merging as beta falls: {made.name}",
         )  # fmt: skip
         trees.append({"patterns": made.name, "beta_eff": eff, "minima": grown.number,
@@ -476,7 +476,7 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
         chains[name] = sample(
             problem.denoiser,
             table,
-            rule,
+            rule,  # type: ignore[arg-type]
             keys,
             noise,
             observe=diffusion.observer(mixture, forbidden),

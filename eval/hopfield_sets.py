@@ -85,7 +85,7 @@ class PatternSet:
 
     def memory(self) -> Memory:
         """In the precision that is switched on (`precise`)."""
-        dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+        dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32  # type: ignore[attr-defined]
         return energy.memory(self.patterns, self.energy, dtype=dtype)
 
 

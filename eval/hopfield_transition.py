@@ -198,18 +198,18 @@ def phase_diagram(config: PhaseDiagram, chosen: None, folder: Path) -> Results:
     write_csv(
         folder / "phase_diagram.csv",
         {"N": sizes}
-        | {f"{k}_exact": [r["exact"][i] for r in rows] for i, k in enumerate(("K_s", "K_c", "K_N"))}
-        | {f"{k}_measured": [r["measured"][i] for r in rows]
+        | {f"{k}_exact": [r["exact"][i] for r in rows] for i, k in enumerate(("K_s", "K_c", "K_N"))}  # type: ignore[index]
+        | {f"{k}_measured": [r["measured"][i] for r in rows]  # type: ignore[index]
            for i, k in enumerate(("K_s", "K_c", "K_N"))},
     )  # fmt: skip
-    fine = np.unique(np.round(np.geomspace(min(sizes), max(sizes), 80)).astype(int))
+    fine = np.unique(np.round(np.geomspace(min(sizes), max(sizes), 80)).astype(int))  # type: ignore[call-overload, type-var]
     exact_lines = np.array([theory.characteristic(int(n)) for n in fine]).T
     names = ("$K_s$: pattern minima appear", "$K_c$: equal energies", "$N$: centroid unstable")
     plots.phase_diagram(
         fine,
         dict(zip(names, exact_lines, strict=True)),
         {
-            f"measured, {name}": (sizes, [r["measured"][i] for r in rows])
+            f"measured, {name}": (sizes, [r["measured"][i] for r in rows])  # type: ignore[index]
             for i, name in enumerate(NAMES)
         },
         folder / "phase_diagram.png",

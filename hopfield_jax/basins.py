@@ -38,7 +38,7 @@ class Basins(NamedTuple):
     state: np.ndarray
     weights: np.ndarray
     energy: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]
     share: np.ndarray
     low: np.ndarray
     high: np.ndarray

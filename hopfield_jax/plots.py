@@ -90,7 +90,7 @@ def panels(
                 axes.legend(handles, names, frameon=False, fontsize=8, loc=legend)
     if legend == "below" and entries:
         columns = min(len(entries), 3 if not across else 4)
-        figure.legend(
+        figure.legend(  # type: ignore[call-overload]
             entries.values(),
             entries.keys(),
             loc="outside lower center",
@@ -333,7 +333,7 @@ def landscape(
     if not grids or len(grids) != len(points):
         raise InputError("a landscape needs at least one map, and points for each")
     figure = Figure(figsize=(max(2.45 * len(grids), 6.0), 6.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.25])  # type: ignore[misc]
     entries: dict[str, object] = {}
     maps = upper.subplots(1, len(grids), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (name, values), marks in zip(maps, grids, points, strict=True):
