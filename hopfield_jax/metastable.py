@@ -27,6 +27,15 @@ from hopfield_jax.sweeps import order_parameters
 from hopfield_jax.transition import edge, majority, settle
 
 
+class Window(NamedTuple):
+    """Of G groups: low, high [G], betas between which the state of a group is a minimum (NaN where
+    it was none at the beta given); unresolved bool [G], an end is only a bound from within."""
+
+    low: np.ndarray
+    high: np.ndarray
+    unresolved: np.ndarray
+
+
 class Tree(NamedTuple):
     """Minima from the patterns at S betas, largest beta first.
 
@@ -79,8 +88,8 @@ def tree(memory: Memory, betas, *, tolerance: float | None = None) -> Tree:
 
 def group_window(
     memory: Memory, groups, inside: float, *, relative: float = 1e-5, tolerance: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest beta at which the state of each group is a minimum, [G] and [G].
+) -> Window:
+    """Lowest and highest beta at which the state of each group is a minimum.
 
     groups int [N]: group of each pattern, numbered from 0 without gaps; inside: a beta at which
     the states are minima. NaN for a group that has no minimum there. Searched over a factor of
@@ -96,9 +105,14 @@ def group_window(
     starts = members / members.sum(axis=1, keepdims=True) @ x
     ends = [
         edge(
-            memory, starts, majority(members), inside, inside * factor,
-            relative=relative, tolerance=tolerance,
-        ).beta
+            memory,
+            starts,
+            majority(members),
+            inside,
+            inside * factor,
+            relative=relative,
+            tolerance=tolerance,
+        )
         for factor in (1e-3, 1e3)
-    ]  # fmt: skip
-    return ends[0], ends[1]
+    ]
+    return Window(ends[0].beta, ends[1].beta, ends[0].unresolved | ends[1].unresolved)

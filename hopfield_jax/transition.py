@@ -5,8 +5,11 @@ log beta; each trial starts from the state of the last success, and counts as a 
 
     |xi - update(xi)| / M < tolerance   and   rho(J) < 1   and   the state is still of its kind.
 
-A ghost of a vanished minimum fails the first or the second test (hopfield.md section 3), a state
-that has fallen elsewhere the third. Kinds, with p the softmax weights at the state:
+(the certificate of hopfield_jax.stability, which no ghost of a vanished minimum passes). A trial is
+refuted when it converges to another kind of state, or to a saddle; one that neither holds nor is
+refuted proves nothing. So an edge is a bracket, from the last beta that holds to the nearest one
+refuted, and a row whose bracket stays wider than asked is reported as unresolved. Kinds, with p the
+softmax weights at the state:
 
     majority of S    sum_{i in S} p_i > 1/2      S = {i}: pattern i's own minimum
     undecided        max_i p_i <= 1/2            the branch that starts at the mean at beta = 0
@@ -21,7 +24,8 @@ Three protocols, in beta (equidistant patterns: beta_eff = K_s, K_c, N, the exac
     started at the centroid    highest beta at which the undecided branch is a minimum
 
 At beta -> infinity pattern i is a fixed point iff x_i.x_i - max_{j != i} x_i.x_j > 0 (bias included
-where the energy has one); where it is not, its onset is reported as infinite.
+where the energy has one). Where it is not, a minimum of its own may still exist over a range of
+beta: 24 betas are tried, and the onset is infinite if it is found at none of them.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
 from hopfield_jax.retrieval import find_minima
 from hopfield_jax.stability import certify
-from hopfield_jax.sweeps import Sweep, hysteresis
+from hopfield_jax.sweeps import Sweep, hysteresis, order_parameters
 
 MAX_STEPS = 20_000
 
@@ -45,25 +49,29 @@ MAX_STEPS = 20_000
 class Settled(NamedTuple):
     """What R starts came to: NumPy arrays.
 
-    state [R, d]; weights [R, N]; energy [R]; minimum bool [R], certified; converged bool [R];
-    residual [R], relative to the largest norm; steps int [R].
+    state [R, d]; weights [R, N]; energy [R]; minimum bool [R], certified; saddle bool [R],
+    converged with an eigenvalue of J above 1; radius [R], rho(J); converged bool [R]; residual [R],
+    relative to the largest norm; steps int [R].
     """
 
     state: np.ndarray
     weights: np.ndarray
     energy: np.ndarray
     minimum: np.ndarray
+    saddle: np.ndarray
+    radius: np.ndarray
     converged: np.ndarray
     residual: np.ndarray
     steps: np.ndarray
 
 
 class Edge(NamedTuple):
-    """beta [R] where a minimum ends (NaN where it did not exist at the good end); the state [R, d]
-    and weights [R, N] just inside; valid bool [R]; unresolved bool [R], rows in whose bisection
-    some trial did not converge, so that beta is only a bound from the good side."""
+    """beta [R], the last at which a minimum was proved (NaN where it was not at the good end);
+    refuted [R], the nearest at which it was refuted; the state [R, d] and weights [R, N] at beta;
+    valid bool [R]; unresolved bool [R], rows whose bracket is wider than was asked."""
 
     beta: np.ndarray
+    refuted: np.ndarray
     state: np.ndarray
     weights: np.ndarray
     valid: np.ndarray
@@ -103,6 +111,8 @@ def settle(
         np.asarray(weights(memory, found.state, beta)),
         np.asarray(found.energy),
         np.asarray(found.minimum),
+        np.asarray(found.converged & (found.certificate.morse_index > 0)),
+        np.asarray(found.certificate.spectral_radius),
         np.asarray(found.converged),
         np.asarray(found.residual),
         np.asarray(found.steps),
@@ -116,6 +126,12 @@ def overlap(settled: Settled) -> np.ndarray:
     """
     n = settled.weights.shape[1]
     return np.where(settled.minimum, (n * settled.weights.max(axis=1) - 1) / (n - 1), np.nan)
+
+
+def orders(settled: Settled) -> dict[str, np.ndarray]:
+    """Order parameters [R] by name, NaN where a row is no certified minimum."""
+    found = order_parameters(jnp.asarray(settled.weights))._asdict() | {"rho": settled.radius}
+    return {k: np.where(settled.minimum, np.asarray(v), np.nan) for k, v in found.items()}
 
 
 def many(memory: Memory, starts, betas, **options) -> list[Settled]:
@@ -174,18 +190,20 @@ def edge(
         raise InputError("an edge is searched between two betas > 0: give finite ones")
     first = settle(memory, starts, good, tolerance=tolerance)
     valid = first.minimum & kind(first)
-    unresolved = ~first.converged
+    refuted = bad.copy()
     state, p = first.state.copy(), first.weights.copy()
     count = int(np.ceil(np.log2(max(np.max(np.abs(np.log(good / bad))) / relative, 2))))
     for _ in range(count):
         middle = np.sqrt(good * bad)
         trial = settle(memory, state, middle, tolerance=tolerance)
-        holds = trial.minimum & kind(trial)
-        unresolved |= ~trial.converged
+        fits = kind(trial)
+        holds = trial.minimum & fits
+        refuted = np.where(trial.converged & (~fits | trial.saddle), middle, refuted)
         good, bad = np.where(holds, middle, good), np.where(holds, bad, middle)
         state = np.where(holds[:, None], trial.state, state)
         p = np.where(holds[:, None], trial.weights, p)
-    return Edge(np.where(valid, good, np.nan), state, p, valid, unresolved & valid)
+    unresolved = valid & (np.abs(np.log(refuted / good)) > 4 * relative)
+    return Edge(np.where(valid, good, np.nan), refuted, state, p, valid, unresolved)
 
 
 def loop(
@@ -217,7 +235,10 @@ def _certified(memory: Memory, swept: Sweep, tolerance: float) -> list[Settled]:
     proof = certify(memory, states, betas, tolerance=tolerance)
     minimum = np.asarray(proof.minimum).reshape(-1, rows) & np.asarray(swept.converged)
     p = np.asarray(weights(memory, states, betas)).reshape(len(swept.betas), rows, -1)
-    columns = (swept.state, p, swept.energy, minimum, swept.converged, swept.residual, swept.steps)
+    saddle = np.asarray(proof.morse_index > 0).reshape(-1, rows) & np.asarray(swept.converged)
+    radius = np.asarray(proof.spectral_radius).reshape(-1, rows)
+    rest = (swept.converged, swept.residual, swept.steps)
+    columns = (swept.state, p, swept.energy, minimum, saddle, radius, *rest)
     return [Settled(*(np.asarray(column)[s] for column in columns)) for s in range(len(p))]
 
 
@@ -233,7 +254,8 @@ def margins(memory: Memory) -> np.ndarray:
 def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Edge:
     """The lowest beta [N] at which each pattern has a minimum of its own, and the state there.
 
-    Infinite, and not valid, where the pattern is no fixed point at any large beta (norm bias).
+    Infinite, and not valid, where no such minimum was found at any beta; NaN where the search for
+    one at large beta, where it must exist, did not converge.
     """
     x = np.asarray(memory.patterns, np.float64)
     n = len(x)
@@ -241,14 +263,24 @@ def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = 
     able = lead > 0
     low, high = _brackets(x, lead)
     top = high.copy()
+    own = majority(np.eye(n, dtype=bool))
     # The bound on beta is for the patterns themselves; their minima lie a little off.
     for _ in range(6):
         trial = settle(memory, x, top, tolerance=tolerance)
-        lost = able & ~(trial.minimum & majority(np.eye(n, dtype=bool))(trial))
+        lost = able & ~(trial.minimum & own(trial))
         if not lost.any():
             break
         top = np.where(lost, 2 * top, top)
-    found = edge(memory, x, majority(np.eye(n)), top, low, relative=relative, tolerance=tolerance)
+    biased = np.flatnonzero(~able)
+    if biased.size:
+        tried = np.geomspace(4 * low[0], high.max(), 24)
+        for beta, trial in zip(
+            tried, many(memory, x[biased], tried, tolerance=tolerance), strict=True
+        ):
+            held = trial.minimum & (trial.weights[np.arange(len(biased)), biased] > 0.5)
+            first = biased[held & ~able[biased]]
+            top[first], able[first] = beta, True
+    found = edge(memory, x, own, top, low, relative=relative, tolerance=tolerance)
     return found._replace(
         beta=np.where(able, found.beta, np.inf),
         valid=found.valid & able,
@@ -271,7 +303,7 @@ class Protocols(NamedTuple):
 
     patterns: median over patterns of their onset; energy: median over patterns of the beta of equal
     energies, NaN where the two minima never coexist; centroid: end of the undecided branch.
-    each: the onsets [N]; unresolved: numbers of the patterns whose bisection did not converge.
+    each: the onsets [N]; unresolved: numbers of the patterns whose onset is a bound only, or NaN.
     """
 
     patterns: float
@@ -305,11 +337,11 @@ def protocols(
     if len(rows) and last.valid[0]:
         crossing = list(equal_energy(memory, first, last, rows, relative, tolerance))
     return Protocols(
-        float(np.median(first.beta)),
+        float(np.nanmedian(first.beta)),
         float(np.nanmedian(crossing)) if np.isfinite(crossing).any() else np.nan,
         float(last.beta[0]),
         first.beta,
-        np.flatnonzero(first.unresolved),
+        np.flatnonzero(first.unresolved | np.isnan(first.beta)),
     )
 
 
