@@ -11,6 +11,8 @@ Source: hopfield.md section 3.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
@@ -40,6 +42,12 @@ def minimum(
     check_beta(beta)
     eps = float(jnp.finfo(memory.dtype).eps)
     goal = 16 * eps if tolerance is None else tolerance
+    return _minimum(memory, start, beta, goal, max_steps, method)
+
+
+@functools.partial(jax.jit, static_argnames=("max_steps", "method"))
+def _minimum(memory, start, beta, goal, max_steps, method):
+    eps = float(jnp.finfo(memory.dtype).eps)
     beta = jnp.asarray(beta, memory.dtype)
     fixed = jax.lax.stop_gradient((memory, jnp.asarray(start, memory.dtype), beta))
     xi = jax.lax.stop_gradient(_search(*fixed, goal, max_steps, method))

@@ -97,12 +97,18 @@ def iterate(space: Space, rows: Rows, beta, active, scale, method: Method) -> Ro
         )
         moved = Rows(trial, image, energy, _length(space, new_step), rows.steps, rows.memo)
         if method == "anderson":
-            memo = _remember(rows.memo, image - rows.image, new_step - step, kept)
+            memo: Any = _remember(rows.memo, image - rows.image, new_step - step, kept)
         else:
             memo = jnp.where(active, kept, rows.memo)
         rows, moved = rows._replace(memo=memo), moved._replace(memo=memo)
-    chosen = (_where(kept, new, old) for new, old in zip(moved[:4], rows[:4], strict=True))
-    return Rows(*chosen, rows.steps + active, rows.memo)
+    return Rows(
+        _where(kept, moved.point, rows.point),
+        _where(kept, moved.image, rows.image),
+        _where(kept, moved.energy, rows.energy),
+        _where(kept, moved.residual, rows.residual),
+        rows.steps + active,
+        rows.memo,
+    )
 
 
 def run(

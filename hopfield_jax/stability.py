@@ -111,9 +111,11 @@ def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certifi
     rows = len(states)
     each = np.broadcast_to(np.asarray(beta, memory.dtype), (rows,))
     spare = (1 << (rows - 1).bit_length()) - rows  # few sizes, few programs
-    states = jnp.asarray(np.pad(states, ((0, spare), (0, 0)), mode="edge"))
-    each = jnp.asarray(np.pad(each, (0, spare), mode="edge"))
-    found = _certify(memory, states, each, tolerance)
+    padded = (
+        np.pad(states, ((0, spare), (0, 0)), mode="edge"),
+        np.pad(each, (0, spare), mode="edge"),
+    )
+    found = _certify(memory, *map(jnp.asarray, padded), tolerance)
     return jax.tree.map(lambda leaf: leaf[:rows], found)
 
 

@@ -129,8 +129,8 @@ def sweep(
     state = found.state.reshape(*shape, -1)
     # one temperature after the other: the weights of all rows at once may not fit
     radius, order = _measured_each(memory, state, betas, radius_steps)
-    rest = (leaf.reshape(shape) for leaf in found[1:])
-    return Sweep(betas, state, *rest, radius, *order)
+    residual, steps, converged, energy = (leaf.reshape(shape) for leaf in found[1:])
+    return Sweep(betas, state, residual, steps, converged, energy, radius, *order)
 
 
 def sweep_sets(
@@ -282,7 +282,7 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
 
 @functools.partial(jax.jit, static_argnames="radius_steps")
 def _measured_each(memory, state, betas, radius_steps):
-    return jax.lax.map(lambda row: _measured(memory, *row, radius_steps), (state, betas))
+    return jax.lax.map(lambda row: _measured(memory, row[0], row[1], radius_steps), (state, betas))
 
 
 def _measured(memory, state, beta, radius_steps):

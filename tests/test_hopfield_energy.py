@@ -10,6 +10,8 @@ import pytest
 from dng_jax import InputError
 from hopfield_jax import energy, memory
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BETAS = (1e-4, 1e-2, 1.0, 7.0, 1e3, 1e6)
 
 
