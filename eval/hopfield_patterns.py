@@ -201,7 +201,7 @@ def capacity_(config: Capacity, chosen: list, folder: Path) -> Results:
     table = runs.Table(
         "onset of a pattern's own minimum, in beta_eff",
         ("patterns", "patterns in all", "predicted K_s(N)", "measured median", "10%", "90%",
-         "median / K_s", "no minimum found", "no fixed point as beta -> inf", "only bounded"),
+         "median / K_s", "none from the pattern", "no fixed point as beta -> inf", "only bounded"),
     )  # fmt: skip
     records: list[dict[str, Any]] = []
     notes: list[str] = []

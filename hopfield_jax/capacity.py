@@ -22,7 +22,7 @@ from dng_jax.errors import InputError
 from hopfield_jax import theory
 from hopfield_jax.energy import Memory
 from hopfield_jax.spectrum import beta_eff
-from hopfield_jax.transition import default_tolerance, margins, onsets
+from hopfield_jax.transition import margins, onsets
 
 
 class Capacity(NamedTuple):
@@ -48,7 +48,7 @@ class Capacity(NamedTuple):
 def measure(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Capacity:
     """Measures all onsets of one memory."""
     scale = float(beta_eff(np.asarray(memory.patterns)))
-    found = onsets(memory, relative=relative, tolerance=tolerance or default_tolerance(memory))
+    found = onsets(memory, relative=relative, tolerance=tolerance)
     onset = found.beta * scale
     return Capacity(
         onset,

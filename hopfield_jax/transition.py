@@ -25,13 +25,13 @@ Three protocols, in beta (equidistant patterns: beta_eff = K_s, K_c, N, the exac
 
 At beta -> infinity pattern i is a fixed point iff x_i.x_i - max_{j != i} x_i.x_j > 0 (bias included
 where the energy has one). Where it is not, a minimum of its own may still exist over a range of
-beta: 24 betas are tried, and the onset is infinite if it is found at none of them.
+beta: 24 betas are tried, and the onset is infinite if the pattern itself falls to one at none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +39,7 @@ import numpy as np
 from dng_jax.errors import InputError
 from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
-from hopfield_jax.retrieval import find_minima
+from hopfield_jax.retrieval import Minima, find_minima
 from hopfield_jax.stability import certify
 from hopfield_jax.sweeps import Sweep, hysteresis, order_parameters
 
@@ -86,6 +86,15 @@ def default_tolerance(memory: Memory) -> float:
     return 1e-9 if memory.dtype == jnp.float64 else 1e-6
 
 
+def sharp_tolerance(memory: Memory) -> float:
+    """1e-12 in double precision, 1e-6 in single: for edges.
+
+    A certificate needs beta D M r < (1 - rho)^2 / 2, so that the residual r bounds how close to an
+    edge a minimum can be proved.
+    """
+    return 1e-12 if memory.dtype == jnp.float64 else 1e-6
+
+
 def settle(
     memory: Memory,
     starts,
@@ -95,28 +104,40 @@ def settle(
     max_steps: int = MAX_STEPS,
     method: Method = "newton",
 ) -> Settled:
-    """Runs starts [R, d] at beta [] or [R] to their minima."""
+    """Runs starts [R, d] at beta [] or [R] to their minima.
+
+    Rows that a bold method gave up before max_steps (it can stall beside a ghost) are taken on by
+    plain iteration from where they are.
+    """
     starts = jnp.asarray(starts, memory.dtype)
     beta = np.broadcast_to(np.asarray(beta, np.float64), starts.shape[:1])
-    found = find_minima(
-        memory,
-        starts,
-        beta,
-        tolerance=tolerance or default_tolerance(memory),
-        max_steps=max_steps,
-        method=method,
+    tolerance = tolerance or default_tolerance(memory)
+    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": max_steps}
+    found = _arrays(memory, find_minima(memory, starts, beta, method=method, **options), beta)
+    stalled = np.flatnonzero(~found.converged & (found.steps < max_steps))
+    if method == "picard" or not stalled.size:
+        return found
+    options["max_steps"] = max_steps - int(found.steps[stalled].min())
+    again = find_minima(memory, found.state[stalled], beta[stalled], method="picard", **options)
+    for old, new in zip(found, _arrays(memory, again, beta[stalled]), strict=True):
+        old[stalled] = new
+    return found
+
+
+def _arrays(memory: Memory, found: Minima, beta: np.ndarray) -> Settled:
+    """As NumPy arrays of their own, with the weights."""
+    columns = (
+        found.state,
+        weights(memory, found.state, beta),
+        found.energy,
+        found.minimum,
+        found.converged & (found.certificate.morse_index > 0),
+        found.certificate.spectral_radius,
+        found.converged,
+        found.residual,
+        found.steps,
     )
-    return Settled(
-        np.asarray(found.state),
-        np.asarray(weights(memory, found.state, beta)),
-        np.asarray(found.energy),
-        np.asarray(found.minimum),
-        np.asarray(found.converged & (found.certificate.morse_index > 0)),
-        np.asarray(found.certificate.spectral_radius),
-        np.asarray(found.converged),
-        np.asarray(found.residual),
-        np.asarray(found.steps),
-    )
+    return Settled(*map(np.array, columns))
 
 
 def overlap(settled: Settled) -> np.ndarray:
@@ -184,6 +205,7 @@ def edge(
     """
     starts = np.asarray(starts)
     rows = len(starts)
+    tolerance = tolerance or sharp_tolerance(memory)
     good = np.broadcast_to(np.asarray(good, np.float64), (rows,)).copy()
     bad = np.broadcast_to(np.asarray(bad, np.float64), (rows,)).copy()
     if not (np.isfinite(good).all() and np.isfinite(bad).all() and min(good.min(), bad.min()) > 0):
@@ -254,8 +276,8 @@ def margins(memory: Memory) -> np.ndarray:
 def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Edge:
     """The lowest beta [N] at which each pattern has a minimum of its own, and the state there.
 
-    Infinite, and not valid, where no such minimum was found at any beta; NaN where the search for
-    one at large beta, where it must exist, did not converge.
+    Infinite, and not valid, where no such minimum was found from the pattern at any beta; NaN where
+    the search for one at large beta, where it must exist, did not converge.
     """
     x = np.asarray(memory.patterns, np.float64)
     n = len(x)

@@ -141,15 +141,16 @@ def test_norm_bias_excludes_patterns_for_the_dot_energy_only():
     assert np.isfinite(transition.onsets(euclidean, relative=1e-2).beta).all()
 
 
-def test_a_biased_pattern_may_have_a_minimum_in_between():
-    # Not a fixed point as beta -> infinity: the second pattern's product with it is larger.
+def test_an_infinite_onset_speaks_of_the_pattern_as_a_start():
+    # The third pattern's product with the first is larger than the first's own, at any beta, yet
+    # there is a minimum where the first holds most of the weight; it is not reached from there.
     x = np.array([[1, 0], [0.7, -0.5], [1.05, 20]])
     memory = energy.memory(x)
     assert transition.margins(memory)[0] < 0
     found = transition.onsets(memory, relative=1e-2)
-    assert found.valid[0]
-    assert found.beta[0] < 3
-    there = transition.settle(memory, x[:1], 3.0)
+    assert not found.valid[0]
+    assert np.isinf(found.beta[0])
+    there = transition.settle(memory, [[0.888, -0.186]], 3.0)
     assert there.minimum[0]
     assert there.weights[0, 0] == pytest.approx(0.627, abs=1e-3)
 
