@@ -275,7 +275,7 @@ class Metastable(Precise):
     """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
     normalise: str = "centred-unit"
     """Normalisation of images."""
-    betas: int = 36
+    betas: int = 28
     """Values of beta_eff in a tree."""
     low: float | None = None
     """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""

@@ -155,8 +155,8 @@ def draw_bifurcation(folder: Path, chosen: PatternSet, columns: dict[str, Any]) 
         counts.append(("exact, stable", Curve(fine, number, "stable", blue)))
     overlaps.append(("up from the centroid", Curve(at, columns["overlap_up"], "measured")))
     overlaps.append(("down from the patterns", Curve(at, columns["overlap_down"], "measured")))
-    counts.append(("minima found", Curve(at, columns["minima"], "measured", pink)))
-    gaps.append(("minima found", Curve(at, columns["energy_gap"], "measured", pink)))
+    counts.append(("minima found", Curve(at, columns["minima"], "measured", pink, "s")))
+    gaps.append(("minima found", Curve(at, columns["energy_gap"], "measured", pink, "s")))
     marks = marks_of(chosen)
     plots.panels(
         [

@@ -9,7 +9,8 @@ labels over beta form a tree: its leaves are the patterns, its root the attracto
 
 Groups of an ultrametric set (hopfield.md section 4): the state of one group is a minimum in a
 window of beta. Its lower end is followed down while the group holds more than half of the weight;
-at its upper end the state stays a fixed point by symmetry but rho(J) passes 1.
+at its upper end the state stays a fixed point by symmetry but rho(J) passes 1. A state counts as
+its group's only while the members' weights differ by less than 1/100.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hopfield_jax.basins import separation
 from hopfield_jax.energy import Memory
 from hopfield_jax.retrieval import merge
 from hopfield_jax.sweeps import order_parameters
-from hopfield_jax.transition import edge, majority, settle
+from hopfield_jax.transition import Settled, edge, majority, settle
 
 
 class Window(NamedTuple):
@@ -102,12 +103,19 @@ def group_window(
         )
     members = groups[None] == np.arange(groups.max() + 1)[:, None]
     x = np.asarray(memory.patterns, np.float64)
+    most = majority(members)
+
+    def whole(settled: Settled) -> np.ndarray:
+        p = settled.weights
+        spread = np.max(np.where(members, p, 0), axis=1) - np.min(np.where(members, p, 1), axis=1)
+        return most(settled) & (spread < 0.01)
+
     starts = members / members.sum(axis=1, keepdims=True) @ x
     ends = [
         edge(
             memory,
             starts,
-            majority(members),
+            whole,
             inside,
             inside * factor,
             relative=relative,
