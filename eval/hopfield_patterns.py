@@ -118,9 +118,9 @@ def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
         Panel(found["mask"], "share found", marks=marks, title="masking", y_limits=unit),
         Panel(
             errors,
-            "relative error at the end (symbols), after one update (dashed)",
+            "relative error",
             marks=marks,
-            title="noise",
+            title="noise: at the end, and after one update (dashed)",
             y_limits=(0, None),
         ),
     ]
