@@ -45,7 +45,7 @@ def one_set(*checks: Callable[[Any, Any], object]) -> Callable[[Any], Any]:
     """Prepares the pattern set of config.source, and runs its checks, check(config, set)."""
 
     def prepare(config):
-        chosen = build(config.source, config.seed)
+        chosen = build(config.source, config.seed, getattr(config, "default_count", 16))
         for check in checks:
             check(config, chosen)
         return chosen
@@ -95,8 +95,7 @@ def run(config: Any) -> dict[str, Any]:
     folder = runs.new_run_folder(
         config.out, asked, job=f"hopfield-{name}", overwrite=config.overwrite
     )
-    # The bridge runs dng_jax's samplers, which are float32 whatever is stored.
-    with precise("float32" if name == "diffusion" else config.precision):
+    with precise(getattr(config, "precision", "float32")):
         results, tables, notes = command.work(config, prepared, folder)
     written = {
         "config": asked,

@@ -246,6 +246,7 @@ def image_collapse(patterns, most: int = 400) -> float:
     patterns = np.asarray(patterns, np.float64)
     n = len(patterns)
     chosen = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+    patterns = patterns - patterns.mean(axis=0)  # smaller squares cancel less
     square = np.sum(patterns**2, axis=1)
     distance = square[chosen, None] + square[None] - 2 * patterns[chosen] @ patterns.T
     distance = np.maximum(distance, 0)

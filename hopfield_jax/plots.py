@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -77,7 +78,7 @@ def panels(
         grid = figure.subplots(1, count, squeeze=False, width_ratios=heights)[0]
     else:
         grid = figure.subplots(count, 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    entries: dict[str, object] = {}
+    entries: dict[str, Artist] = {}
     for i, (axes, panel) in enumerate(zip(grid, rows, strict=True)):
         _tidy(axes)
         _draw(axes, panel.curves, entries if legend == "below" else {})
@@ -90,9 +91,9 @@ def panels(
                 axes.legend(handles, names, frameon=False, fontsize=8, loc=legend)
     if legend == "below" and entries:
         columns = min(len(entries), 3 if not across else 4)
-        figure.legend(  # type: ignore[call-overload]
-            entries.values(),
-            entries.keys(),
+        figure.legend(
+            list(entries.values()),
+            list(entries),
             loc="outside lower center",
             ncols=columns,
             frameon=False,
@@ -103,7 +104,7 @@ def panels(
     return _save(figure, path)
 
 
-def _draw(axes: Axes, curves, entries: dict[str, object]) -> None:
+def _draw(axes: Axes, curves, entries: dict[str, Artist]) -> None:
     # Curves of one name share colour and entry; nameless ones follow their own `colour`.
     names = list(dict.fromkeys(name for name, _ in curves if name))
     for name, curve in curves:
@@ -152,9 +153,9 @@ def _finish(axes: Axes, panel: Panel, named: bool) -> None:
     if high is not None:
         axes.set_ylim(top=high)
     axes.set_ylabel(panel.y_label, fontsize=9)
+    rows = _mark(axes, panel.marks, named)
     if panel.title:
-        axes.set_title(panel.title, fontsize=9, loc="left", pad=16 if panel.marks else 6)
-    _mark(axes, panel.marks, named)
+        axes.set_title(panel.title, fontsize=9, loc="left", pad=6 + 10 * rows)
 
 
 def _log_x(axes: Axes) -> None:
@@ -169,8 +170,8 @@ def _plain_log(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _mark(axes: Axes, marks: Mapping[str, float], named: bool) -> None:
-    """Verticals, named above the upper edge, in as many rows as keep the names apart."""
+def _mark(axes: Axes, marks: Mapping[str, float], named: bool) -> int:
+    """Verticals, named above the upper edge, in as many rows (returned) as keep names apart."""
     low, high = axes.get_xlim()
     place = np.log if axes.get_xscale() == "log" else np.asarray
     inside = [(x, name) for name, x in marks.items() if np.isfinite(x) and low <= x <= high]
@@ -196,6 +197,7 @@ def _mark(axes: Axes, marks: Mapping[str, float], named: bool) -> None:
             color="#444444",
         )
     axes.set_xlim(low, high)
+    return len(ends)
 
 
 def phase_diagram(
@@ -297,7 +299,7 @@ def shares(
     axes.set_ylim(0, 1)
     axes.set_xlim(np.min(x), np.max(x))
     axes.set_ylabel(y_label, fontsize=9)
-    entries = dict(zip(parts, axes.collections, strict=False))
+    entries: dict[str, Artist] = dict(zip(parts, axes.collections, strict=False))
     _log_x(axes)
     _mark(axes, marks or {}, named=True)
     if below is not None:
@@ -307,7 +309,7 @@ def shares(
         grid[1].set_xlim(np.min(x), np.max(x))
     grid[-1].set_xlabel(below.x_label if below else BETA_EFF)
     figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=3, frameon=False,
+        list(entries.values()), list(entries), loc="outside lower center", ncols=3, frameon=False,
         fontsize=8,
     )  # fmt: skip
     if title:
@@ -333,8 +335,8 @@ def landscape(
     if not grids or len(grids) != len(points):
         raise InputError("a landscape needs at least one map, and points for each")
     figure = Figure(figsize=(max(2.45 * len(grids), 6.0), 6.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.25])  # type: ignore[misc]
-    entries: dict[str, object] = {}
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25])[:, 0]
+    entries: dict[str, Artist] = {}
     maps = upper.subplots(1, len(grids), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (name, values), marks in zip(maps, grids, points, strict=True):
         values = np.asarray(values, np.float64)

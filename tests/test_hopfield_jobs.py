@@ -148,9 +148,9 @@ def test_diffusion_compares_markers_with_sampler_traces(tmp_path):
 def test_patterns_from_a_file(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "keys.npy", rng.normal(size=(6, 2, 3)))
-    source = hopfield.transition.Source(str(tmp_path / "keys.npy"), normalise="none")
-    made = hopfield.build(source)
-    assert made.patterns.shape == (6, 6)
+    source = hopfield.transition.Source(str(tmp_path / "keys.npy"))
+    made = hopfield.build(source, count=3)
+    assert made.patterns.shape == (6, 6)  # all of it, as it is
     assert made.name.startswith("keys")
 
 
@@ -212,9 +212,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, monkeypatch,
     np.save("flat.npy", rows[0])
     np.save("one.npy", rows[:1])
     (tmp_path / "text.npy").write_text("no array")
-    plain = ("--normalise", "none") if words[-1].endswith(".npy") else ()
     with pytest.raises(InputError, match=re.escape(said)) as caught:
-        hopfield.main([*words, *plain, "--out", "run"])
+        hopfield.main([*words, "--out", "run"])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
