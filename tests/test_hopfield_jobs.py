@@ -130,6 +130,7 @@ def test_capacity_and_metastable(tmp_path, monkeypatch):
     assert results["trees"][0]["minima"][[0, -1]].tolist() == [8, 1]
 
 
+@pytest.mark.slow
 def test_diffusion_compares_markers_with_sampler_traces(tmp_path):
     results, columns = work(tmp_path, "diffusion", "--samples", "24", "--steps", "12")
     assert len(columns["logsnr"]) == 12

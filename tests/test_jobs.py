@@ -69,6 +69,7 @@ def test_class_removal_writes_one_record_a_rule(tmp_path, denoiser, capsys):
     assert "dng:classes=1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch(tmp_path):
     rules = ("dng:pair",)
     a = class_removal.main(small(tmp_path, rules=rules, out=str(tmp_path / "a"), batch=48))
@@ -178,6 +179,7 @@ def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler)
     assert (tmp_path / "run" / f"reliability_{sampler}_classes.png").exists()
 
 
+@pytest.mark.slow
 def test_exact_posterior_equals_the_complement_and_classes_comes_close():
     problem = problems.make("digits", ("0",), Source("exact"))
     identity = exact.exact_identity(problem, 64, seed=0, count=50)
@@ -404,6 +406,7 @@ def test_devices_that_are_not_there_are_named():
         devices.select(cpu_devices=0)
 
 
+@pytest.mark.slow
 def test_throughput_counts_operations(tmp_path):
     config = bench.Config(
         "throughput", networks=("digits",), batch=8, samples=8, pairs=1, out=str(tmp_path / "b")
@@ -415,6 +418,7 @@ def test_throughput_counts_operations(tmp_path):
     assert 2.5 < ratio < 3.5  # forward, and backward by inputs and by weights
 
 
+@pytest.mark.slow
 def test_bench_reports_ratios_and_compiles_nothing_anew(tmp_path):
     results = bench.main(bench.Config(samples=8, steps=2, pairs=2, out=str(tmp_path / "b")))
     assert results["results"]["programs a second sweep compiles"] == 0
