@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from eval import hopfield_diffusion as window
+from eval import hopfield_landscape as places
 from eval import hopfield_patterns as sets
 from eval import hopfield_transition as transition
 from eval import runs
@@ -61,15 +63,13 @@ COMMANDS = {
         transition.PhaseDiagram, transition.check_phase_diagram, transition.phase_diagram
     ),
     "collapse": Command(transition.Collapse, transition.check_collapse, transition.collapse),
-    "basins": Command(transition.Basins, one_set(transition.check_basins), transition.basins),
-    "landscape": Command(
-        transition.Landscape, one_set(transition.check_landscape), transition.landscape_
-    ),
+    "basins": Command(places.Basins, one_set(places.check_basins), places.basins),
+    "landscape": Command(places.Landscape, one_set(places.check_landscape), places.landscape_),
     "retrieval": Command(sets.Retrieval, one_set(sets.check_retrieval), sets.retrieval),
     "capacity": Command(sets.Capacity, sets.capacity_sources, sets.capacity_),
     "metastable": Command(sets.Metastable, sets.metastable_sources, sets.metastable_),
     "spectrum": Command(sets.Spectrum, one_set(), sets.spectrum_),
-    "diffusion": Command(sets.Diffusion, sets.diffusion_problem, sets.diffusion_),
+    "diffusion": Command(window.Diffusion, window.diffusion_problem, window.diffusion_),
 }
 
 

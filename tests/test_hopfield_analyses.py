@@ -20,6 +20,7 @@ from hopfield_jax import (
     denoising,
     energy,
     equidistant,
+    figures,
     landscape,
     metastable,
     patterns,
@@ -334,18 +335,18 @@ def test_figures_are_drawn(tmp_path):
     drawn = [
         plots.panels([panel, panel], tmp_path / "a.png", title="two"),
         plots.panels([panel], tmp_path / "b.png", across=True, legend="best"),
-        plots.phase_diagram(
+        figures.phase_diagram(
             np.array([3, 10, 30]),
             {k: f * np.array([3.0, 10, 30]) for k, f in (("a", 0.5), ("b", 0.7), ("c", 1.0))},
             {"m": ([3, 30], [1.5, 15])},
             tmp_path / "c.png",
         ),
         plots.shares(x, {"a": x / 20, "b": 1 - x / 20}, tmp_path / "d.png", below=panel),
-        plots.merge_tree([9.0, 3.0, 1.0], label, [0, 1, 2], tmp_path / "e.png", number=[3, 2, 1]),
-        plots.landscape(
+        figures.merge_tree([9.0, 3.0, 1.0], label, [0, 1, 2], tmp_path / "e.png", number=[3, 2, 1]),
+        figures.landscape(
             panel, [("one", np.outer(x, x))], x, x, [{"p": np.ones((2, 2))}], tmp_path / "f.png"
         ),
-        plots.window(
+        figures.window(
             x,
             [("in", "1", p), ("out", "0", p / 2)],
             {"share": p[:, 0]},
@@ -384,7 +385,7 @@ def test_figures_are_drawn(tmp_path):
             ),
             "curve 'a' needs x and y of one length",
         ),
-        (lambda m, d: plots.merge_tree([1.0], [[0, 0]], [0], d / "x.png"), r"labels \[1, 1\]"),
+        (lambda m, d: figures.merge_tree([1.0], [[0, 0]], [0], d / "x.png"), r"labels \[1, 1\]"),
     ],
 )
 def test_bad_input_is_named(six, tmp_path, call, words):
