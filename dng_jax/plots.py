@@ -362,8 +362,10 @@ def responses(
                 axes.set_xticks(sorted({x for curve in curves.values() for x in curve[0]}))
                 axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
                 axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         column[1].set_xlabel(knob, fontsize=9)
+    for axes in grid[:, 0]:
+        # Once all columns are drawn: setting one bound of a shared axis fixes the other.
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     grid[0, 0].set_ylabel("forbidden (%)", fontsize=9)
     grid[1, 0].set_ylabel("KL (nats)", fontsize=9)
     grid[0, 0].legend(frameon=False, fontsize=8)

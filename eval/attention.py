@@ -13,21 +13,18 @@ applied. Equations: hopfield_jax/attention.py. Writes results.json, heads.csv, h
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
-from dng_jax import plots
 from dng_jax.data import load
 from dng_jax.errors import InputError
 from eval import runs
-from hopfield_jax import attention, patterns, theory
+from eval.hopfield_sets import write_csv
+from hopfield_jax import attention, figures, patterns, theory
 from hopfield_jax.attention import HeadReport
 
 
@@ -85,6 +82,12 @@ def main(config: Config) -> list[HeadReport]:
         f" {dim**0.5:.4g}, minima of single keys for N <= {int(limits.exist)}"
         f" and lowest ones for N <= {int(limits.lowest)}"
     )
+    for r in heads:
+        if r.unsettled:
+            print(
+                f"head {r.head}: {r.unsettled} of {r.starts} starts reached no proved minimum;"
+                " the columns on minima leave them out"
+            )
     results = {
         "config": config,
         "provenance": runs.provenance(),
@@ -93,8 +96,19 @@ def main(config: Config) -> list[HeadReport]:
         "heads": heads,
     }
     runs.write_json(folder / "results.json", results)
-    write_csv(folder / "heads.csv", heads)
-    figure(folder / "heads.png", source, heads)
+    fields = [f.name for f in dataclasses.fields(HeadReport)]
+    write_csv(folder / "heads.csv", {name: [getattr(r, name) for r in heads] for name in fields})
+    figures.heads(
+        [r.beta_eff for r in heads],
+        {"K_s, N = T": heads[0].K_s, "K_c, N = T": heads[0].K_c},
+        {
+            "one step": [r.participation_step for r in heads],
+            "minimum": [r.participation for r in heads],
+        },
+        folder / "heads.png",
+        tokens=heads[0].tokens,
+        title=source,
+    )
     return heads
 
 
@@ -161,9 +175,10 @@ def table_of(source: str, heads: list[HeadReport]) -> runs.Table:
             "single minima for N <=",
             "norm-biased keys %",
             "keys per state, one step",
-            "at fixed points",
-            "settled %",
+            "at minima",
             "minima reached",
+            "starts",
+            "not settled",
         ),
     )
     says = {
@@ -180,42 +195,11 @@ def table_of(source: str, heads: list[HeadReport]) -> runs.Table:
             f"{100 * r.norm_bias:.0f}",
             r.participation_step,
             r.participation,
-            f"{100 * r.converged:.1f}",
             r.minima,
+            r.starts,
+            r.unsettled,
         )
     return table
-
-
-def write_csv(path: Path, heads: list[HeadReport]) -> None:
-    """All fields of all heads."""
-    text = io.StringIO()
-    names = [f.name for f in dataclasses.fields(HeadReport)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(r) for r in heads)
-    runs.write_text(path, text.getvalue())
-
-
-def figure(path: Path, source: str, heads: list[HeadReport]) -> None:
-    """beta_eff of each head beside K_s and K_c; and keys per state."""
-    drawn = Figure(figsize=(8, 3.4), layout="constrained")
-    left, right = drawn.subplots(1, 2)
-    at = [r.head for r in heads]
-    left.bar(at, [r.beta_eff for r in heads], color=plots.COLOURS[0], width=0.6)
-    for value, name, style in ((heads[0].K_s, "K_s", "--"), (heads[0].K_c, "K_c", "-")):
-        left.axhline(value, color=plots.COLOURS[1], linestyle=style, label=f"{name}, N = T")
-    left.set(xlabel="head", ylabel="beta_eff", xticks=at)
-    left.legend(fontsize=8)
-    series = (("one step", "participation_step"), ("fixed point", "participation"))
-    for i, (name, field) in enumerate(series):
-        values = [getattr(r, field) for r in heads]
-        colour, marker = plots.COLOURS[i + 2], plots.MARKERS[i]
-        right.plot(at, values, marker, color=colour, label=name)
-    right.set(xlabel="head", ylabel="keys per state, 1/sum p^2", xticks=at)
-    right.set_ylim(0, heads[0].tokens)
-    right.legend(fontsize=8)
-    drawn.suptitle(source, fontsize=9)
-    drawn.savefig(path, dpi=150)
 
 
 NAMES = ("key", "query", "fused", "key_bias", "query_bias", "fused_bias", "inputs", "inputs_file")

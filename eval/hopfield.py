@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from eval import hopfield_diffusion as window
+from eval import hopfield_landscape as places
 from eval import hopfield_patterns as sets
 from eval import hopfield_transition as transition
 from eval import runs
@@ -45,7 +47,7 @@ def one_set(*checks: Callable[[Any, Any], object]) -> Callable[[Any], Any]:
     """Prepares the pattern set of config.source, and runs its checks, check(config, set)."""
 
     def prepare(config):
-        chosen = build(config.source, config.seed)
+        chosen = build(config.source, config.seed, getattr(config, "default_count", 16))
         for check in checks:
             check(config, chosen)
         return chosen
@@ -61,15 +63,13 @@ COMMANDS = {
         transition.PhaseDiagram, transition.check_phase_diagram, transition.phase_diagram
     ),
     "collapse": Command(transition.Collapse, transition.check_collapse, transition.collapse),
-    "basins": Command(transition.Basins, one_set(transition.check_basins), transition.basins),
-    "landscape": Command(
-        transition.Landscape, one_set(transition.check_landscape), transition.landscape_
-    ),
+    "basins": Command(places.Basins, one_set(places.check_basins), places.basins),
+    "landscape": Command(places.Landscape, one_set(places.check_landscape), places.landscape_),
     "retrieval": Command(sets.Retrieval, one_set(sets.check_retrieval), sets.retrieval),
     "capacity": Command(sets.Capacity, sets.capacity_sources, sets.capacity_),
     "metastable": Command(sets.Metastable, sets.metastable_sources, sets.metastable_),
     "spectrum": Command(sets.Spectrum, one_set(), sets.spectrum_),
-    "diffusion": Command(sets.Diffusion, sets.diffusion_problem, sets.diffusion_),
+    "diffusion": Command(window.Diffusion, window.diffusion_problem, window.diffusion_),
 }
 
 
@@ -95,8 +95,7 @@ def run(config: Any) -> dict[str, Any]:
     folder = runs.new_run_folder(
         config.out, asked, job=f"hopfield-{name}", overwrite=config.overwrite
     )
-    # The bridge runs dng_jax's samplers, which are float32 whatever is stored.
-    with precise("float32" if name == "diffusion" else config.precision):
+    with precise(getattr(config, "precision", "float32")):
         results, tables, notes = command.work(config, prepared, folder)
     written = {
         "config": asked,

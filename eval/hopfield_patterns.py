@@ -1,4 +1,4 @@
-"""Subcommands about pattern sets of any kind, and about diffusion; see eval.hopfield."""
+"""Subcommands about pattern sets of any kind; see eval.hopfield."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
 
-from dng_jax import check_finite, guidance, initial_noise, posterior, sample, sample_keys
 from dng_jax.errors import InputError, choose
-from eval import problems, runs
+from eval import runs
 from eval.hopfield_sets import (
-    Common,
+    ONLY_BOUND,
     PatternSet,
+    Precise,
     Source,
     at_least,
     between,
     build,
+    note,
     write_csv,
 )
-from eval.hopfield_transition import NAMES
+from eval.hopfield_transition import Results, marks_of, protocol_table
 from hopfield_jax import (
     capacity,
     denoising,
-    diffusion,
+    figures,
+    landscape,
     metastable,
     plots,
     spectrum,
@@ -36,18 +38,16 @@ from hopfield_jax import (
 )
 from hopfield_jax.plots import Curve, Panel
 
-Results = tuple[dict[str, Any], list[runs.Table], list[str]]
-
-
 # ---- retrieval -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Retrieval(Common):
+class Retrieval(Precise):
     """Retrieval from noisy and masked patterns, against beta_eff."""
 
+    default_count: ClassVar[int] = 60
     source: Annotated[Source, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Source("digits", count=60)
+        default_factory=lambda: Source("digits")
     )
     noise: tuple[float, ...] = (1.0, 2.0, 3.0)
     """Norms of the noise, relative to the patterns'."""
@@ -64,7 +64,10 @@ def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
     k_s = theory.spinodal(n).K
     at = retrieval_axis(config, chosen)
     which = np.arange(n)
-    levels = {"noise": config.noise, "mask": config.mask}
+    levels: dict[denoising.Corruption, tuple[float, ...]] = {
+        "noise": config.noise,
+        "mask": config.mask,
+    }
     table = runs.Table(
         f"{chosen.name}: best beta_eff for retrieval ({n} queries a row)",
         ("corruption", "level", "share found, best", "at beta_eff", "least error after one update",
@@ -104,15 +107,15 @@ def retrieval(config: Retrieval, chosen: PatternSet, folder: Path) -> Results:
     } | {key: np.concatenate([r[key] for r in records])
          for key in ("beta_eff", "found", "error", "one_step", "unsettled")})  # fmt: skip
     marks = {"$K_s$": k_s}
-    top = {"y_limits": (-0.03, 1.03)}
+    unit = (-0.03, 1.03)
     shown = [
-        Panel(found["noise"], "share found", marks=marks, title="noise", **top),
-        Panel(found["mask"], "share found", marks=marks, title="masking", **top),
+        Panel(found["noise"], "share found", marks=marks, title="noise", y_limits=unit),
+        Panel(found["mask"], "share found", marks=marks, title="masking", y_limits=unit),
         Panel(
             errors,
-            "relative error at the end (symbols), after one update (dashed)",
+            "relative error",
             marks=marks,
-            title="noise",
+            title="noise: at the end, and after one update (dashed)",
             y_limits=(0, None),
         ),
     ]
@@ -143,7 +146,7 @@ def check_retrieval(config: Retrieval, chosen: PatternSet) -> None:
 
 
 @dataclass(frozen=True)
-class Capacity(Common):
+class Capacity(Precise):
     """Share of patterns with a minimum of their own; predicted onset against measured."""
 
     sizes: tuple[str, ...] = ("16x64", "64x64", "64x512")
@@ -154,15 +157,16 @@ class Capacity(Common):
     """Numbers of images in a set."""
     normalise: tuple[str, ...] = ("unit", "centred-unit", "none")
     """Normalisations of the images."""
-    energy: str = "dot"
-    """dot or euclidean"""
+    energies: tuple[str, ...] = ("dot",)
+    """dot, euclidean or both, set beside set."""
     repeats: int = 2
     """Sets of each kind, whose onsets are pooled."""
 
 
 def capacity_sources(config: Capacity) -> list[tuple[str, list[PatternSet]]]:
     """(name, sets) of all kinds asked for; InputError for what makes none."""
-    choose(config.energy, ("dot", "euclidean"), "energy")
+    for name in config.energies:
+        choose(name, ("dot", "euclidean"), "energy")
     at_least("repeats", config.repeats, 1)
     kinds: list[tuple[str, Source]] = []
     for size in config.sizes:
@@ -176,13 +180,15 @@ def capacity_sources(config: Capacity) -> list[tuple[str, list[PatternSet]]]:
                 name = f"{config.patterns} {count}, {normalise}"
                 choose(normalise, ("none", "unit", "centred-unit"), "normalisation")
                 kinds.append((name, Source(config.patterns, count, normalise=normalise)))  # type: ignore[arg-type]
-    if not kinds:
-        raise InputError("nothing to measure: name --sizes, or --patterns and --images")
+    if not kinds or not config.energies:
+        raise InputError("nothing to measure: name --sizes, or --patterns and --images; --energies")
     out = []
+    seeds = range(config.seed, config.seed + config.repeats)
     for name, source in kinds:
-        source = dataclasses.replace(source, energy=config.energy)  # type: ignore[arg-type]
-        seeds = range(config.seed, config.seed + config.repeats)
-        out.append((name, [build(source, seed) for seed in seeds]))
+        for used in config.energies:
+            source = dataclasses.replace(source, energy=used)  # type: ignore[arg-type]
+            word = "" if used == "dot" else ", euclidean"
+            out.append((name + word, [build(source, seed) for seed in seeds]))
     return out
 
 
@@ -190,25 +196,25 @@ def capacity_(config: Capacity, chosen: list, folder: Path) -> Results:
     table = runs.Table(
         "onset of a pattern's own minimum, in beta_eff",
         ("patterns", "patterns in all", "predicted K_s(N)", "measured median", "10%", "90%",
-         "median / K_s", "no minimum at any beta", "only bounded"),
+         "median / K_s", "none from the pattern", "no fixed point as beta -> inf", "only bounded"),
     )  # fmt: skip
-    records, notes = [], []
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
     for name, sets in chosen:
         found = [capacity.measure(made.memory()) for made in sets]
         pooled = found[0]._replace(onset=np.concatenate([f.onset for f in found]))
         low, middle, high = pooled.quantiles()
-        never = float(np.mean([f.never for f in found]))
+        biased = float(np.mean([f.biased for f in found]))
+        never = float(np.mean(np.isinf(pooled.onset)))
         bounded = sum(len(f.unresolved) for f in found)
         table.add(name, str(len(pooled.onset)), pooled.predicted, middle, low, high,
-                  middle / pooled.predicted, f"{100 * never:.1f}%", str(bounded))  # fmt: skip
+                  middle / pooled.predicted, f"{100 * never:.1f}%", f"{100 * biased:.1f}%",
+                  str(bounded))  # fmt: skip
         records.append({"patterns": name, "onset": pooled.onset, "predicted": pooled.predicted,
                         "median": middle, "low": low, "high": high, "never": never,
-                        "bounded": [f.unresolved for f in found]})  # fmt: skip
+                        "biased": biased, "bounded": [f.unresolved for f in found]})  # fmt: skip
         for i, f in enumerate(found):
-            if len(f.unresolved):
-                rows = ", ".join(map(str, f.unresolved[:8]))
-                notes.append(f"{name}, set {i}: the search did not converge for patterns {rows};"
-                             " their onsets are upper bounds")  # fmt: skip
+            notes += note(f"{name}, set {i}, onsets of patterns", f.unresolved, ONLY_BOUND)
     write_csv(folder / "onsets.csv", {
         "patterns": np.concatenate([[r["patterns"]] * len(r["onset"]) for r in records]),
         "onset": np.concatenate([r["onset"] for r in records]),
@@ -243,8 +249,7 @@ def capacity_(config: Capacity, chosen: list, folder: Path) -> Results:
 
 def looks(names: list[str]):
     """(colour, line, marker) of each set: a colour a kind, a line and a marker a size."""
-    kinds = [name.partition(" ")[0] if "," not in name else name.rpartition(" ")[2]
-             for name in names]  # fmt: skip
+    kinds = [name.partition(", ")[2] or name.partition(" ")[0] for name in names]
     order = list(dict.fromkeys(kinds))
     for i, kind in enumerate(kinds):
         colour = plots.COLOURS[order.index(kind) % len(plots.COLOURS)]
@@ -256,7 +261,7 @@ def looks(names: list[str]):
 
 
 @dataclass(frozen=True)
-class Metastable(Common):
+class Metastable(Precise):
     """Minima of several patterns: exact windows of ultrametric groups, and trees of minima."""
 
     patterns: tuple[str, ...] = ("ultrametric", "digits")
@@ -265,10 +270,10 @@ class Metastable(Common):
     """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
     normalise: str = "centred-unit"
     """Normalisation of images."""
-    betas: int = 60
+    betas: int = 28
     """Values of beta_eff in a tree."""
     low: float | None = None
-    """Range of beta_eff of the trees; default: from half of K_s(4) to four times the onset."""
+    """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""
     high: float | None = None
 
 
@@ -290,7 +295,7 @@ def metastable_sources(config: Metastable) -> list[PatternSet]:
 def metastable_axis(config: Metastable, chosen: PatternSet) -> np.ndarray:
     """Values of beta_eff [S]."""
     k_s = theory.spinodal(len(chosen.patterns)).K
-    return between(config.low, config.high, (0.5, 6 * k_s), config.betas)
+    return between(config.low, config.high, (2, 6 * k_s), config.betas)
 
 
 def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> Results:
@@ -299,15 +304,17 @@ def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> R
         ("groups", "of", "within", "between", "lower, exact", "measured", "upper, exact",
          "measured"),
     )  # fmt: skip
-    records = []
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
     for groups, each, norm2, within, outside in WINDOWS:
         source = Source("ultrametric", groups * each, norm=math.sqrt(norm2), groups=groups,
                         within=within, between=outside)  # fmt: skip
         made = build(source)
         exact = theory.ultrametric_window(groups, each, norm2, within, outside)
-        low, high = metastable.group_window(
-            made.memory(), made.labels, math.sqrt(exact[0] * exact[1])
-        )
+        found = metastable.group_window(made.memory(), made.labels, math.sqrt(exact[0] * exact[1]))
+        low, high = found.low, found.high
+        notes += note(f"groups of {made.name}", np.flatnonzero(np.isnan(low)), "no window found")
+        notes += note(f"windows of {made.name}", np.flatnonzero(found.unresolved), ONLY_BOUND)
         windows.add(str(groups), str(each), within, outside,
                     *(f"{v:.6g}" for v in (exact[0], low[0], exact[1], high[0])))  # fmt: skip
         records.append({"groups": groups, "per_group": each, "norm2": norm2, "within": within,
@@ -316,7 +323,7 @@ def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> R
         "minima reached from the patterns as beta falls",
         ("patterns", "beta_eff", "minima", "largest stands for (participation)"),
     )
-    trees, notes = [], []
+    trees = []
     for made in chosen:
         n = len(made.patterns)
         k_s = theory.spinodal(n).K
@@ -329,19 +336,18 @@ def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> R
         write_csv(folder / f"tree_{short}.csv", {"beta_eff": eff, "minima": grown.number}
                   | {f"pattern_{i}": grown.label[:, i] for i in range(n)})  # fmt: skip
         labels = made.labels
-        plots.merge_tree(
+        figures.merge_tree(
             eff, grown.label, grown.order, folder / f"tree_{short}.png",
             names=None if labels is None else [str(c) for c in labels],
-            colours=labels, number=grown.number, marks={"$K_s(N)$": k_s},
+            colours=None if labels is None else labels.tolist(), number=grown.number,
+            marks={"$K_s(N)$": k_s},
             title=f"Minima merging as beta falls: {made.name}",
         )  # fmt: skip
         trees.append({"patterns": made.name, "beta_eff": eff, "minima": grown.number,
                       "label": grown.label, "participation": grown.size})  # fmt: skip
         if grown.unsettled:
-            rows = ", ".join(f"pattern {i} at beta_eff {eff[s]:.4g}"
-                             for s, i in grown.unsettled[:5])  # fmt: skip
-            notes.append(f"{made.name}: {len(grown.unsettled)} states are no certified minima and"
-                         f" not counted as such ({rows}, ...)")  # fmt: skip
+            rows = (f"pattern {i} at beta_eff {eff[s]:.4g}" for s, i in grown.unsettled)
+            notes += note(f"tree of {made.name}", rows, "no certified minimum, not counted as one,")
     return {"windows": records, "trees": trees}, [windows, table], notes
 
 
@@ -349,11 +355,12 @@ def metastable_(config: Metastable, chosen: list[PatternSet], folder: Path) -> R
 
 
 @dataclass(frozen=True)
-class Spectrum(Common):
+class Spectrum(Precise):
     """Spectral report of one pattern set: what is predicted before any iteration, and measured."""
 
+    default_count: ClassVar[int] = 60
     source: Annotated[Source, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Source("digits", count=60)
+        default_factory=lambda: Source("digits")
     )
 
 
@@ -371,17 +378,10 @@ def spectrum_(config: Spectrum, chosen: PatternSet, folder: Path) -> Results:
         ("one attractor for beta_eff below", made.one_attractor * made.a),
         ("branch from the mean ends in a", f"{first.kind} at beta_eff {first.beta * made.a:.4g}"),
         ("1/lambda_max(Cov) in beta_eff", made.a / made.lambda_max),
-        ("patterns that are never fixed points", f"{100 * made.norm_bias:.1f}%"),
+        ("no fixed point as beta -> infinity", f"{100 * made.norm_bias:.1f}%"),
     ):
         facts.add(name, value)
-    table = runs.Table(
-        f"{chosen.name}: predicted and measured beta_eff",
-        ("protocol", "predicted (equidistant)", "measured", "ratio"),
-    )
-    predicted = np.array([made.beta_s, made.beta_c, made.beta_N]) * made.a
-    values = np.array([measured.patterns, measured.energy, measured.centroid]) * made.a
-    for name, p, m in zip(NAMES, predicted, values, strict=True):
-        table.add(name, p, m, m / p)
+    table = protocol_table(chosen, measured, first)
     draw_spectrum(folder, chosen, made, measured.each * made.a)
     finite = np.isfinite(measured.each)
     write_csv(folder / "patterns.csv", {
@@ -390,29 +390,25 @@ def spectrum_(config: Spectrum, chosen: PatternSet, folder: Path) -> Results:
         "onset_beta_eff": np.where(finite, measured.each * made.a, np.inf),
     })  # fmt: skip
     notes = [made.warning] if made.warning else []
-    if len(measured.unresolved):
-        rows = ", ".join(map(str, measured.unresolved[:8]))
-        notes.append(f"the search did not converge for patterns {rows}; their onsets are bounds")
+    notes += note("onsets of patterns", measured.unresolved, ONLY_BOUND)
     results = {"report": dataclasses.asdict(made), "measured": measured}
     return results, [facts, table], notes
 
 
 def draw_spectrum(folder: Path, chosen: PatternSet, made, onset: np.ndarray) -> None:
     """Eigenvalues, separations, onsets."""
-    x = chosen.patterns - chosen.patterns.mean(axis=0)
-    values = np.linalg.svd(x, compute_uv=False) ** 2
-    values = values / values.sum()
-    seen = values > 1e-4
+    values = landscape.variances(chosen.patterns)
+    values = values[values > 1e-4]
     rank = np.arange(1, len(values) + 1)
     order = np.arange(1, made.N + 1) / made.N
-    k_s, k_c, k_n = theory.characteristic(made.N)
+    k_s, k_c, _ = theory.characteristic(made.N)
     first = made.first_instability.beta * made.a
     finite = onset[np.isfinite(onset)]
     at = np.geomspace(0.8 * min(k_s, first), 1.2 * max(k_c, first, *finite), 400)
     share = capacity.share(onset, at)
     plots.panels(
         [
-            Panel([("", Curve(rank[seen], values[seen], "line"))],
+            Panel([("", Curve(rank, values, "line"))],
                   "share of the variance", "principal axis", log_y=True),
             Panel([("", Curve(np.sort(made.separations) / made.a, order, "stable",
                               plots.COLOURS[1]))],
@@ -420,142 +416,10 @@ def draw_spectrum(folder: Path, chosen: PatternSet, made, onset: np.ndarray) -> 
                   marks={"0": 0.0}, log_x=False),
             Panel([("", Curve(at, share, "stable", plots.COLOURS[2]))],
                   "share with a minimum of their own", plots.BETA_EFF,
-                  marks={"$K_s$": k_s, "$K_c$": k_c, "$N$": k_n, "mean lost": first},
+                  marks=marks_of(chosen) | {"mean lost": first},
                   y_limits=(-0.03, 1.03)),
         ],
         folder / "spectrum.png",
         across=True,
         title=f"Spectral report: {chosen.name}",
     )  # fmt: skip
-
-
-# ---- diffusion -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Diffusion(Common):
-    """Where p(c|x_t) and DNG's scale rise along real chains, against what is predicted."""
-
-    dataset: str = "digits"
-    """Data set whose images are the mixture's components."""
-    forbid: str = "0"
-    """Class c."""
-    steps: int = 100
-    samples: int = 512
-    """Chains of each kind."""
-    sampler: str = "ddpm"
-
-
-def diffusion_problem(config: Diffusion) -> problems.Problem:
-    """The exact problem; InputError for what makes none."""
-    at_least("samples", config.samples, 16)
-    at_least("steps", config.steps, 5)
-    problem = problems.make(config.dataset, (config.forbid,), problems.Source("exact"))
-    problem.table(config.sampler, config.steps)
-    return problem
-
-
-def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Results:
-    mixture = problem.mixture
-    assert mixture is not None
-    forbidden = problem.forbidden
-    table = problem.table(config.sampler, config.steps)
-    prior = float(np.asarray(mixture.prior, np.float64)[list(forbidden)].sum())
-    logsnr = np.asarray(table.logsnr, np.float64)
-    rules = {
-        "unguided": guidance.unguided(),
-        "classes": guidance.dynamic_negative(
-            posterior.classes(problem.info.num_classes, forbidden)
-        ),
-        "pair": guidance.dynamic_negative(posterior.pair(prior)),
-    }
-    keys = sample_keys(config.seed, config.samples)
-    noise = initial_noise(keys, problem.info.shape, table)
-    chains = {}
-    for name, rule in rules.items():
-        chains[name] = sample(
-            problem.denoiser,
-            table,
-            rule,
-            keys,
-            noise,
-            observe=diffusion.observer(mixture, forbidden),
-        )
-        check_finite(chains[name], len(logsnr))
-    exact = {name: np.asarray(r.trace["exact"], np.float64) for name, r in chains.items()}
-    scale = {name: np.asarray(r.trace["scale"], np.float64)
-             for name, r in chains.items() if "scale" in r.trace}  # fmt: skip
-    push = {name: scale[name] * np.asarray(chains[name].trace["gap"], np.float64) for name in scale}
-    final = np.asarray(mixture.log_posterior(chains["unguided"].x, 1.0, 0.0)).argmax(axis=1)
-    inside = np.isin(final, forbidden)
-    known = diffusion.resolved(exact["unguided"], prior)
-    curves = {"share of the label resolved": known}
-    foreseen = diffusion.predicted_share(mixture, forbidden, logsnr)
-    curves |= {"resolved, predicted": foreseen}
-    curves |= {f"guidance applied ({n})": diffusion.accumulated(p) for n, p in push.items()}
-    measured = {name: diffusion.window_of(logsnr, curve) for name, curve in curves.items()}
-    members = np.median(exact["unguided"][:, inside], axis=1) if inside.any() else None
-    crosses = math.nan if members is None else diffusion.crossing(logsnr, members, 0.5)
-    rises = diffusion.crossing(
-        logsnr, np.quantile(scale["classes"], 0.9, axis=1) / (prior / (1 - prior)), 2.0
-    )
-    predicted = diffusion.markers(mixture, forbidden)
-    marks = predicted.logsnr()
-
-    words = {
-        "speciation": "speciation, SNR lambda_max(Cov) = 1",
-        "class_speciation": "of the classes, SNR lambda_max(Cov_B) = 1",
-        "evidence": "posterior of members passes 1/2",
-        "collapse": "collapse, beta a = 2 log N",
-        "image_collapse": "single images separate (own distances)",
-    }
-    left = runs.Table(f"{config.dataset} mixture, class {config.forbid}: predicted log SNR",
-                      ("marker", "log SNR"))  # fmt: skip
-    for name, word in words.items():
-        left.add(word, marks.get(name))
-    right = runs.Table(
-        f"windows, {config.samples} chains of {config.steps} steps: log SNR",
-        ("curve", "10%", "50%", "90%"),
-    )
-    for name, window in measured.items():
-        right.add(name, *window)
-    right.add("median p(c|x_t) of chains that end in c passes 1/2", None, crosses, None)
-    right.add("90% quantile of lambda_t doubles (classes)", None, rises, None)
-    errors = runs.Table(
-        "tracked against exact posterior (guided chains)",
-        ("tracker", "mean |dp| over the chain", "final mean |dp|", "share ending in c"),
-    )
-    for name in scale:
-        gap = np.abs(np.asarray(chains[name].trace["posterior"], np.float64) - exact[name])
-        end = np.asarray(mixture.log_posterior(chains[name].x, 1.0, 0.0)).argmax(axis=1)
-        errors.add(name, f"{gap.mean():.2e}", f"{gap[-1].mean():.2e}",
-                   f"{100 * np.isin(end, forbidden).mean():.2f}%")  # fmt: skip
-    write_csv(folder / "window.csv", {
-        "logsnr": logsnr, "posterior_mean": exact["unguided"].mean(axis=1),
-        "posterior_median_of_members": np.full(len(logsnr), np.nan) if members is None else members,
-        **curves,
-        **{f"scale_{q}_{name}": np.quantile(s, q, axis=1)
-           for name, s in scale.items() for q in (0.5, 0.9, 0.99)},
-    })  # fmt: skip
-    titles = {"speciation": "speciation", "class_speciation": "of the classes",
-              "evidence": "p = 1/2",
-              "collapse": "collapse", "image_collapse": "single images"}  # fmt: skip
-    plots.window(
-        logsnr,
-        ([("chains that end in c", "1", exact["unguided"][:, inside])] if inside.any() else [])
-        + ([("other chains", "0", exact["unguided"][:, ~inside])] if (~inside).any() else []),
-        curves,
-        scale["classes"],
-        folder / "window.png",
-        marks={titles[k]: v for k, v in marks.items()},
-        measured=measured,
-        prior=prior,
-        title=f"Guidance window: {config.dataset} mixture, class {config.forbid},"
-        f" {config.samples} chains",
-    )
-    results = {
-        "predicted": predicted, "predicted_logsnr": marks, "measured": measured,
-        "members_cross": crosses, "scale_doubles": rises, "prior": prior,
-        "chains_in_class": int(inside.sum()), "logsnr": logsnr, "curves": curves,
-    }  # fmt: skip
-    return results, [left, right, errors], []

@@ -3,9 +3,11 @@
 equidistant   --count, --dimension, --norm, --angle (degrees)
 random        --count, --dimension, --norm
 ultrametric   --groups, --count (patterns in all), --norm, --within, --between
-digits, mnist, any data set of dng_jax.data      the first --count images, equally many a class
-              (test split where there is one), normalised by --normalise
-FILE.npy      rows [N, d], or images [N, ...] flattened; normalised by --normalise
+digits, mnist, any data set of dng_jax.data: the first --count images, equally many a class
+              (test split where there is one), centred and of unit norm unless --normalise says
+              otherwise
+FILE.npy      rows [N, d], or images [N, ...] flattened: all of them, or the first --count, as
+              they are unless --normalise says otherwise
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +41,8 @@ class Source:
 
     patterns: str = "equidistant"
     """equidistant, random, ultrametric, digits, mnist, another data set, or FILE.npy."""
-    count: int = 16
-    """Number of patterns N (FILE.npy: at most so many of its rows)."""
+    count: int | None = None
+    """Number of patterns N; default: all rows of a FILE.npy, 60 images, else by subcommand."""
     dimension: int | None = None
     """Dimension d of made patterns; default: as few as they need, 64 for random ones."""
     norm: float = 1.0
@@ -51,8 +53,8 @@ class Source:
     """Groups of ultrametric patterns; within and between are inner products."""
     within: float = 0.8
     between: float = 0.0
-    normalise: Literal["none", "unit", "centred-unit"] = "centred-unit"
-    """What is done to images, or to the rows of FILE.npy."""
+    normalise: Literal["none", "unit", "centred-unit"] | None = None
+    """What is done to images (default centred-unit), or to the rows of FILE.npy (default none)."""
     energy: Literal["dot", "euclidean"] = "dot"
     """dot-product energy, or the Euclidean one, under which every pattern is retrievable."""
 
@@ -62,21 +64,28 @@ class Common:
     """Options of every subcommand."""
 
     seed: int = 0
-    precision: Literal["float32", "float64"] = "float64"
-    """Of the fixed-point search; critical values are good to about 1e-4 in float32."""
     out: str | None = None
     """Folder of the results; default: a new one, runs/hopfield-NAME, runs/hopfield-NAME-2, ..."""
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
+class Precise(Common):
+    """Options of every subcommand that searches minima."""
+
+    precision: Literal["float32", "float64"] = "float64"
+    """Of the fixed-point search; critical values are good to about 1e-4 in float32."""
+
+
+@dataclass(frozen=True)
 class PatternSet:
-    """Patterns [N, d] float64, their classes [N] or None, and a short name."""
+    """Patterns [N, d] float64, their classes [N] or None, a name; whether the theory is exact."""
 
     name: str
     patterns: np.ndarray
     labels: np.ndarray | None
     energy: Literal["dot", "euclidean"]
+    equidistant: bool = False
 
     @property
     def scale(self) -> float:
@@ -85,39 +94,47 @@ class PatternSet:
 
     def memory(self) -> Memory:
         """In the precision that is switched on (`precise`)."""
-        dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+        dtype = jnp.float64 if jax.config.values["jax_enable_x64"] else jnp.float32
         return energy.memory(self.patterns, self.energy, dtype=dtype)
 
 
-def build(source: Source, seed: int = 0) -> PatternSet:
-    """The set that the options describe; InputError where they describe none."""
-    if source.count < 2:
+def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
+    """The set that the options describe; InputError where they describe none.
+
+    count: how many patterns are made where the options do not say.
+    """
+    if source.count is not None and source.count < 2:
         raise InputError(f"--count must be at least 2 patterns, got {source.count}")
     choose(source.energy, ("dot", "euclidean"), "energy")
     labels = None
     if source.patterns.endswith(".npy"):
-        x = patterns.from_images(_rows(source.patterns)[: source.count], source.normalise)
-        name = Path(source.patterns).stem
+        normalise = source.normalise or "none"
+        x = patterns.from_images(_rows(source.patterns)[: source.count], normalise)
+        name = f"{Path(source.patterns).stem} ({normalise})"
     elif source.patterns in MADE:
-        x, labels = _made(source, seed)
+        x, labels = _made(source, source.count or count, seed)
         name = source.patterns
     else:
-        x, labels = _images(source, seed)
-        name = f"{source.patterns} ({source.normalise})"
+        normalise = source.normalise or "centred-unit"
+        x, labels = _images(source.patterns, source.count or 60, normalise, seed)
+        name = f"{source.patterns} ({normalise})"
     x = patterns.check(x)
-    return PatternSet(f"{name}, N = {len(x)}, d = {x.shape[1]}", x, labels, source.energy)
+    energy_name = "" if source.energy == "dot" else ", Euclidean energy"
+    title = f"{name}, N = {len(x)}, d = {x.shape[1]}{energy_name}"
+    return PatternSet(title, x, labels, source.energy, source.patterns == "equidistant")
 
 
-def _made(source: Source, seed: int):
+def _made(source: Source, count: int, seed: int):
     if source.patterns == "equidistant":
         angle = math.radians(source.angle)
-        return patterns.equidistant(source.count, source.dimension, source.norm, angle), None
+        return patterns.equidistant(count, source.dimension, source.norm, angle), None
     if source.patterns == "random":
-        return patterns.random(seed, source.count, source.dimension or 64, source.norm), None
-    each, rest = divmod(source.count, source.groups) if source.groups > 0 else (0, 1)
+        d = 64 if source.dimension is None else source.dimension
+        return patterns.random(seed, count, d, source.norm), None
+    each, rest = divmod(count, source.groups) if source.groups > 0 else (0, 1)
     if rest:
         raise InputError(
-            f"{source.count} patterns cannot be split into {source.groups} equal groups:"
+            f"{count} patterns cannot be split into {source.groups} equal groups:"
             " choose --count as a multiple of --groups"
         )
     x = patterns.ultrametric(
@@ -126,11 +143,10 @@ def _made(source: Source, seed: int):
     return x, np.repeat(np.arange(source.groups), each)
 
 
-def _images(source: Source, seed: int):
-    name = source.patterns
+def _images(name: str, count: int, normalise, seed: int):
     images, labels, info = data.load(name, "all" if name == "digits" else "test")
-    if source.count > len(images):
-        raise InputError(f"{name} has {len(images)} images, --count asks for {source.count}")
+    if count > len(images):
+        raise InputError(f"{name} has {len(images)} images, --count asks for {count}")
     # Equally many a class, so that no class leads the mean; seed 0 keeps the order of the source.
     order = np.arange(len(labels))
     if seed:
@@ -139,8 +155,8 @@ def _images(source: Source, seed: int):
     for label in range(info.num_classes):
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members))
-    chosen = order[np.lexsort((labels[order], rank[order]))][: source.count]
-    return patterns.from_images(images[chosen], source.normalise), labels[chosen]
+    chosen = order[np.lexsort((labels[order], rank[order]))][:count]
+    return patterns.from_images(images[chosen], normalise), labels[chosen]
 
 
 def _rows(name: str) -> np.ndarray:
@@ -152,7 +168,9 @@ def _rows(name: str) -> np.ndarray:
         ) from None
     if rows.ndim < 2:
         raise InputError(f"{name} must hold patterns as rows [N, d], got shape {list(rows.shape)}")
-    return rows
+    # Whole numbers are numbers here; only bytes are pixels.
+    whole = np.issubdtype(rows.dtype, np.integer) and rows.dtype != np.uint8
+    return rows.astype(np.float64) if whole else rows
 
 
 @contextlib.contextmanager
@@ -192,10 +210,14 @@ def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
     runs.write_text(path, text.getvalue())
 
 
-def unsettled_note(what: str, rows) -> str | None:
-    """One sentence that names rows without a certified minimum, None where there are none."""
-    rows = list(map(str, np.asarray(rows).ravel().tolist()))
-    if not rows:
-        return None
-    shown = ", ".join(rows[:8]) + (", ..." if len(rows) > 8 else "")
-    return f"no certified minimum for {len(rows)} {what}: {shown}; they are left out, not counted"
+def note(what: str, rows: Iterable[object], told: str) -> list[str]:
+    """[one sentence that names the rows], [] where there are none; told: what became of them."""
+    names = [f"{row:.4g}" if isinstance(row, float) else str(row) for row in rows]
+    if not names:
+        return []
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return [f"{what}: {told} for {len(names)} of them ({shown})"]
+
+
+NO_MINIMUM = "no certified minimum, left out of what is shown,"
+ONLY_BOUND = "the search did not settle, so that the value is only a bound,"

@@ -13,29 +13,38 @@ import tyro
 from dng_jax.errors import InputError
 from eval import runs
 from eval.hopfield_sets import (
-    Common,
+    NO_MINIMUM,
+    ONLY_BOUND,
     PatternSet,
+    Precise,
     Source,
     at_least,
     between,
-    unsettled_note,
+    note,
     write_csv,
 )
 from hopfield_jax import basins as basin
-from hopfield_jax import energy, landscape, patterns, plots, theory, transition
+from hopfield_jax import (
+    equidistant,
+    figures,
+    patterns,
+    plots,
+    spectrum,
+    theory,
+    transition,
+)
 from hopfield_jax.plots import Curve, Panel
 
 Results = tuple[dict[str, Any], list[runs.Table], list[str]]
 NAMES = ("started at the patterns", "lowest energy", "started at the centroid")
-MARKS = ("$K_s$", "$K_c$", "$N$")
 
 
 # ---- bifurcation ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Bifurcation(Common):
-    """Minima over beta_eff: branches, hysteresis loop, number of minima, energies."""
+class Bifurcation(Precise):
+    """Minima over beta_eff: branches, hysteresis loop, number of minima, energies, order."""
 
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     betas: int = 48
@@ -53,8 +62,6 @@ def bifurcation_axis(config: Bifurcation, chosen: PatternSet) -> np.ndarray:
 
 def bifurcation(config: Bifurcation, chosen: PatternSet, folder: Path) -> Results:
     n, scale = len(chosen.patterns), chosen.scale
-    exact = theory.characteristic(n)
-    equidistant = config.source.patterns == "equidistant"
     at = bifurcation_axis(config, chosen)
     memory, x = chosen.memory(), chosen.patterns
     centre = x.mean(axis=0, keepdims=True)
@@ -62,93 +69,99 @@ def bifurcation(config: Bifurcation, chosen: PatternSet, folder: Path) -> Result
     found = transition.many(memory, np.concatenate([x, centre]), at / scale)
     sorted_ = [basin.sort(memory, rows) for rows in found]
     measured = transition.protocols(memory)
-
-    overlap = {
-        "up": np.array([transition.overlap(s) for s in up])[:, 0],
-        "down": np.nanmedian([transition.overlap(s) for s in down], axis=1),
-    }
-    number = [len(b.count) for b in sorted_]
-    gap = [transition.energy_gap(s) for s in found]
-    columns = {
-        "beta": at / scale,
-        "beta_eff": at,
-        "overlap_up": overlap["up"],
-        "overlap_down": overlap["down"],
-        "minima": number,
-        "energy_gap": gap,
-    }
+    columns: dict[str, Any] = {"beta": at / scale, "beta_eff": at}
+    for name, branch in (("up", up), ("down", down)):
+        columns[f"overlap_{name}"] = medians([transition.overlap(s) for s in branch])
+        for key in transition.orders(branch[0]):
+            columns[f"{key}_{name}"] = medians([transition.orders(s)[key] for s in branch])
+    columns["minima"] = [len(b.starts) for b in sorted_]
+    columns["energy_gap"] = [transition.energy_gap(s) for s in found]
     write_csv(folder / "branches.csv", columns)
-    draw_bifurcation(folder, chosen, config, at, overlap, number, gap, equidistant)
-    table = protocol_table(chosen.name, measured, scale, n, equidistant)
-    lost = sorted({int(i) for b in sorted_ for i in b.unsettled})
-    notes = [unsettled_note("starts (the last is the centroid)", lost)]
-    results = {"exact": exact, "measured": measured, "scale": scale, "branches": columns}
-    return results, [table], [note for note in notes if note]
+    draw_bifurcation(folder, chosen, columns)
+    draw_orders(folder, chosen, columns)
+    notes = note("onsets of patterns", measured.unresolved, ONLY_BOUND)
+    for name, branch in (("up", up), ("down", down)):
+        lost = [float(k) for k, s in zip(at, branch, strict=True) if not s.minimum.all()]
+        notes += note(f"{name} branch, values of beta_eff", lost, NO_MINIMUM)
+    rows = [f"start {i} at {k:.4g}" for k, b in zip(at, sorted_, strict=True) for i in b.unsettled]
+    notes += note(f"starts at the patterns and the centroid (start {n})", rows, NO_MINIMUM)
+    results = {
+        "exact": theory.characteristic(n),
+        "measured": measured,
+        "scale": scale,
+        "branches": columns,
+    }
+    return results, [protocol_table(chosen, measured)], notes
+
+
+def medians(rows: list[np.ndarray]) -> np.ndarray:
+    """Median over the starts that are minima, at each beta; NaN where none is."""
+    return np.array([np.median(r[~np.isnan(r)]) if not np.isnan(r).all() else np.nan for r in rows])
 
 
 def protocol_table(
-    name: str, measured: transition.Protocols, scale: float, n: int, equidistant: bool
+    chosen: PatternSet, measured: transition.Protocols, first: spectrum.Instability | None = None
 ) -> runs.Table:
-    """What each protocol calls beta_c, in beta_eff."""
+    """What each protocol calls beta_c, in beta_eff; for general sets, the branch from the mean too.
+
+    first: how that branch ends, where it is known already.
+    """
+    n, scale = len(chosen.patterns), chosen.scale
     table = runs.Table(
-        f"{name}: what each protocol calls the critical beta_eff",
-        ("protocol", "exact" if equidistant else "equidistant prediction", "measured", "ratio - 1"),
-    )
+        f"{chosen.name}: what each protocol calls the critical beta_eff",
+        ("protocol", "exact" if chosen.equidistant else "equidistant prediction", "measured",
+         "ratio - 1"),
+    )  # fmt: skip
     values = (measured.patterns, measured.energy, measured.centroid)
-    for protocol, mark, exact, beta in zip(
-        NAMES, ("K_s", "K_c", "N"), theory.characteristic(n), values, strict=True
+    names = NAMES if chosen.equidistant else (*NAMES[:2], "last minimum without a leading pattern")
+    for name, mark, exact, beta in zip(
+        names, ("K_s", "K_c", "N"), theory.characteristic(n), values, strict=True
     ):
         found = beta * scale
-        table.add(
-            f"{protocol} ({mark})", f"{exact:.7g}", f"{found:.7g}", f"{found / exact - 1:.1e}"
-        )
+        table.add(f"{name} ({mark})", f"{exact:.7g}", f"{found:.7g}", f"{found / exact - 1:.1e}")
+    if not chosen.equidistant:
+        first = first or spectrum.first_instability(chosen.patterns, chosen.energy)
+        table.add(f"branch from the mean: {first.kind}", None, first.beta * scale, None)
     return table
 
 
-def marks_of(n: int) -> dict[str, float]:
-    """The three characteristic values, by the names they have in figures."""
-    return dict(zip(MARKS, theory.characteristic(n), strict=True))
+def marks_of(chosen: PatternSet) -> dict[str, float]:
+    """The three characteristic values by their names in figures; "?" where they only predict."""
+    doubt = "" if chosen.equidistant else "?"
+    names = (f"{name}{doubt}" for name in ("$K_s$", "$K_c$", "$N$"))
+    return dict(zip(names, theory.characteristic(len(chosen.patterns)), strict=True))
 
 
-def draw_bifurcation(
-    folder: Path,
-    chosen: PatternSet,
-    config: Bifurcation,
-    at: np.ndarray,
-    overlap: dict[str, np.ndarray],
-    number: list[int],
-    gap: list[float],
-    equidistant: bool,
-) -> None:
-    """Three panels over beta_eff."""
-    n = len(chosen.patterns)
-    curves: list[tuple[str, Curve]] = []
+def draw_bifurcation(folder: Path, chosen: PatternSet, columns: dict[str, Any]) -> None:
+    """Overlap, number of minima and energies over beta_eff."""
+    n, at = len(chosen.patterns), columns["beta_eff"]
+    low, high = float(at[0]), float(at[-1])
+    blue, pink = plots.COLOURS[0], plots.COLOURS[3]
+    overlaps: list[tuple[str, Curve]] = []
     gaps: list[tuple[str, Curve]] = []
     counts: list[tuple[str, Curve]] = []
-    if equidistant:
-        blue = plots.COLOURS[0]
-        for name, style, k, m in exact_branches(n, at):
-            curves.append((name, Curve(k, m, style, blue)))
-        low, high = at[0], at[-1]
-        curves.append(("", Curve([low, min(n, high)], [0, 0], "stable", blue)))
-        curves.append(("", Curve([min(n, high), high], [0, 0], "unstable", blue)))
-        u = np.linspace(theory.spinodal_u(n), theory.branch(n, 1, high)[-1], 200)
-        k = theory.k_of_u(u, 1, n)
-        inside = k <= n
-        above = theory.energy_above_centroid(u, 1, n) * chosen.scale
-        gaps.append(("exact, stable", Curve(k[inside], above[inside], "stable", blue)))
-        steps = np.array([low, *np.repeat(theory.characteristic(n)[::2], 2), high])
-        counts.append(("exact, stable", Curve(steps, [1, 1, n + 1, n + 1, n, n], "stable", blue)))
-    curves.append(("up from the centroid", Curve(at, overlap["up"], "measured")))
-    curves.append(("down from the patterns", Curve(at, overlap["down"], "measured")))
-    found = "minima found"
-    counts.append((found, Curve(at, number, "measured", plots.COLOURS[3])))
-    gaps.append((found, Curve(at, gap, "measured", plots.COLOURS[3])))
+    if chosen.equidistant:
+        for piece in equidistant.branches(n, low, high):
+            style = "stable" if piece.stable else "unstable"
+            energies = piece.energy * chosen.scale
+            overlaps.append((f"exact, {style}", Curve(piece.K, piece.m, style, blue)))
+            gaps.append((f"exact, {style}", Curve(piece.K, energies, style, blue)))
+        for style, ends in (("stable", (low, min(n, high))), ("unstable", (max(n, low), high))):
+            if ends[0] < ends[1]:
+                overlaps.append((f"exact, {style}", Curve(ends, (0, 0), style, blue)))
+        fine = np.geomspace(low, high, 2000)
+        number = equidistant.number_of_minima(n, fine)
+        counts.append(("exact, stable", Curve(fine, number, "stable", blue)))
+    overlaps.append(("up from the centroid", Curve(at, columns["overlap_up"], "measured")))
+    overlaps.append(("down from the patterns", Curve(at, columns["overlap_down"], "measured")))
+    counts.append(("minima found", Curve(at, columns["minima"], "measured", pink, "s")))
+    gaps.append(("minima found", Curve(at, columns["energy_gap"], "measured", pink, "s")))
+    marks = marks_of(chosen)
     plots.panels(
         [
-            Panel(curves, "overlap $p_1 - p_2$", marks=marks_of(n), y_limits=(-0.04, 1.04)),
-            Panel(counts, "number of minima", marks=marks_of(n), log_y=True, y_limits=(0.8, 2 * n)),
-            Panel(gaps, "energy, pattern\nless centroid", marks=marks_of(n)),
+            Panel(overlaps, "overlap $p_1 - p_2$", marks=marks, y_limits=(-0.04, 1.04)),
+            Panel(counts, "number of minima", marks=marks, log_y=True, y_limits=(0.8, 2 * n)),
+            Panel(gaps, "energy above\nthe centroid's", marks=marks),
         ],
         folder / "bifurcation.png",
         heights=[1.5, 0.75, 0.75],
@@ -156,22 +169,39 @@ def draw_bifurcation(
     )
 
 
-def exact_branches(n: int, at: np.ndarray):
-    """(name, style, K, m) of the k = 1 branches within the range of `at`."""
-    start = theory.spinodal_u(n)
-    end = theory.branch(n, 1, at[-1])[-1]
-    upper = np.linspace(start, end, 200)
-    yield "exact, stable", "stable", theory.k_of_u(upper, 1, n), theory.m_of_u(upper, 1, n)
-    if start > 0:
-        lower = np.linspace(1e-9, start, 200)
-        yield "exact, unstable", "unstable", theory.k_of_u(lower, 1, n), theory.m_of_u(lower, 1, n)
+def draw_orders(folder: Path, chosen: PatternSet, columns: dict[str, Any]) -> None:
+    """Order parameters of the two branches over beta_eff."""
+    labels = {
+        "participation": r"participation $1/\sum p^2$",
+        "entropy": "entropy (nats)",
+        "top90": "weights that\nsum to .90",
+        "rho": r"$\rho(J)$",
+    }
+    at = columns["beta_eff"]
+    plots.panels(
+        [
+            Panel(
+                [
+                    ("up from the centroid", Curve(at, columns[f"{key}_up"])),
+                    ("down from the patterns", Curve(at, columns[f"{key}_down"])),
+                ],
+                label,
+                marks=marks_of(chosen),
+                y_limits=(0, None),
+            )
+            for key, label in labels.items()
+        ],
+        folder / "orders.png",
+        heights=[0.75] * 4,
+        title=f"Order parameters of the two branches: {chosen.name}",
+    )
 
 
 # ---- phase diagram -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class PhaseDiagram(Common):
+class PhaseDiagram(Precise):
     """(N, beta_eff) with K_s, K_c, N exact and as each protocol measures them."""
 
     counts: tuple[int, ...] = (3, 5, 10, 24, 64)
@@ -184,9 +214,10 @@ def phase_diagram(config: PhaseDiagram, chosen: None, folder: Path) -> Results:
         ("N", "K_s", "from the patterns", "K_c", "lowest energy", "N", "from the centroid",
          "largest relative error"),
     )  # fmt: skip
-    rows = []
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     for n in sorted(set(config.counts)):
-        made = PatternSet("", patterns.equidistant(n), None, "dot")
+        made = PatternSet(f"N = {n}", patterns.equidistant(n), None, "dot", True)
         found = transition.protocols(made.memory(), most=2)
         exact = theory.characteristic(n)
         measured = [made.scale * b for b in (found.patterns, found.energy, found.centroid)]
@@ -194,20 +225,18 @@ def phase_diagram(config: PhaseDiagram, chosen: None, folder: Path) -> Results:
         rows.append({"N": n, "exact": exact, "measured": measured, "error": error})
         cells = (f"{v:.7g}" for pair in zip(exact, measured, strict=True) for v in pair)
         table.add(str(n), *cells, f"{error:.1e}")
+        notes += note(f"{made.name}, onsets of patterns", found.unresolved, ONLY_BOUND)
     sizes = [r["N"] for r in rows]
-    write_csv(
-        folder / "phase_diagram.csv",
-        {"N": sizes}
-        | {f"{k}_exact": [r["exact"][i] for r in rows] for i, k in enumerate(("K_s", "K_c", "K_N"))}
-        | {f"{k}_measured": [r["measured"][i] for r in rows]
-           for i, k in enumerate(("K_s", "K_c", "K_N"))},
-    )  # fmt: skip
+    columns: dict[str, Any] = {"N": sizes}
+    for i, key in enumerate(("K_s", "K_c", "K_N")):
+        columns |= {f"{key}_{kind}": [r[kind][i] for r in rows] for kind in ("exact", "measured")}
+    write_csv(folder / "phase_diagram.csv", columns)
     fine = np.unique(np.round(np.geomspace(min(sizes), max(sizes), 80)).astype(int))
-    exact_lines = np.array([theory.characteristic(int(n)) for n in fine]).T
+    lines = np.array([theory.characteristic(int(n)) for n in fine]).T
     names = ("$K_s$: pattern minima appear", "$K_c$: equal energies", "$N$: centroid unstable")
-    plots.phase_diagram(
+    figures.phase_diagram(
         fine,
-        dict(zip(names, exact_lines, strict=True)),
+        dict(zip(names, lines, strict=True)),
         {
             f"measured, {name}": (sizes, [r["measured"][i] for r in rows])
             for i, name in enumerate(NAMES)
@@ -215,7 +244,7 @@ def phase_diagram(config: PhaseDiagram, chosen: None, folder: Path) -> Results:
         folder / "phase_diagram.png",
         title="Equidistant patterns: exact lines, measured points",
     )
-    return {"rows": rows}, [table], []
+    return {"rows": rows}, [table], notes
 
 
 def check_phase_diagram(config: PhaseDiagram) -> None:
@@ -230,8 +259,8 @@ def check_phase_diagram(config: PhaseDiagram) -> None:
 
 
 @dataclass(frozen=True)
-class Collapse(Common):
-    """Several norms, angles, N and d fall on one curve in beta_eff."""
+class Collapse(Precise):
+    """Several norms, angles and dimensions fall on one curve in beta_eff, one for each N."""
 
     counts: tuple[int, ...] = (8, 32)
     """Numbers of equidistant patterns; each is made in four shapes."""
@@ -251,62 +280,75 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
     table = runs.Table(
         "weight p_1 of the stored pattern against the exact curve in beta_eff",
         ("N", "d", "norm", "angle (degrees)", "beta at K_s", "beta_eff at K_s",
-         "largest error of p_1", "not certified"),
+         "largest error of p_1"),
     )  # fmt: skip
-    raw, scaled, universal = [], [], []
+    raw, scaled, single = [], [], []
     rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    marks: dict[str, float] = {}
     for i, n in enumerate(config.counts):
         ink = plots.COLOURS[i % len(plots.COLOURS)]
-        k_s = theory.spinodal(n).K
+        k_s, k_c, k_n = theory.characteristic(n)
         # Not at K_s itself, where the iteration takes for ever.
         at = k_s * np.concatenate(
             [np.linspace(0.7, 0.99, config.betas // 3),
              np.geomspace(1.002, 2.5, config.betas - config.betas // 3)]
         )  # fmt: skip
-        truth = np.array([exact_weight(n, k) for k in at])
+        truth = equidistant.weight(n, at)
         for (norm, degrees, times), marker in zip(SHAPES, plots.MARKERS, strict=False):
             angle = math.acos(-1 / (n - 1)) if degrees is None else math.radians(degrees)
-            made = PatternSet("", patterns.equidistant(n, times * n, norm, angle, 1), None, "dot")
-            starts = np.tile(made.patterns[:1], (len(at), 1))
+            name = f"N={n}, d={times * n}, M={norm:g}, {math.degrees(angle):.0f}°"
+            x = patterns.equidistant(n, times * n, norm, angle, 1)
+            made = PatternSet(name, x, None, "dot", True)
+            starts = np.tile(x[:1], (len(at), 1))
             end = transition.settle(made.memory(), starts, at / made.scale)
             p = np.where(end.minimum, end.weights[:, 0], np.nan)
-            error = float(np.nanmax(np.abs(p - truth)))
+            error = float(np.nanmax(np.abs(p - truth), initial=0))
             shape = {"N": n, "d": times * n, "norm": norm, "angle": math.degrees(angle)}
-            name = f"N={n}, d={times * n}, M={norm:g}, {math.degrees(angle):.0f}°"
             raw.append((name, Curve(at / made.scale, p, "measured", ink, marker)))
             scaled.append((name, Curve(at, p, "measured", ink, marker)))
-            held = (at > k_s) & end.minimum
-            m = (n * p - 1) / (n - 1)
-            universal.append(
-                (name, Curve((at * m)[held] - math.log(n - 1), p[held], "measured", ink, marker))
-            )
+            single.append((name, Curve(at / k_s, p, "measured", ink, marker)))
             rows.append(shape | {"beta": at / made.scale, "beta_eff": at, "p1": p, "error": error})
-            table.add(
-                str(n), str(times * n), norm, f"{math.degrees(angle):.2f}", k_s / made.scale,
-                k_s, f"{error:.1e}", str(int((~end.minimum).sum())),
-            )  # fmt: skip
-        line = np.append(at, theory.k_of_u(np.linspace(theory.spinodal_u(n), 12, 300), 1, n))
-        line = np.sort(line[line <= at[-1]])
-        weight = [exact_weight(n, k) if k > k_s else math.nan for k in line]
-        scaled.append(("exact", Curve(line, weight, "exact", "#000000")))
-    logit = np.linspace(0, 12, 200)
-    universal.append(("exact", Curve(logit, 1 / (1 + np.exp(-logit)), "exact", "#000000")))
+            table.add(str(n), str(times * n), norm, f"{math.degrees(angle):.2f}",
+                      k_s / made.scale, k_s, f"{error:.1e}")  # fmt: skip
+            lost = [float(k) for k in at[~end.minimum]]
+            notes += note(f"{name}, values of beta_eff", lost, NO_MINIMUM)
+        for piece in equidistant.branches(n, float(at[0]), float(at[-1])):
+            p1 = (1 + (n - 1) * piece.m) / n
+            style = "exact" if piece.stable else "unstable"
+            word = "exact" if piece.stable else "exact, unstable"
+            scaled.append((word, Curve(piece.K, p1, style, "#000000")))
+            single.append((word, Curve(piece.K / k_s, p1, style, "#000000")))
+        marks |= {f"$K_s({n})$": k_s, f"$K_c({n})$": k_c, f"$N={n}$": k_n}
     write_csv(folder / "collapse.csv", {
         key: np.concatenate([np.broadcast_to(r[key], len(r["beta"])) for r in rows])
         for key in ("N", "d", "norm", "angle", "beta", "beta_eff", "p1")
     })  # fmt: skip
-    weight_label = "weight $p_1$ of the stored pattern"
     plots.panels(
         [
-            Panel(raw, weight_label, r"inverse temperature $\beta$", title="as given"),
-            Panel(scaled, "", title=r"in $\beta_{\mathrm{eff}}$: one curve for each $N$"),
-            Panel(universal, "", r"$\beta_{\mathrm{eff}}\,(p_1 - p_2) - \log(N-1)$", log_x=False,
-                  title="all N: the logistic function"),
+            Panel(
+                raw,
+                "weight $p_1$ of the stored pattern",
+                r"inverse temperature $\beta$",
+                title="as given",
+            ),
+            Panel(
+                scaled,
+                "",
+                marks=marks,
+                title=r"in $\beta_{\mathrm{eff}}$: one curve for each $N$",
+            ),
+            Panel(
+                single,
+                "",
+                r"$\beta_{\mathrm{eff}}\,/\,K_s(N)$",
+                title="all N: one onset, two shapes" if len(config.counts) == 2 else "all N",
+            ),
         ],
         folder / "collapse.png",
         across=True,
-    )  # fmt: skip
-    return {"rows": rows}, [table], []
+    )
+    return {"rows": rows}, [table], notes
 
 
 def check_collapse(config: Collapse) -> None:
@@ -316,197 +358,3 @@ def check_collapse(config: Collapse) -> None:
         raise InputError("name at least one number of patterns with --counts")
     for n in config.counts:
         at_least("counts", n, 3)
-
-
-def exact_weight(n: int, k: float) -> float:
-    """p_1 of the pattern's minimum, or 1/N where there is none."""
-    found = theory.branch(n, 1, k)
-    return float(theory.weights_of_u(found[-1], 1, n)[0]) if found else 1 / n
-
-
-# ---- basins --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Basins(Common):
-    """Basin volumes over beta_eff, and the watershed between centroid and pattern."""
-
-    source: Annotated[Source, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Source(count=8)
-    )
-    betas: int = 24
-    low: float | None = None
-    """Range of beta_eff; default: from 0.8 K_s to 1.5 N."""
-    high: float | None = None
-    starts: int = 512
-    """Starts for each beta, from a Dirichlet distribution of weights."""
-    concentration: float = 1.0
-    """Of that distribution: 1 is uniform, smaller is nearer to the patterns."""
-
-
-def basins(config: Basins, chosen: PatternSet, folder: Path) -> Results:
-    n, scale, memory = len(chosen.patterns), chosen.scale, chosen.memory()
-    exact = theory.characteristic(n)
-    at = basins_axis(config, chosen)
-    starts = basin.hull_starts(memory, config.starts, config.seed, config.concentration)
-    sorted_ = [basin.sort(memory, rows) for rows in transition.many(memory, starts, at / scale)]
-    kinds = {
-        "undecided minima (centroid)": [float(b.share[b.owner < 0].sum()) for b in sorted_],
-        "patterns' own minima": [float(b.share[b.owner >= 0].sum()) for b in sorted_],
-        "no certified minimum": [len(b.unsettled) / config.starts for b in sorted_],
-    }
-    centre = np.repeat(chosen.patterns.mean(axis=0, keepdims=True), len(at), axis=0)
-    corner = np.repeat(chosen.patterns[:1], len(at), axis=0)
-    edge = basin.watershed(memory, centre, corner, at / scale)
-    curves = [("watershed, measured", Curve(at, edge, "measured", plots.COLOURS[3]))]
-    truth = None
-    if config.source.patterns == "equidistant":
-        truth = np.array([saddle(n, k) for k in at])
-        fine = np.geomspace(exact.K_s * (1 + 1e-9), n * (1 - 1e-9), 300)
-        line = [saddle(n, k) for k in fine]
-        curves.append(("watershed, exact", Curve(fine, line, "exact", "#000000")))
-    table = runs.Table(
-        f"{chosen.name}: shares of {config.starts} starts",
-        ("beta_eff", "undecided", "patterns' own", "no certified minimum", "minima found",
-         "watershed", "exact"),
-    )  # fmt: skip
-    for s in np.unique(np.linspace(0, len(at) - 1, 8).astype(int)):
-        table.add(
-            at[s], *(values[s] for values in kinds.values()), str(len(sorted_[s].count)), edge[s],
-            None if truth is None else truth[s],
-        )  # fmt: skip
-    columns = {"beta": at / scale, "beta_eff": at, **kinds, "watershed": edge}
-    write_csv(folder / "basins.csv", columns)
-    plots.shares(
-        at,
-        kinds,
-        folder / "basins.png",
-        marks=marks_of(n),
-        below=Panel(curves, "centroid 0, pattern 1", marks=marks_of(n), y_limits=(-0.04, 1.04)),
-        y_label=f"share of {config.starts} starts",
-        title=f"Basins of attraction: {chosen.name}",
-    )
-    notes = [unsettled_note(f"starts at beta_eff {k:.4g}", b.unsettled)
-             for k, b in zip(at, sorted_, strict=True)]  # fmt: skip
-    results = {
-        "columns": columns,
-        "exact_watershed": truth,
-        "minima": [{"beta_eff": k, "share": b.share, "low": b.low, "high": b.high,
-                    "owner": b.owner, "energy": b.energy}
-                   for k, b in zip(at, sorted_, strict=True)],
-    }  # fmt: skip
-    return results, [table], [note for note in notes if note]
-
-
-def check_basins(config: Basins, chosen: PatternSet) -> None:
-    """Refuses empty sets of starts, and ranges that are none."""
-    at_least("starts", config.starts, 1)
-    if not (math.isfinite(config.concentration) and config.concentration > 0):
-        raise InputError(f"--concentration must be a number > 0, got {config.concentration}")
-    basins_axis(config, chosen)
-
-
-def basins_axis(config: Basins, chosen: PatternSet) -> np.ndarray:
-    """Values of beta_eff [S]."""
-    n = len(chosen.patterns)
-    return between(config.low, config.high, (0.8 * theory.spinodal(n).K, 1.5 * n), config.betas)
-
-
-def saddle(n: int, k: float) -> float:
-    """m of the unstable branch at K: 1 below K_s, all of it the centroid's; NaN from N on."""
-    found = theory.branch(n, 1, k)
-    if not found:
-        return 1.0
-    return float(theory.m_of_u(found[0], 1, n)) if k < n else math.nan
-
-
-# ---- landscape -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Landscape(Common):
-    """Energy along the line from the centroid to a pattern, and on a plane."""
-
-    source: Annotated[Source, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Source(count=8)
-    )
-    plane: str = "patterns"
-    """patterns: through the first three; principal: along the two leading axes of all."""
-    at: tuple[float, ...] = ()
-    """Values of beta_eff; default: .8 K_s, between K_s and K_c, between K_c and N, 1.3 N."""
-    resolution: int = 81
-    """Points along each side of a map."""
-
-
-def check_landscape(config: Landscape, chosen: PatternSet) -> None:
-    """Refuses maps that are none."""
-    if len(chosen.patterns) < 3:
-        raise InputError(
-            f"a plane needs at least 3 patterns, got {len(chosen.patterns)}: raise --count"
-        )
-    at_least("resolution", config.resolution, 8)
-    if config.plane not in ("patterns", "principal"):
-        raise InputError(f"unknown plane '{config.plane}': choose from patterns, principal")
-    for value in config.at:
-        energy.check_beta(value)
-
-
-def landscape_(config: Landscape, chosen: PatternSet, folder: Path) -> Results:
-    n, scale, memory, x = len(chosen.patterns), chosen.scale, chosen.memory(), chosen.patterns
-    k_s, k_c, k_n = theory.characteristic(n)
-    default = (0.8 * k_s, math.sqrt(k_s * k_c), math.sqrt(k_c * k_n), 1.3 * k_n)
-    at = np.array(sorted(config.at or default))
-    plane = landscape.through(*x[:3]) if config.plane == "patterns" else landscape.principal(x)
-    near = plane.project(x[:3] if config.plane == "patterns" else x)
-    half = 1.5 * np.abs(near).max()
-    u = v = np.linspace(-half, half, config.resolution)
-    maps = landscape.energies(memory, plane.states(u, v), at / scale)
-    s = np.linspace(-0.15, 1.15, 261)
-    centre = x.mean(axis=0)
-    lines = landscape.energies(memory, landscape.line(centre, x[0], s), at / scale) / scale
-    zero = int(np.argmin(np.abs(s)))
-    starts = np.concatenate([x, centre[None]])
-    found = [basin.sort(memory, rows) for rows in transition.many(memory, starts, at / scale)]
-    marks = []
-    for b in found:
-        where = plane.project(b.state)
-        inside = np.abs(where).max(axis=1) < half
-        if config.plane == "patterns":
-            inside &= b.owner < 3  # those of other patterns lie far off the plane
-        marks.append({
-            "pattern": near,
-            "pattern's own minimum": where[inside & (b.owner >= 0)],
-            "undecided minimum": where[inside & (b.owner < 0)],
-        })  # fmt: skip
-    titles = [rf"$\beta_{{\mathrm{{eff}}}}$ = {k:.4g}" for k in at]
-    styles = ("stable", "dashed", "unstable", "stable")
-    curves = [
-        (name, Curve(s, line - line[zero], styles[i % 4]))
-        for i, (name, line) in enumerate(zip(titles, lines, strict=True))
-    ]
-    plots.landscape(
-        Panel(curves, r"energy above the centroid's / $\frac{1}{2}D^2$",
-              "position from the centroid (0) to a pattern (1)", log_x=False),
-        list(zip(titles, maps, strict=True)),
-        u,
-        v,
-        marks,
-        folder / "landscape.png",
-        title=f"Energy landscape: {chosen.name}",
-    )  # fmt: skip
-    table = runs.Table(
-        f"{chosen.name}: minima from the patterns and the centroid",
-        ("beta_eff", "own minima of patterns", "undecided minima",
-         "pattern's energy less the centroid's"),
-    )  # fmt: skip
-    for k, b in zip(at, found, strict=True):
-        own, other = b.energy[b.owner >= 0], b.energy[b.owner < 0]
-        gap = float(np.median(own) - other.min()) if len(own) and len(other) else None
-        table.add(k, str(len(own)), str(len(other)), gap)
-    write_csv(folder / "line.csv", {"position": s}
-              | {f"beta_eff {k:.6g}": line for k, line in zip(at, lines, strict=True)})  # fmt: skip
-    notes = [unsettled_note(f"starts at beta_eff {k:.4g}", b.unsettled)
-             for k, b in zip(at, found, strict=True)]  # fmt: skip
-    results = {"beta_eff": at, "minima": [len(b.count) for b in found],
-               "energy": [b.energy for b in found]}  # fmt: skip
-    return results, [table], [note for note in notes if note]

@@ -22,6 +22,7 @@ with --resume. Results: results.json, tables.md, pictures; eval.report makes one
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "dng:pair": (1.0, 3.0, 10.0),
     "dng:odds": (1.0, 3.0),
     "dng:classes-model": (1.0,),
-    "dng:classes": (0.6, 0.85, 1.0),
+    "dng:classes": (0.6, 1.0, 2.0, 4.0),
 }
 BASELINES = ("unguided", "floor")
 # About the default of each: lambda_0 = tau = 1, no offset, prior 1/K.
@@ -74,7 +75,7 @@ class Config:
     parts: tuple[str, ...] = PARTS
     """curves, sensitivity, steps, several, path, calibration."""
     families: tuple[str, ...] = tuple(GRIDS)
-    """Rules, as NAME[:TRACKER], of those with a grid of scales."""
+    """Rules, as NAME[:TRACKER] on the study's grid of scales, or NAME[:TRACKER]=SCALE,SCALE,..."""
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     sampler: str = "ddpm"
     steps: int = 50
@@ -113,9 +114,10 @@ def main(config: Config) -> dict[str, Any]:
     found = compute(make, folder, wanted)
 
     results = report.read(folder) if (folder / "results.json").exists() else {}
+    there = tuple(p for p in PARTS if p in results or p in config.parts)
     facts = {
         "config": config,
-        "command": command(config),
+        "command": command(dataclasses.replace(config, parts=there)),
         "provenance": runs.provenance(),
         "judge": first.judge_name,
         "classes": [first.info.class_names[k] for k in chosen],
@@ -123,7 +125,9 @@ def main(config: Config) -> dict[str, Any]:
     tables: list[runs.Table] = []
     for part in config.parts:
         if part == "path":
-            summary = study_summary.path(make((chosen[0],)), config, GRIDS, folder)
+            summary = study_summary.path(
+                make((chosen[0],)), config, grids_of(config.families), folder
+            )
         elif part == "calibration":
             summary = _calibration(config, folder)
         else:
@@ -200,10 +204,29 @@ def check(config: Config) -> None:
         raise InputError("name at least one seed with --seeds, and none twice")
     if not config.families:
         raise InputError("name at least one of --families")
-    for family in config.families:
+    grids_of(config.families)
+
+
+def grids_of(families: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+    """Scales of every family named, those given with it or the study's own."""
+    grids: dict[str, tuple[float, ...]] = {}
+    for word in families:
+        family, given, text = word.partition("=")
         if family not in GRIDS:
             known = ", ".join(GRIDS)
             raise InputError(f"no grid of scales for '{family}': choose from {known}")
+        if family in grids:
+            raise InputError(f"--families names '{family}' twice: give all its scales at once")
+        try:
+            scales = tuple(float(part) for part in text.split(",")) if given else GRIDS[family]
+        except ValueError:
+            raise InputError(
+                f"--families: '{word}' has a scale that is no number: write {family}=0.5,1"
+            ) from None
+        if not all(math.isfinite(s) and s >= 0 for s in scales) or len(set(scales)) < len(scales):
+            raise InputError(f"--families: the scales of '{word}' must be >= 0, finite, none twice")
+        grids[family] = tuple(sorted(scales))
+    return grids
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -225,12 +248,13 @@ def cells(
     plain: dict[str, Any] = {"sampler": config.sampler, "steps": config.steps}
     small: dict[str, Any] = {"seed": config.seeds[0], "samples": config.part_samples}
     baselines = BASELINES if knows_classes else ("unguided",)
-    trackers = [f for f in config.families if f in ("dng:pair", "dng:classes")]
+    grids = grids_of(config.families)
+    trackers = [f for f in grids if f in ("dng:pair", "dng:classes")]
     if "curves" in config.parts:
         for seed in config.seeds:
             for k in chosen:
-                for family in (*baselines, *config.families):
-                    settings = tuple(Setting(s) for s in GRIDS.get(family, (None,)))
+                for family in (*baselines, *grids):
+                    settings = tuple(Setting(s) for s in grids.get(family, (None,)))
                     yield Cell(
                         "curves", (k,), family, settings, seed=seed, samples=config.samples, **plain
                     )
@@ -246,7 +270,7 @@ def cells(
                     yield Cell("steps", (k,), family, (Setting(1.0),), **options, **small)
     if "several" in config.parts:
         for forbidden in sets_of(chosen, num_classes):
-            for family in (*baselines, *(f for f in config.families if f in SEVERAL)):
+            for family in (*baselines, *(f for f in grids if f in SEVERAL)):
                 settings = tuple(Setting(s) for s in SEVERAL.get(family, (None,)))
                 yield Cell("several", forbidden, family, settings, **plain, **small)
 

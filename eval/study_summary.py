@@ -184,7 +184,7 @@ def path(problem: Problem, config: Any, grids: Mapping[str, tuple], folder: Path
     order = np.argsort(~np.isin(labels, problem.forbidden), kind="stable")[:12]
     pictures = []
     name = "+".join(problem.info.class_names[k] for k in problem.forbidden)
-    for family in (f for f in config.families if f in ("np", "sld", "dng:pair", "dng:classes")):
+    for family in (f for f in grids if f in ("np", "sld", "dng:pair", "dng:classes")):
         scales = grids[family]
         spec = rule_specs.parse(family)
         rules = [rule_specs.build(spec.with_scale(s), problem, TrackerOptions()) for s in scales]
@@ -268,12 +268,8 @@ def _frechet_errors(parts, make: MakeProblem) -> np.ndarray:
         real, rng = make(forbidden).real, np.random.default_rng(forbidden)
         n = found.labels.shape[1]
         rows = rng.integers(n, size=(FRECHET_RESAMPLES, n))
-        errors.append([_spread(real, f.astype(np.float64), rows) for f in found.features])
+        errors.append([np.std(real.distances(f, rows), ddof=1) for f in found.features])
     return np.array(errors)
-
-
-def _spread(real: Moments, features: np.ndarray, rows: np.ndarray) -> float:
-    return float(np.std([real.distance(_moments(features[r])) for r in rows], ddof=1))
 
 
 def _moments(features) -> Moments:

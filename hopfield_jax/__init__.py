@@ -4,24 +4,41 @@ energy      E, its gradient and its update   weight_space  the same in the weigh
 retrieval   fixed points of many rows        stability     spectra, certificates of minima
 sweeps      minima over beta, hysteresis     implicit      minima as differentiable functions
 spaces      state and weight space as one    iterations    plain, Anderson and Newton steps
+patterns    sets to store                    theory        equidistant patterns, solved exactly
+spectrum    beta_eff of any set              transition    onsets, windows, protocols, measured
+basins      their volumes                    capacity      patterns with minima of their own
+denoising   retrieval from noise             metastable    states of groups, trees of minima
+landscape   energies on planes               diffusion     the bridge: noise levels as beta
+attention   a transformer's keys             plots         figures (import it by name)
 """
 
 from dng_jax.errors import InputError
 from hopfield_jax import (
+    attention,
+    basins,
+    capacity,
+    denoising,
+    diffusion,
     energy,
     implicit,
     iterations,
+    landscape,
+    metastable,
+    patterns,
     retrieval,
     spaces,
+    spectrum,
     stability,
     sweeps,
+    theory,
+    transition,
     weight_space,
 )
 from hopfield_jax.energy import Memory, memory
 from hopfield_jax.implicit import minimum
 from hopfield_jax.retrieval import FixedPoints, Minima, find_fixed_points, find_minima, merge
 from hopfield_jax.stability import Certificate, certify
-from hopfield_jax.sweeps import Sweep, hysteresis, sweep, sweep_sets
+from hopfield_jax.sweeps import Sweep, certify_sweep, hysteresis, sweep, sweep_sets
 
 __all__ = [
     "Certificate",
@@ -30,21 +47,33 @@ __all__ = [
     "Memory",
     "Minima",
     "Sweep",
+    "attention",
+    "basins",
+    "capacity",
     "certify",
+    "certify_sweep",
+    "denoising",
+    "diffusion",
     "energy",
     "find_fixed_points",
     "find_minima",
     "hysteresis",
     "implicit",
     "iterations",
+    "landscape",
     "memory",
     "merge",
+    "metastable",
     "minimum",
+    "patterns",
     "retrieval",
     "spaces",
+    "spectrum",
     "stability",
     "sweep",
     "sweep_sets",
     "sweeps",
+    "theory",
+    "transition",
     "weight_space",
 ]

@@ -13,12 +13,20 @@ that resemble each other are hotter, whatever their norms: only their spread cou
 unequal norms are drawn to the longest ones (norm bias), which equidistant keys cannot show.
 
 `phase` is what equidistant keys of that beta_eff would do; what these keys do is measured. From the
-queries (or the keys themselves) the update is iterated to fixed points, and of the weights there
+queries (or the keys themselves) the update is followed to minima (hopfield_jax.retrieval), and of
+the weights there
 
     participation    1 / sum_j p_j^2      how many keys a state averages over, from 1 to T
 
-is reported after one step, which is what the layer computes, and at the fixed points. A fixed
-point counts as a minimum where rho(J) < 1, J = scale Cov_p(K).
+is reported after one step, which is what the layer computes, and at the minima. A minimum is only
+what hopfield_jax.stability proves to be one; the starts that reached none are counted as not
+settled. Steps are those of the update until the residual is 1e-2, and Anderson's, which only
+descend, from there. The network is that of the keys less their mean m,
+
+    c_j = k_j - m,  eta = q - m:    k_j.q = c_j.eta + c_j.m + terms without j
+
+with bias c_j.m: the same minima, with residuals in units of the keys' spread, max |c_j|, however
+large their common part. Weights are softmax(scale (c_j.eta + c_j.m)).
 
 Every key is visible to every query: no causal mask, no rotary or other position added after the
 projection. Keys [H, T, d_head] may be given as arrays, or computed from projection weights stored
@@ -29,28 +37,35 @@ in a safetensors file and the layer's inputs [T, D]:
     fused              query, key and value of one W, in this order along the outputs
 
 With fewer key heads than query heads, key head h serves the queries h H/H_k .. (h+1) H/H_k - 1.
-NumPy float64 throughout.
+float64 throughout, in JAX's x64 mode where states are followed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from scipy.special import softmax
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import theory
-from hopfield_jax.spectrum import mean_half_squared_distance
+from hopfield_jax.energy import memory, weights
+from hopfield_jax.retrieval import find_fixed_points, find_minima, merge
+from hopfield_jax.spectrum import leads, mean_half_squared_distance
+from hopfield_jax.stability import certify
+from hopfield_jax.sweeps import order_parameters
 
 LAYOUTS = ("out_in", "in_out")
 Layout = Literal["out_in", "in_out"]
+FINEST = 1e-12  # residual down to which a state without proof is followed
 
 
 @dataclass(frozen=True)
@@ -58,11 +73,12 @@ class HeadReport:
     """One head of T keys; symbols as in this file's head.
 
     distinct_keys: T less the rows that repeat another; norm2: mean |k|^2; norm_bias: share of the
-    keys that are no fixed point at any large scale, since another has the larger k_i.k_j.
+    keys that are no fixed point as the scale -> infinity, since another has the larger k_i.k_j.
     K_s, K_c, phase: of T equidistant keys; exist, lowest: numbers of such keys up to which this
-    beta_eff has pattern minima, and lowest ones. starts: how many states were iterated, converged:
-    their share that settled; fixed_points: distinct ones reached, minima: those with rho(J) < 1.
-    participation_step, participation: medians over the starts, and over the settled ones (NaN where
+    beta_eff has pattern minima, and lowest ones. starts: how many states were followed, unsettled:
+    how many of them reached no proved minimum (they ran out of steps, or ended at a saddle or so
+    near a fold that nothing is proved); minima: distinct proved ones that the others reached.
+    participation_step, participation: medians over all starts, and over the settled ones (NaN where
     none settled).
     """
 
@@ -83,8 +99,7 @@ class HeadReport:
     starts: int
     participation_step: float
     participation: float
-    converged: float
-    fixed_points: int
+    unsettled: int
     minima: int
 
 
@@ -102,13 +117,15 @@ def report(
     *,
     starts: int = 256,
     tolerance: float = 1e-8,
-    max_steps: int = 5000,
+    max_steps: int = 20_000,
 ) -> list[HeadReport]:
     """One report a key head, from keys [H, T, d_head] and queries [H or a multiple, T', d_head].
 
     scale: default 1/sqrt(d_head). Without queries the states start at the keys; of more than
-    `starts` a head, that many are taken at even distances. tolerance: residual of a fixed point
-    relative to the largest key norm. InputError for NaN, wrong ranks, one token, equal keys.
+    `starts` a head, that many are taken at even distances. tolerance: residual at which a proof is
+    first tried, in units of the largest distance of a key to their mean; what it does not prove is
+    followed to 1e-12, max_steps more at most. InputError for NaN, wrong ranks, one token, equal
+    keys.
     """
     keys = _heads(keys, "keys")
     scale = _scale(scale, keys.shape[2])
@@ -234,21 +251,19 @@ def _report(
     if not a > 0:
         raise InputError(f"all keys of head {head} are equal: pass tokens that differ")
     K = scale * a
-    p = softmax(scale * states @ k.T, axis=1)
-    found, settled = _settle(k, p @ k, scale, tolerance, max_steps)
-    weights = softmax(scale * found @ k.T, axis=1)
-    kinds = _distinct(found[settled], 1e-3 * math.sqrt(2 * a))
+    found = _retrieve(k, states, scale, tolerance, max_steps)
+    settled = found.settled
     values = theory.characteristic(tokens)
     limits = theory.pattern_limits(K)
-    width = _participation(weights[settled])
+    distinct, copies = np.unique(k, axis=0, return_counts=True)
     return HeadReport(
         head=head,
         tokens=tokens,
-        distinct_keys=len(np.unique(k, axis=0)),
+        distinct_keys=len(distinct),
         head_dim=dim,
         scale=scale,
         norm2=float((k**2).sum(axis=1).mean()),
-        norm_bias=_norm_bias(k),
+        norm_bias=float(copies[leads(distinct) <= 0].sum() / tokens),
         a=a,
         beta_eff=K,
         K_s=values.K_s,
@@ -257,56 +272,53 @@ def _report(
         exist=limits.exist,
         lowest=limits.lowest,
         starts=len(states),
-        participation_step=float(np.median(_participation(p))),
-        participation=float(np.median(width)) if len(width) else math.nan,
-        converged=float(settled.mean()),
-        fixed_points=len(kinds),
-        minima=sum(_radius(k, state, scale) < 1 for state in kinds),
+        participation_step=float(np.median(found.step)),
+        participation=float(np.median(found.end[settled])) if settled.any() else math.nan,
+        unsettled=int((~settled).sum()),
+        minima=len(merge(found.state[settled], math.sqrt(2 * a))[1]),
     )
 
 
-def _settle(
-    k: np.ndarray, state: np.ndarray, scale: float, tolerance: float, max_steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    # States [R, d] iterated, each until its own residual is small: the states and which are.
-    state, active = state.copy(), np.arange(len(state))
-    small = tolerance * np.linalg.norm(k, axis=1).max()
-    for _ in range(max_steps):
-        old = state[active]
-        new = softmax(scale * old @ k.T, axis=1) @ k
-        state[active] = new
-        active = active[np.linalg.norm(new - old, axis=1) > small]
-        if not active.size:
-            break
-    settled = np.ones(len(state), bool)
-    settled[active] = False
-    return state, settled
+class _Retrieved(NamedTuple):
+    # Ends [R, d] of the starts, less the keys' mean; which are proved minima; participations.
+    state: np.ndarray
+    settled: np.ndarray
+    step: np.ndarray
+    end: np.ndarray
 
 
-def _distinct(states: np.ndarray, radius: float) -> list[np.ndarray]:
-    kinds: list[np.ndarray] = []
-    left = states
-    while len(left):
-        kinds.append(left[0])
-        left = left[np.linalg.norm(left - left[0], axis=1) > radius]
-    return kinds
-
-
-def _radius(k: np.ndarray, state: np.ndarray, scale: float) -> float:
-    p = softmax(scale * k @ state)
-    c = k - p @ k
-    return float(np.linalg.eigvalsh(scale * (c.T * p) @ c)[-1])
-
-
-def _norm_bias(k: np.ndarray) -> float:
-    gram = k @ k.T
-    own = gram.diagonal().copy()
-    np.fill_diagonal(gram, -np.inf)
-    return float((own <= gram.max(axis=1)).mean())
-
-
-def _participation(p: np.ndarray) -> np.ndarray:
-    return 1 / (p**2).sum(axis=1)
+def _retrieve(
+    k: np.ndarray, states: np.ndarray, scale: float, tolerance: float, max_steps: int
+) -> _Retrieved:
+    mean = k.mean(axis=0)
+    c = k - mean
+    with jax.enable_x64(True):
+        network = dataclasses.replace(memory(c, checked=False), bias=jnp.asarray(c @ mean))
+        start = states - mean
+        found = find_minima(
+            network, start, scale, tolerance=tolerance, max_steps=max_steps, method="anderson"
+        )
+        end, settled = np.array(found.state), np.array(found.minimum)
+        # The ghost of a minimum is within any tolerance; only a much finer one lets it pass.
+        doubtful = np.flatnonzero(np.asarray(found.converged) & ~settled)
+        if doubtful.size:
+            finest = min(tolerance, FINEST)
+            finer = find_fixed_points(
+                network,
+                end[doubtful],
+                scale,
+                tolerance=finest,
+                max_steps=max_steps,
+                method="anderson",
+            )
+            end[doubtful] = finer.state
+            proof = certify(network, finer.state, scale, tolerance=tolerance)
+            settled[doubtful] = proof.minimum
+        step, last = (
+            np.asarray(order_parameters(weights(network, x, scale)).participation)
+            for x in (start, end)
+        )
+    return _Retrieved(end, settled, step, last)
 
 
 def _spaced(states: np.ndarray, most: int) -> np.ndarray:

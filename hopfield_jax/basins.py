@@ -29,16 +29,17 @@ from hopfield_jax.transition import Settled, settle
 class Basins(NamedTuple):
     """The minima that R starts reach, largest basin first.
 
-    state [C, d] and weights [C, N] of each minimum; energy [C]; count int [C]; share, low, high
-    [C], of all R starts, with the 95% Wilson interval; owner int [C], the pattern that holds more
-    than half of the minimum's weight, -1 where none does; label int [R], minimum of each start, -1
-    for none; unsettled int array, numbers of the starts that ended in no certified minimum.
+    state [C, d] and weights [C, N] of each minimum; energy [C]; starts int [C], how many fell to
+    it; share, low, high [C], of all R starts, with the 95% Wilson interval; owner int [C], the
+    pattern that holds more than half of the minimum's weight, -1 where none does; label int [R],
+    minimum of each start, -1 for none; unsettled int array, numbers of the starts that ended in no
+    certified minimum.
     """
 
     state: np.ndarray
     weights: np.ndarray
     energy: np.ndarray
-    count: np.ndarray
+    starts: np.ndarray
     share: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -100,19 +101,33 @@ def sort(memory: Memory, found: Settled) -> Basins:
 
 def separation(memory: Memory) -> float:
     """The least distance between two patterns: the yardstick for merging fixed points."""
-    x = np.asarray(memory.patterns, np.float64)
+    return float(nearest(memory.patterns).min())
+
+
+def nearest(patterns) -> np.ndarray:
+    """Distance [N] of each pattern to the nearest other one."""
+    x = np.asarray(patterns, np.float64)
+    x = x - x.mean(axis=0)  # smaller squares cancel less
     square = np.sum(x**2, axis=1)
     distance = square[:, None] + square[None] - 2 * x @ x.T
     np.fill_diagonal(distance, np.inf)
-    return float(np.sqrt(max(distance.min(), 0)))
+    return np.sqrt(np.maximum(distance.min(axis=1), 0))
+
+
+class Watershed(NamedTuple):
+    """position [R] on each segment; unresolved bool [R], rows where starts beyond it ended in no
+    certified minimum, so that it is only a bound from the first state's side."""
+
+    position: np.ndarray
+    unresolved: np.ndarray
 
 
 def watershed(
     memory: Memory, a, b, beta, *, resolution: float = 1e-4, tolerance: float | None = None
-) -> np.ndarray:
+) -> Watershed:
     """Largest s [R] in [0, 1] for which (1-s) a + s b still falls to where a falls.
 
-    a, b: states [R, d]; beta [] or [R]. 1 where b itself does; NaN where a ends in no certified
+    a, b: states [R, d]; beta [] or [R]. s = 1 where b itself does; NaN where a ends in no certified
     minimum. One crossing is assumed on each segment.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -124,15 +139,21 @@ def watershed(
     near = 1e-3 * separation(memory)
     home = settle(memory, a, beta, tolerance=tolerance)
 
-    def returns(s: np.ndarray) -> np.ndarray:
+    def returns(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         end = settle(memory, a + s[:, None] * (b - a), beta, tolerance=tolerance)
-        apart = np.linalg.norm(end.state - home.state, axis=1)
-        return end.minimum & (apart < near)
+        same = np.linalg.norm(end.state - home.state, axis=1) < near
+        return end.minimum & same, end.minimum & ~same
 
     low, high = np.zeros(len(a)), np.ones(len(a))
-    whole = returns(high)
+    whole, other = returns(high)
+    refuted = np.where(other, 1.0, np.inf)
     for _ in range(int(np.ceil(np.log2(1 / resolution)))):
         middle = (low + high) / 2
-        back = returns(middle)
+        back, other = returns(middle)
+        refuted = np.where(other, np.minimum(middle, refuted), refuted)
         low, high = np.where(back, middle, low), np.where(back, high, middle)
-    return np.where(home.minimum, np.where(whole, 1.0, (low + high) / 2), np.nan)
+    position = np.where(whole, 1.0, (low + high) / 2)
+    return Watershed(
+        np.where(home.minimum, position, np.nan),
+        home.minimum & ~whole & (refuted - low > 4 * resolution),
+    )

@@ -1,7 +1,7 @@
 r"""Capacity: how many patterns keep a minimum of their own.
 
     C(beta) = share of patterns i whose minimum, followed down in beta from beta -> infinity, still
-              exists at beta; it rises with beta to 1 minus the share that norm bias excludes.
+              exists at beta; it rises to 1 minus the share that norm bias leaves without any.
 
 As one onset a pattern is measured (hopfield_jax.transition.onsets), the whole curve over beta comes
 from one bisection: C(beta) is the distribution function of the onsets. Onsets are compared in
@@ -22,45 +22,47 @@ from dng_jax.errors import InputError
 from hopfield_jax import theory
 from hopfield_jax.energy import Memory
 from hopfield_jax.spectrum import beta_eff
-from hopfield_jax.transition import default_tolerance, margins, onsets
+from hopfield_jax.transition import margins, onsets
 
 
 class Capacity(NamedTuple):
     """Onsets of one set of N patterns.
 
-    onset [N] in beta_eff, inf for a pattern without any minimum; predicted: K_s(N); scale:
-    beta_eff / beta; never: share of patterns that are no fixed point even at beta -> infinity;
-    unresolved int array: numbers of the patterns whose onset is only an upper bound.
+    onset [N] in beta_eff, inf for a pattern without any minimum of its own, NaN where the search
+    failed; predicted: K_s(N); scale: beta_eff / beta; biased: share of patterns that are no fixed
+    point as beta -> infinity; unresolved int array: numbers of the patterns whose onset is only an
+    upper bound, or NaN.
     """
 
     onset: np.ndarray
     predicted: float
     scale: float
-    never: float
+    biased: float
     unresolved: np.ndarray
 
     def quantiles(self, q=(0.1, 0.5, 0.9)) -> np.ndarray:
-        """Quantiles of the onset; infinite where too many patterns have none."""
-        return np.quantile(self.onset, q, method="inverted_cdf")
+        """Quantiles of the onsets known; infinite where too many patterns have none."""
+        return np.quantile(self.onset[~np.isnan(self.onset)], q, method="inverted_cdf")
 
 
 def measure(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Capacity:
     """Measures all onsets of one memory."""
     scale = float(beta_eff(np.asarray(memory.patterns)))
-    found = onsets(memory, relative=relative, tolerance=tolerance or default_tolerance(memory))
-    onset = np.where(np.isfinite(found.beta), found.beta, np.inf) * scale
+    found = onsets(memory, relative=relative, tolerance=tolerance)
+    onset = found.beta * scale
     return Capacity(
         onset,
         theory.spinodal(len(onset)).K,
         scale,
         float(np.mean(margins(memory) <= 0)),
-        np.flatnonzero(found.unresolved),
+        np.flatnonzero(found.unresolved | np.isnan(found.beta)),
     )
 
 
 def share(onset, at) -> np.ndarray:
     """C(beta): share of patterns [S] with a minimum of their own at each beta_eff in `at` [S]."""
-    onset = np.sort(np.asarray(onset, np.float64).ravel())
+    onset = np.asarray(onset, np.float64).ravel()
+    onset = np.sort(onset[~np.isnan(onset)])
     if onset.size == 0:
         raise InputError("a capacity needs at least one onset, got none")
     return np.searchsorted(onset, np.asarray(at, np.float64), side="right") / onset.size

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from hopfield_jax.basins import nearest
 from hopfield_jax.energy import Memory, update
 from hopfield_jax.transition import settle
 
@@ -103,7 +104,7 @@ def retrieve(
     truth = np.broadcast_to(x[which], (*shape, d)).reshape(-1, d)
     once = np.asarray(update(memory, starts.astype(memory.patterns.dtype), _like(beta, memory)))
     end = settle(memory, starts, beta, tolerance=tolerance)
-    half = _half_gaps(x)[which]
+    half = nearest(x)[which] / 2
     apart = np.linalg.norm(end.state - truth, axis=1).reshape(shape)
     norm = rms_norm(x)
     return Retrieved(
@@ -116,11 +117,3 @@ def retrieve(
 
 def _like(values: np.ndarray, memory: Memory) -> np.ndarray:
     return values.astype(memory.patterns.dtype)
-
-
-def _half_gaps(x: np.ndarray) -> np.ndarray:
-    """Half of each pattern's distance to its nearest other one, [N]."""
-    square = np.sum(x**2, axis=1)
-    distance = square[:, None] + square[None] - 2 * x @ x.T
-    np.fill_diagonal(distance, np.inf)
-    return np.sqrt(np.maximum(distance.min(axis=1), 0)) / 2

@@ -37,12 +37,13 @@ moves when the noise no longer hides the means; nothing here knows of a network 
 
 Measured, on T steps and B chains of a sampler, w = P(c), p = p(c | x_t):
 
-    resolved share     R_t = 1 - mean_b p (1 - p) / (w (1 - w))
+    resolved share     R_t = mean p over chains that end in c - mean p over the others
     guidance           G_t = mean_b  sum_{s <= t} lambda_s |eps_c - eps_base| / (that at the end)
 
-R_t is 0 while nothing is known and 1 when every chain has decided: along exact unguided chains p
-is a martingale, so that R_t is the share of the class label's variance that x_t explains. A window
-is where such a curve passes 10, 50 and 90%.
+R_t is 0 while nothing is known and 1 when every chain has decided (Yates's discrimination slope).
+Along exact unguided chains p is calibrated, and R_t = Var p / (w (1 - w)), the share of the label's
+variance that x_t explains; in this form it does not depend on how many chains happened to end in c.
+A window is where such a curve passes 10, 50 and 90%.
 """
 
 from __future__ import annotations
@@ -245,6 +246,7 @@ def image_collapse(patterns, most: int = 400) -> float:
     patterns = np.asarray(patterns, np.float64)
     n = len(patterns)
     chosen = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+    patterns = patterns - patterns.mean(axis=0)  # smaller squares cancel less
     square = np.sum(patterns**2, axis=1)
     distance = square[chosen, None] + square[None] - 2 * patterns[chosen] @ patterns.T
     distance = np.maximum(distance, 0)
@@ -326,14 +328,20 @@ def observer(mixture: Mixture, classes):
     return observe
 
 
-def resolved(posterior, prior: float) -> np.ndarray:
-    """Share R_t in [0, 1] of the label's variance that is known, [T], from p [T, B]."""
-    posterior = np.asarray(posterior, np.float64)
-    if posterior.ndim != 2 or posterior.size == 0:
-        raise InputError(f"resolved needs a posterior [T, B], got {list(posterior.shape)}")
-    if not 0 < prior < 1:
-        raise InputError(f"the prior must lie strictly between 0 and 1, got {prior}")
-    return 1 - np.mean(posterior * (1 - posterior), axis=1) / (prior * (1 - prior))
+def resolved(posterior, member) -> np.ndarray:
+    """R_t [T] from p [T, B] and whether each chain ends in c, bool [B]; some must, and some not."""
+    posterior, member = np.asarray(posterior, np.float64), np.asarray(member, bool)
+    if posterior.ndim != 2 or member.shape != posterior.shape[1:]:
+        raise InputError(
+            f"resolved needs a posterior [T, B] and a mark for each chain [B], got"
+            f" {list(posterior.shape)} and {list(member.shape)}"
+        )
+    if member.all() or not member.any():
+        raise InputError(
+            f"{member.sum()} of {member.size} chains end in the class: take more samples, so that"
+            " there are some of both kinds"
+        )
+    return posterior[:, member].mean(axis=1) - posterior[:, ~member].mean(axis=1)
 
 
 def accumulated(push) -> np.ndarray:

@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from hopfield_jax.patterns import check
 
 Energy = Literal["dot", "euclidean"]
 
@@ -83,13 +84,16 @@ class Memory:
         return 2 * jnp.sqrt(jnp.max(jnp.where(real, distance, 0), axis=-1))
 
 
-def memory(patterns, energy: Energy = "dot", weights=None, dtype=None) -> Memory:
+def memory(
+    patterns, energy: Energy = "dot", weights=None, dtype=None, *, checked: bool = True
+) -> Memory:
     """A memory of N patterns [N, d].
 
     energy: "dot" or "euclidean"; weights [N] >= 0, default equal, normalised here, zero for
     padding. dtype: default that of the patterns, float32 unless JAX's x64 mode is on. Raises
-    InputError on a wrong rank or numbers that are not finite; `patterns.check` finds the rest
-    (zero rows, duplicates). Differentiable in patterns and weights, also under jit.
+    InputError on a wrong rank, numbers that are not finite, N = 1, and rows that are zero or equal
+    (in that dtype); checked = False admits the last three, for padding. Tracers are checked for
+    their shape alone. Differentiable in patterns and weights, also under jit.
     """
     choose(energy, ("dot", "euclidean"), "energy")
     if not isinstance(patterns, jax.Array):
@@ -102,8 +106,11 @@ def memory(patterns, energy: Energy = "dot", weights=None, dtype=None) -> Memory
     if not jnp.issubdtype(patterns.dtype, jnp.floating):
         patterns = patterns.astype(float)
     x = jnp.asarray(patterns, dtype)
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
-        raise InputError("patterns must be finite numbers: they hold NaN or infinity")
+    if not isinstance(x, jax.core.Tracer):
+        if checked:
+            check(x)
+        elif not bool(jnp.isfinite(x).all()):
+            raise InputError("patterns must be finite numbers: they hold NaN or infinity")
     n = len(x)
     if weights is None:
         log_weights = jnp.full(n, -np.log(n), x.dtype)

@@ -64,6 +64,13 @@ def principal(patterns) -> Plane:
     return Plane(centre, axes[:2])
 
 
+def variances(patterns) -> np.ndarray:
+    """Shares [min(N, d)] of the patterns' variance along their principal axes, largest first."""
+    x = np.asarray(patterns, np.float64)
+    square = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
+    return square / square.sum()
+
+
 def line(a, b, s) -> np.ndarray:
     """States [S, d] on the line from a (s = 0) to b (s = 1)."""
     a, b, s = (np.asarray(x, np.float64) for x in (a, b, s))

@@ -9,7 +9,8 @@ labels over beta form a tree: its leaves are the patterns, its root the attracto
 
 Groups of an ultrametric set (hopfield.md section 4): the state of one group is a minimum in a
 window of beta. Its lower end is followed down while the group holds more than half of the weight;
-at its upper end the state stays a fixed point by symmetry but rho(J) passes 1.
+at its upper end the state stays a fixed point by symmetry but rho(J) passes 1. A state counts as
+its group's only while the members' weights differ by less than 1/100.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from hopfield_jax.basins import separation
 from hopfield_jax.energy import Memory
 from hopfield_jax.retrieval import merge
 from hopfield_jax.sweeps import order_parameters
-from hopfield_jax.transition import edge, majority, settle
+from hopfield_jax.transition import Settled, edge, majority, settle
+
+
+class Window(NamedTuple):
+    """Of G groups: low, high [G], betas between which the state of a group is a minimum (NaN where
+    it was none at the beta given); unresolved bool [G], an end is only a bound from within."""
+
+    low: np.ndarray
+    high: np.ndarray
+    unresolved: np.ndarray
 
 
 class Tree(NamedTuple):
@@ -79,8 +89,8 @@ def tree(memory: Memory, betas, *, tolerance: float | None = None) -> Tree:
 
 def group_window(
     memory: Memory, groups, inside: float, *, relative: float = 1e-5, tolerance: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest beta at which the state of each group is a minimum, [G] and [G].
+) -> Window:
+    """Lowest and highest beta at which the state of each group is a minimum.
 
     groups int [N]: group of each pattern, numbered from 0 without gaps; inside: a beta at which
     the states are minima. NaN for a group that has no minimum there. Searched over a factor of
@@ -93,12 +103,24 @@ def group_window(
         )
     members = groups[None] == np.arange(groups.max() + 1)[:, None]
     x = np.asarray(memory.patterns, np.float64)
+    most = majority(members)
+
+    def whole(settled: Settled) -> np.ndarray:
+        p = settled.weights
+        spread = np.max(np.where(members, p, 0), axis=1) - np.min(np.where(members, p, 1), axis=1)
+        return most(settled) & (spread < 0.01)
+
     starts = members / members.sum(axis=1, keepdims=True) @ x
     ends = [
         edge(
-            memory, starts, majority(members), inside, inside * factor,
-            relative=relative, tolerance=tolerance,
-        ).beta
+            memory,
+            starts,
+            whole,
+            inside,
+            inside * factor,
+            relative=relative,
+            tolerance=tolerance,
+        )
         for factor in (1e-3, 1e3)
-    ]  # fmt: skip
-    return ends[0], ends[1]
+    ]
+    return Window(ends[0].beta, ends[1].beta, ends[0].unresolved | ends[1].unresolved)

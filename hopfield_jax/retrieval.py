@@ -119,11 +119,10 @@ def find_fixed_points(
     largest = _largest(memory)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
     # np.pad copies: no buffer of the caller's is given away below
-    starts = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge"))
-    betas = np.broadcast_to(beta, (rows,))
-    betas = jnp.asarray(np.pad(betas, (0, room - rows), mode="edge"))
+    first = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge"))
+    betas = jnp.asarray(np.pad(np.broadcast_to(beta, (rows,)), (0, room - rows), mode="edge"))
 
-    held = _begin(form, starts, betas, tile=min(room, largest))
+    held = _begin(form, first, betas, tile=min(room, largest))
     steps = jnp.asarray(np.zeros(room, np.int32))
     unfinished = np.arange(rows)
     generation = 0
@@ -205,7 +204,7 @@ def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarra
     if points.ndim != 2:
         raise InputError(f"points to merge must be rows [R, n], got shape {points.shape}")
     labels = np.full(len(points), -1)
-    representatives = []
+    representatives: list[int] = []
     waiting = np.arange(len(points))
     while waiting.size:
         first = waiting[0]

@@ -108,6 +108,11 @@ def beta_eff(patterns, beta=1.0):
     return np.asarray(beta, np.float64) * mean_half_squared_distance(check(patterns))
 
 
+def leads(x: np.ndarray) -> np.ndarray:
+    """x_i.x_i - max_j x_i.x_j of rows x [N, d] (not checked), [N]."""
+    return _pairs(x)[2]
+
+
 def report(patterns, energy: Energy = "dot", *, follow: bool = True) -> SpectralReport:
     """Everything above for patterns [N, d]. Costs N^2 d, and some 150 times N r^2 + r^3 to follow.
 

@@ -111,14 +111,17 @@ def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certifi
     rows = len(states)
     each = np.broadcast_to(np.asarray(beta, memory.dtype), (rows,))
     spare = (1 << (rows - 1).bit_length()) - rows  # few sizes, few programs
-    states = jnp.asarray(np.pad(states, ((0, spare), (0, 0)), mode="edge"))
-    each = jnp.asarray(np.pad(each, (0, spare), mode="edge"))
-    found = _certify(memory, states, each, tolerance)
+    padded = (
+        np.pad(states, ((0, spare), (0, 0)), mode="edge"),
+        np.pad(each, (0, spare), mode="edge"),
+    )
+    found = proved(memory, *map(jnp.asarray, padded), tolerance)
     return jax.tree.map(lambda leaf: leaf[:rows], found)
 
 
 @jax.jit
-def _certify(memory, states, betas, tolerance):
+def proved(memory: Memory, states, betas, tolerance) -> Certificate:
+    """`certify` of states [R, d] at betas [R] without its checks: for use under jit and vmap."""
     eps = jnp.finfo(memory.dtype).eps
     block = BLOCK if memory.num_patterns > 2 * BLOCK else None
     images, _ = update_and_energy(memory, states, betas, block=block)

@@ -16,6 +16,9 @@ Order parameters of the weights p at each end:
     p_max = max_i p_i        participation = 1 / sum_i p_i^2     (patterns that take part)
     entropy = -sum_i p_i log p_i          top90 = least k whose k largest weights sum to .90
 
+A certificate of one row serves every row near it: its inequality (stability.py) leaves exactly one
+fixed point, with rho < 1 throughout, in the ball of radius log(1/rho) / (beta D) about that row.
+
 Source: hopfield.md sections 2, 3 and 8; top90 is Ramsauer et al.'s measure, arXiv 2008.02217.
 """
 
@@ -33,8 +36,8 @@ from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces
 from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
 from hopfield_jax.iterations import METHODS, Method, run
-from hopfield_jax.retrieval import find_fixed_points
-from hopfield_jax.stability import spectral_radius
+from hopfield_jax.retrieval import find_fixed_points, merge
+from hopfield_jax.stability import Certificate, certify, spectral_radius
 
 Warm = Literal["none", "up", "down"]
 
@@ -53,7 +56,7 @@ class Sweep(NamedTuple):
 
     state [S, R, d]; residual |xi - T(xi)| / M; steps int32; converged bool; energy;
     spectral_radius, rho(J) by power iteration: above 1 a saddle, but below 1 no proof
-    (stability.certify gives one); p_max, participation, entropy, top90 as in Order.
+    (certify_sweep gives one); p_max, participation, entropy, top90 as in Order.
     `sweep_sets` puts an axis of sets in front of all but betas.
     """
 
@@ -129,8 +132,47 @@ def sweep(
     state = found.state.reshape(*shape, -1)
     # one temperature after the other: the weights of all rows at once may not fit
     radius, order = _measured_each(memory, state, betas, radius_steps)
-    rest = (leaf.reshape(shape) for leaf in found[1:])
-    return Sweep(betas, state, *rest, radius, *order)
+    residual, steps, converged, energy = (leaf.reshape(shape) for leaf in found[1:])
+    return Sweep(betas, state, residual, steps, converged, energy, radius, *order)
+
+
+def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> Certificate:
+    """Which rows of a sweep are minima: a Certificate with arrays [S, R].
+
+    tolerance: of the residual, in units of M. Rows of one beta that lie within 1e-4 M of each other
+    share an eigenvalue problem, and then its rho, where the proof of one holds for the others; the
+    rest (saddles, ghosts) cost one each. The sweep of one set, not of `sweep_sets`.
+    """
+    if found.state.ndim != 3:
+        raise InputError(
+            "certify_sweep takes the sweep of one set, with states [S, R, d]: got shape"
+            f" {found.state.shape}"
+        )
+    temperatures, rows, _ = found.state.shape
+    state = np.asarray(found.state).reshape(temperatures * rows, -1)
+    betas = np.repeat(np.asarray(found.betas), rows)
+    owner = np.arange(len(state))
+    for first in range(0, len(state), rows):
+        labels, chosen = merge(state[first : first + rows], float(memory.scale), 1e-4)
+        owner[first : first + rows] = first + chosen[labels]
+    own = owner == np.arange(len(state))
+    known = jax.tree.map(np.array, certify(memory, state[own], betas[own], tolerance=tolerance))
+    known = jax.tree.map(lambda leaf: leaf[np.searchsorted(np.flatnonzero(own), owner)], known)
+
+    radius = -np.log(np.maximum(known.spectral_radius, np.finfo(memory.dtype).tiny))
+    distance = np.linalg.norm(state - state[owner], axis=1)
+    # half the ball: with room for rounding
+    near = known.minimum & (2 * distance * betas * float(memory.diameter) < radius)
+    residual = np.asarray(found.residual).reshape(-1)
+    shared = near & ~own
+    known.residual[shared] = residual[shared]
+    known.minimum[shared] = residual[shared] <= tolerance
+    alone = ~near & ~own
+    if alone.any():
+        rest = certify(memory, state[alone], betas[alone], tolerance=tolerance)
+        for leaf, new in zip(known, rest, strict=True):
+            leaf[alone] = new
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(temperatures, rows)), known)
 
 
 def sweep_sets(
@@ -246,7 +288,8 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
         memory.patterns,
         precision="highest",
     )
-    direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
+    length = jnp.linalg.norm(direction, axis=1, keepdims=True)
+    direction = direction / jnp.where(length > 0, length, 1)  # none where all patterns are one
 
     def step(state, beta):
         each = jnp.full(rows, beta)
@@ -282,7 +325,7 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
 
 @functools.partial(jax.jit, static_argnames="radius_steps")
 def _measured_each(memory, state, betas, radius_steps):
-    return jax.lax.map(lambda row: _measured(memory, *row, radius_steps), (state, betas))
+    return jax.lax.map(lambda row: _measured(memory, row[0], row[1], radius_steps), (state, betas))
 
 
 def _measured(memory, state, beta, radius_steps):

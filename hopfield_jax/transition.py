@@ -5,8 +5,11 @@ log beta; each trial starts from the state of the last success, and counts as a 
 
     |xi - update(xi)| / M < tolerance   and   rho(J) < 1   and   the state is still of its kind.
 
-A ghost of a vanished minimum fails the first or the second test (hopfield.md section 3), a state
-that has fallen elsewhere the third. Kinds, with p the softmax weights at the state:
+(the certificate of hopfield_jax.stability, which no ghost of a vanished minimum passes). A trial is
+refuted when it converges to another kind of state, or to a saddle; one that neither holds nor is
+refuted proves nothing. So an edge is a bracket, from the last beta that holds to the nearest one
+refuted, and a row whose bracket stays wider than asked is reported as unresolved. Kinds, with p the
+softmax weights at the state:
 
     majority of S    sum_{i in S} p_i > 1/2      S = {i}: pattern i's own minimum
     undecided        max_i p_i <= 1/2            the branch that starts at the mean at beta = 0
@@ -21,13 +24,14 @@ Three protocols, in beta (equidistant patterns: beta_eff = K_s, K_c, N, the exac
     started at the centroid    highest beta at which the undecided branch is a minimum
 
 At beta -> infinity pattern i is a fixed point iff x_i.x_i - max_{j != i} x_i.x_j > 0 (bias included
-where the energy has one); where it is not, its onset is reported as infinite.
+where the energy has one). Where it is not, a minimum of its own may still exist over a range of
+beta: 24 betas are tried, and the onset is infinite if the pattern itself falls to one at none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,9 +39,9 @@ import numpy as np
 from dng_jax.errors import InputError
 from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
-from hopfield_jax.retrieval import find_minima
+from hopfield_jax.retrieval import Minima, find_minima
 from hopfield_jax.stability import certify
-from hopfield_jax.sweeps import Sweep, hysteresis
+from hopfield_jax.sweeps import Sweep, hysteresis, order_parameters
 
 MAX_STEPS = 20_000
 
@@ -45,25 +49,29 @@ MAX_STEPS = 20_000
 class Settled(NamedTuple):
     """What R starts came to: NumPy arrays.
 
-    state [R, d]; weights [R, N]; energy [R]; minimum bool [R], certified; converged bool [R];
-    residual [R], relative to the largest norm; steps int [R].
+    state [R, d]; weights [R, N]; energy [R]; minimum bool [R], certified; saddle bool [R],
+    converged with an eigenvalue of J above 1; radius [R], rho(J); converged bool [R]; residual [R],
+    relative to the largest norm; steps int [R].
     """
 
     state: np.ndarray
     weights: np.ndarray
     energy: np.ndarray
     minimum: np.ndarray
+    saddle: np.ndarray
+    radius: np.ndarray
     converged: np.ndarray
     residual: np.ndarray
     steps: np.ndarray
 
 
 class Edge(NamedTuple):
-    """beta [R] where a minimum ends (NaN where it did not exist at the good end); the state [R, d]
-    and weights [R, N] just inside; valid bool [R]; unresolved bool [R], rows in whose bisection
-    some trial did not converge, so that beta is only a bound from the good side."""
+    """beta [R], the last at which a minimum was proved (NaN where it was not at the good end);
+    refuted [R], the nearest at which it was refuted; the state [R, d] and weights [R, N] at beta;
+    valid bool [R]; unresolved bool [R], rows whose bracket is wider than was asked."""
 
     beta: np.ndarray
+    refuted: np.ndarray
     state: np.ndarray
     weights: np.ndarray
     valid: np.ndarray
@@ -78,6 +86,15 @@ def default_tolerance(memory: Memory) -> float:
     return 1e-9 if memory.dtype == jnp.float64 else 1e-6
 
 
+def sharp_tolerance(memory: Memory) -> float:
+    """1e-12 in double precision, 1e-6 in single: for edges.
+
+    A certificate needs beta D M r < (1 - rho)^2 / 2, so that the residual r bounds how close to an
+    edge a minimum can be proved.
+    """
+    return 1e-12 if memory.dtype == jnp.float64 else 1e-6
+
+
 def settle(
     memory: Memory,
     starts,
@@ -87,26 +104,40 @@ def settle(
     max_steps: int = MAX_STEPS,
     method: Method = "newton",
 ) -> Settled:
-    """Runs starts [R, d] at beta [] or [R] to their minima."""
+    """Runs starts [R, d] at beta [] or [R] to their minima.
+
+    Rows that a bold method gave up before max_steps (it can stall beside a ghost) are taken on by
+    plain iteration from where they are.
+    """
     starts = jnp.asarray(starts, memory.dtype)
     beta = np.broadcast_to(np.asarray(beta, np.float64), starts.shape[:1])
-    found = find_minima(
-        memory,
-        starts,
-        beta,
-        tolerance=tolerance or default_tolerance(memory),
-        max_steps=max_steps,
-        method=method,
+    tolerance = tolerance or default_tolerance(memory)
+    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": max_steps}
+    found = _arrays(memory, find_minima(memory, starts, beta, method=method, **options), beta)
+    stalled = np.flatnonzero(~found.converged & (found.steps < max_steps))
+    if method == "picard" or not stalled.size:
+        return found
+    options["max_steps"] = max_steps - int(found.steps[stalled].min())
+    again = find_minima(memory, found.state[stalled], beta[stalled], method="picard", **options)
+    for old, new in zip(found, _arrays(memory, again, beta[stalled]), strict=True):
+        old[stalled] = new
+    return found
+
+
+def _arrays(memory: Memory, found: Minima, beta: np.ndarray) -> Settled:
+    """As NumPy arrays of their own, with the weights."""
+    columns = (
+        found.state,
+        weights(memory, found.state, beta),
+        found.energy,
+        found.minimum,
+        found.converged & (found.certificate.morse_index > 0),
+        found.certificate.spectral_radius,
+        found.converged,
+        found.residual,
+        found.steps,
     )
-    return Settled(
-        np.asarray(found.state),
-        np.asarray(weights(memory, found.state, beta)),
-        np.asarray(found.energy),
-        np.asarray(found.minimum),
-        np.asarray(found.converged),
-        np.asarray(found.residual),
-        np.asarray(found.steps),
-    )
+    return Settled(*map(np.array, columns))
 
 
 def overlap(settled: Settled) -> np.ndarray:
@@ -116,6 +147,12 @@ def overlap(settled: Settled) -> np.ndarray:
     """
     n = settled.weights.shape[1]
     return np.where(settled.minimum, (n * settled.weights.max(axis=1) - 1) / (n - 1), np.nan)
+
+
+def orders(settled: Settled) -> dict[str, np.ndarray]:
+    """Order parameters [R] by name, NaN where a row is no certified minimum."""
+    found = order_parameters(jnp.asarray(settled.weights))._asdict() | {"rho": settled.radius}
+    return {k: np.where(settled.minimum, np.asarray(v), np.nan) for k, v in found.items()}
 
 
 def many(memory: Memory, starts, betas, **options) -> list[Settled]:
@@ -168,24 +205,27 @@ def edge(
     """
     starts = np.asarray(starts)
     rows = len(starts)
+    tolerance = tolerance or sharp_tolerance(memory)
     good = np.broadcast_to(np.asarray(good, np.float64), (rows,)).copy()
     bad = np.broadcast_to(np.asarray(bad, np.float64), (rows,)).copy()
     if not (np.isfinite(good).all() and np.isfinite(bad).all() and min(good.min(), bad.min()) > 0):
         raise InputError("an edge is searched between two betas > 0: give finite ones")
     first = settle(memory, starts, good, tolerance=tolerance)
     valid = first.minimum & kind(first)
-    unresolved = ~first.converged
+    refuted = bad.copy()
     state, p = first.state.copy(), first.weights.copy()
     count = int(np.ceil(np.log2(max(np.max(np.abs(np.log(good / bad))) / relative, 2))))
     for _ in range(count):
         middle = np.sqrt(good * bad)
         trial = settle(memory, state, middle, tolerance=tolerance)
-        holds = trial.minimum & kind(trial)
-        unresolved |= ~trial.converged
+        fits = kind(trial)
+        holds = trial.minimum & fits
+        refuted = np.where(trial.converged & (~fits | trial.saddle), middle, refuted)
         good, bad = np.where(holds, middle, good), np.where(holds, bad, middle)
         state = np.where(holds[:, None], trial.state, state)
         p = np.where(holds[:, None], trial.weights, p)
-    return Edge(np.where(valid, good, np.nan), state, p, valid, unresolved & valid)
+    unresolved = valid & (np.abs(np.log(refuted / good)) > 4 * relative)
+    return Edge(np.where(valid, good, np.nan), refuted, state, p, valid, unresolved)
 
 
 def loop(
@@ -217,7 +257,10 @@ def _certified(memory: Memory, swept: Sweep, tolerance: float) -> list[Settled]:
     proof = certify(memory, states, betas, tolerance=tolerance)
     minimum = np.asarray(proof.minimum).reshape(-1, rows) & np.asarray(swept.converged)
     p = np.asarray(weights(memory, states, betas)).reshape(len(swept.betas), rows, -1)
-    columns = (swept.state, p, swept.energy, minimum, swept.converged, swept.residual, swept.steps)
+    saddle = np.asarray(proof.morse_index > 0).reshape(-1, rows) & np.asarray(swept.converged)
+    radius = np.asarray(proof.spectral_radius).reshape(-1, rows)
+    rest = (swept.converged, swept.residual, swept.steps)
+    columns = (swept.state, p, swept.energy, minimum, saddle, radius, *rest)
     return [Settled(*(np.asarray(column)[s] for column in columns)) for s in range(len(p))]
 
 
@@ -233,7 +276,8 @@ def margins(memory: Memory) -> np.ndarray:
 def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Edge:
     """The lowest beta [N] at which each pattern has a minimum of its own, and the state there.
 
-    Infinite, and not valid, where the pattern is no fixed point at any large beta (norm bias).
+    Infinite, and not valid, where no such minimum was found from the pattern at any beta; NaN where
+    the search for one at large beta, where it must exist, did not converge.
     """
     x = np.asarray(memory.patterns, np.float64)
     n = len(x)
@@ -241,14 +285,24 @@ def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = 
     able = lead > 0
     low, high = _brackets(x, lead)
     top = high.copy()
+    own = majority(np.eye(n, dtype=bool))
     # The bound on beta is for the patterns themselves; their minima lie a little off.
     for _ in range(6):
         trial = settle(memory, x, top, tolerance=tolerance)
-        lost = able & ~(trial.minimum & majority(np.eye(n, dtype=bool))(trial))
+        lost = able & ~(trial.minimum & own(trial))
         if not lost.any():
             break
         top = np.where(lost, 2 * top, top)
-    found = edge(memory, x, majority(np.eye(n)), top, low, relative=relative, tolerance=tolerance)
+    biased = np.flatnonzero(~able)
+    if biased.size:
+        tried = np.geomspace(4 * low[0], high.max(), 24)
+        for beta, trial in zip(
+            tried, many(memory, x[biased], tried, tolerance=tolerance), strict=True
+        ):
+            held = trial.minimum & (trial.weights[np.arange(len(biased)), biased] > 0.5)
+            first = biased[held & ~able[biased]]
+            top[first], able[first] = beta, True
+    found = edge(memory, x, own, top, low, relative=relative, tolerance=tolerance)
     return found._replace(
         beta=np.where(able, found.beta, np.inf),
         valid=found.valid & able,
@@ -271,7 +325,7 @@ class Protocols(NamedTuple):
 
     patterns: median over patterns of their onset; energy: median over patterns of the beta of equal
     energies, NaN where the two minima never coexist; centroid: end of the undecided branch.
-    each: the onsets [N]; unresolved: numbers of the patterns whose bisection did not converge.
+    each: the onsets [N]; unresolved: numbers of the patterns whose onset is a bound only, or NaN.
     """
 
     patterns: float
@@ -305,11 +359,11 @@ def protocols(
     if len(rows) and last.valid[0]:
         crossing = list(equal_energy(memory, first, last, rows, relative, tolerance))
     return Protocols(
-        float(np.median(first.beta)),
+        float(np.nanmedian(first.beta)),
         float(np.nanmedian(crossing)) if np.isfinite(crossing).any() else np.nan,
         float(last.beta[0]),
         first.beta,
-        np.flatnonzero(first.unresolved),
+        np.flatnonzero(first.unresolved | np.isnan(first.beta)),
     )
 
 

@@ -19,6 +19,8 @@ from hopfield_jax import (
     capacity,
     denoising,
     energy,
+    equidistant,
+    figures,
     landscape,
     metastable,
     patterns,
@@ -106,7 +108,7 @@ def test_what_did_not_converge_is_no_minimum_and_is_named(six):
     assert np.isnan(transition.overlap(found)).all()
     assert math.isnan(transition.energy_gap(found))
     sorted_ = basins.sort(six, found)
-    assert sorted_.count.size == 0
+    assert sorted_.starts.size == 0
     assert sorted_.unsettled.tolist() == list(range(N))
     # and a saddle, which converges at once: the centroid beyond K = N
     centre = starts.mean(axis=0, keepdims=True)
@@ -140,6 +142,43 @@ def test_norm_bias_excludes_patterns_for_the_dot_energy_only():
     assert np.isfinite(transition.onsets(euclidean, relative=1e-2).beta).all()
 
 
+def test_an_infinite_onset_speaks_of_the_pattern_as_a_start():
+    # The third pattern's product with the first is larger than the first's own, at any beta, yet
+    # there is a minimum where the first holds most of the weight; it is not reached from there.
+    x = np.array([[1, 0], [0.7, -0.5], [1.05, 20]])
+    memory = energy.memory(x)
+    assert transition.margins(memory)[0] < 0
+    found = transition.onsets(memory, relative=1e-2)
+    assert not found.valid[0]
+    assert np.isinf(found.beta[0])
+    there = transition.settle(memory, [[0.888, -0.186]], 3.0)
+    assert there.minimum[0]
+    assert there.weights[0, 0] == pytest.approx(0.627, abs=1e-3)
+
+
+def test_exact_curves_stay_within_their_range():
+    pieces = equidistant.branches(N, 2.0, 8.0)
+    assert [p.stable for p in pieces] == [True, False]
+    for piece in pieces:
+        assert piece.K.min() >= 2 * (1 - 1e-9)
+        assert piece.K.max() <= 8 * (1 + 1e-9)
+        for k, m in zip(piece.K[::40], piece.m[::40], strict=True):
+            found = theory.branch(N, 1, k)
+            exact = [theory.m_of_u(u, 1, N) for u in found]
+            assert min(abs(m - e) for e in exact) < 1e-6
+    assert pieces[0].K.min() == pytest.approx(K_S, rel=1e-9)
+    assert pieces[0].K.max() == pytest.approx(8, rel=1e-9)
+    assert equidistant.branches(N, 1.0, 3.0) == []
+    (above,) = equidistant.branches(N, 7.0, 8.0)
+    assert above.stable
+    number = equidistant.number_of_minima(N, [1.0, K_S + 0.01, 5.99, 6.0, 9.0])
+    assert number.tolist() == [1, 7, 7, 6, 6]
+    assert equidistant.weight(N, [1.0, 5.0]) == pytest.approx([1 / N, theory.pattern_weight(N, 5)])
+    edge = equidistant.watershed(N, [1.0, 7.0])
+    assert edge[0] == 1
+    assert math.isnan(edge[1])
+
+
 # ---- basins --------------------------------------------------------------------------------------
 
 
@@ -149,8 +188,8 @@ def test_shares_of_basins_are_shares(six):
     np.testing.assert_allclose(p.sum(axis=0), 1)
     assert (p > 0).all()
     found = basins.basins(six, starts, 5.0)
-    assert found.count.sum() == 64
-    assert (np.diff(found.count) <= 0).all()
+    assert found.starts.sum() == 64
+    assert (np.diff(found.starts) <= 0).all()
     assert found.unsettled.size == 0
     assert (found.low <= found.share).all()
     assert (found.high >= found.share).all()
@@ -171,11 +210,12 @@ def test_the_watershed_is_the_unstable_branch(six):
     centre = np.repeat(x.mean(axis=0, keepdims=True), 3, axis=0)
     found = basins.watershed(six, centre, x[:3], at, resolution=1e-6)
     exact = [theory.m_of_u(theory.branch(N, 1, k)[0], 1, N) for k in at]
-    np.testing.assert_allclose(found, exact, atol=2e-6)
+    np.testing.assert_allclose(found.position, exact, atol=2e-6)
+    assert not found.unresolved.any()
     everything = basins.watershed(six, centre, x[:3], np.full(3, 0.9 * K_S))
-    assert everything.tolist() == [1, 1, 1]
+    assert everything.position.tolist() == [1, 1, 1]
     nothing = basins.watershed(six, centre, x[:3], np.full(3, 6.5))
-    assert np.isnan(nothing).all()
+    assert np.isnan(nothing.position).all()
 
 
 # ---- capacity ------------------------------------------------------------------------------------
@@ -185,10 +225,10 @@ def test_capacity_is_the_distribution_of_onsets(six):
     found = capacity.measure(six)
     np.testing.assert_allclose(found.onset, K_S, rtol=2e-3)
     assert found.predicted == pytest.approx(K_S)
-    assert found.never == 0
+    assert found.biased == 0
     onset = [4.0, 2.0, math.inf, 8.0]
     np.testing.assert_array_equal(capacity.share(onset, [1, 2, 5, 1e9]), [0, 0.25, 0.5, 0.75])
-    some = found._replace(onset=np.array([1.0, 2.0, np.inf]))
+    some = found._replace(onset=np.array([1.0, np.nan, 2.0, np.inf]))
     assert some.quantiles().tolist() == [1, 2, math.inf]
 
 
@@ -240,7 +280,8 @@ def test_window_of_a_group_and_its_tree():
     memory = energy.memory(x)
     groups = np.array([0, 0, 1, 1, 2, 2])
     exact = theory.ultrametric_window(3, 2, 1.0, 0.8, 0.0)
-    low, high = metastable.group_window(memory, groups, math.sqrt(exact[0] * exact[1]))
+    low, high, unresolved = metastable.group_window(memory, groups, math.sqrt(exact[0] * exact[1]))
+    assert not unresolved.any()
     np.testing.assert_allclose(low, exact[0], rtol=1e-4)
     np.testing.assert_allclose(high, exact[1], rtol=1e-4)
     middle = math.sqrt(exact[0] * exact[1])
@@ -294,18 +335,18 @@ def test_figures_are_drawn(tmp_path):
     drawn = [
         plots.panels([panel, panel], tmp_path / "a.png", title="two"),
         plots.panels([panel], tmp_path / "b.png", across=True, legend="best"),
-        plots.phase_diagram(
+        figures.phase_diagram(
             np.array([3, 10, 30]),
             {k: f * np.array([3.0, 10, 30]) for k, f in (("a", 0.5), ("b", 0.7), ("c", 1.0))},
             {"m": ([3, 30], [1.5, 15])},
             tmp_path / "c.png",
         ),
         plots.shares(x, {"a": x / 20, "b": 1 - x / 20}, tmp_path / "d.png", below=panel),
-        plots.merge_tree([9.0, 3.0, 1.0], label, [0, 1, 2], tmp_path / "e.png", number=[3, 2, 1]),
-        plots.landscape(
+        figures.merge_tree([9.0, 3.0, 1.0], label, [0, 1, 2], tmp_path / "e.png", number=[3, 2, 1]),
+        figures.landscape(
             panel, [("one", np.outer(x, x))], x, x, [{"p": np.ones((2, 2))}], tmp_path / "f.png"
         ),
-        plots.window(
+        figures.window(
             x,
             [("in", "1", p), ("out", "0", p / 2)],
             {"share": p[:, 0]},
@@ -344,7 +385,7 @@ def test_figures_are_drawn(tmp_path):
             ),
             "curve 'a' needs x and y of one length",
         ),
-        (lambda m, d: plots.merge_tree([1.0], [[0, 0]], [0], d / "x.png"), r"labels \[1, 1\]"),
+        (lambda m, d: figures.merge_tree([1.0], [[0, 0]], [0], d / "x.png"), r"labels \[1, 1\]"),
     ],
 )
 def test_bad_input_is_named(six, tmp_path, call, words):

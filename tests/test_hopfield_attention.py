@@ -20,6 +20,8 @@ from dng_jax.errors import InputError
 from eval import attention as job
 from hopfield_jax import attention, patterns, theory
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).resolve().parents[1]
 T, D, H, DIM = 12, 10, 3, 4
 
@@ -37,8 +39,8 @@ def test_equidistant_keys_have_the_beta_eff_of_theory_and_retrieve_as_it_says():
     # started at the keys: N pattern minima, with the exact participation
     p1 = theory.pattern_weight(N, K)
     assert cold.participation == pytest.approx(1 / (p1**2 + (1 - p1) ** 2 / (N - 1)), rel=1e-6)
-    assert (cold.fixed_points, cold.minima, cold.converged) == (N, N, 1.0)
-    assert (hot.fixed_points, hot.minima) == (1, 1)
+    assert (cold.starts, cold.minima, cold.unsettled) == (N, N, 0)
+    assert (hot.minima, hot.unsettled) == (1, 0)
     assert hot.participation == pytest.approx(N, rel=1e-6)
     assert cold.norm_bias == hot.norm_bias == 0
     assert cold.exist == pytest.approx(theory.pattern_limits(K).exist)
@@ -65,12 +67,36 @@ def test_one_step_is_attention_and_queries_choose_what_is_found():
     assert [r.starts for r in grouped] == [16, 16]
 
 
-def test_what_does_not_settle_is_neither_a_fixed_point_nor_a_minimum():
+def test_what_does_not_settle_is_no_minimum():
     keys = patterns.equidistant(16, 16, math.sqrt(4 * 5.1), seed=0)[None]
     r = attention.report(keys, max_steps=3)[0]  # the ghost of the spinodal at 5.189
-    assert (r.converged, r.fixed_points, r.minima) == (0, 0, 0)
+    assert (r.starts, r.unsettled, r.minima) == (16, 16, 0)
     assert math.isnan(r.participation)
-    assert attention.report(keys)[0].minima == 1
+    r = attention.report(keys)[0]
+    assert (r.unsettled, r.minima) == (0, 1)
+
+
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_ghosts_just_beyond_the_spinodal_are_no_minima(shift):
+    # residual 1e-7 and rho(J) < 1 there, and only the centroid is a minimum; a common part of the
+    # keys changes nothing
+    N = 16
+    K_s = theory.spinodal(N).K
+    keys = patterns.equidistant(N, N, 1.0)
+    moved = np.pad(keys, ((0, 0), (0, 1)), constant_values=shift)[None]
+    r = attention.report(moved, scale=K_s * (1 - 1e-7), tolerance=1e-6)[0]
+    assert (r.phase, r.minima, r.unsettled) == ("centroid", 1, 0)
+    assert r.participation == pytest.approx(N, rel=1e-3)
+    # steps that end within the ghosts leave all starts unsettled, and none a minimum
+    r = attention.report(moved, scale=K_s * (1 - 1e-7), tolerance=1e-6, max_steps=50)[0]
+    assert (r.minima, r.unsettled) == (0, N)
+    # on the other side of the spinodal the minima are real, each counted once
+    for tolerance in (1e-3, 1e-6):
+        r = attention.report(moved, scale=K_s * (1 + 1e-4), tolerance=tolerance)[0]
+        assert (r.minima, r.unsettled) == (N, 0)
+    # beyond K = N the centroid is a saddle, which a start exactly there never leaves
+    r = attention.report(moved, moved.mean(axis=1, keepdims=True), scale=20.0)[0]
+    assert (r.starts, r.minima, r.unsettled) == (1, 0, 1)
 
 
 def test_long_keys_swallow_short_ones():

@@ -130,7 +130,7 @@ def test_the_predicted_window_is_exact_for_two_gaussians():
         sigma = math.exp(-level / 2)
         x = delta * label + s * rng.normal(size=n) + sigma * rng.normal(size=n)
         log_p = np.asarray(mixture.log_posterior(x[:, None].astype(np.float32), 1.0, sigma))
-        share = diffusion.resolved(np.exp(log_p[None, :, 0]), w)[0]
+        share = diffusion.resolved(np.exp(log_p[None, :, 0]), ~label)[0]
         assert found[t] == pytest.approx(share, abs=0.02)
     # symmetric in what is called the class
     np.testing.assert_allclose(diffusion.predicted_share(mixture, [1], logsnr), found, atol=1e-6)
@@ -145,9 +145,8 @@ def test_windows_of_known_curves():
     assert window.closes == pytest.approx(math.log(9), abs=1e-3)
     assert math.isnan(diffusion.crossing(logsnr, rising, 1.0))
     assert diffusion.crossing(logsnr, rising, 0.0) == -5
-    # all know: p is 1 for a fifth of the chains and 0 for the rest
     p = np.stack([np.full(10, 0.2), np.repeat([1.0, 0.0], [2, 8])])
-    np.testing.assert_allclose(diffusion.resolved(p, 0.2), [0, 1], atol=1e-12)
+    np.testing.assert_allclose(diffusion.resolved(p, np.arange(10) < 2), [0, 1], atol=1e-12)
     np.testing.assert_allclose(
         diffusion.accumulated([[1.0, 1.0], [0.0, 4.0], [2.0, 0.0]]), [0.25, 0.75, 1]
     )
@@ -178,8 +177,8 @@ def test_what_is_observed_along_a_sampler(mixture, denoise, table, keys, noise):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: diffusion.resolved(np.zeros(3), 0.1), r"posterior \[T, B\], got \[3\]"),
-        (lambda: diffusion.resolved(np.zeros((3, 2)), 1.0), "strictly between 0 and 1"),
+        (lambda: diffusion.resolved(np.zeros(3), [True]), r"got \[3\] and \[1\]"),
+        (lambda: diffusion.resolved(np.zeros((3, 2)), [False] * 2), "0 of 2 chains end in the"),
         (lambda: diffusion.accumulated(np.zeros((3, 2))), "no guidance was applied"),
         (lambda: diffusion.accumulated(-np.ones((3, 2))), "push >= 0"),
         (lambda: diffusion.crossing([0, 1], [0, 1, 2], 0.5), "one length"),

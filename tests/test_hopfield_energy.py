@@ -10,6 +10,8 @@ import pytest
 from dng_jax import InputError
 from hopfield_jax import energy, memory
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BETAS = (1e-4, 1e-2, 1.0, 7.0, 1e3, 1e6)
 
 
@@ -115,6 +117,7 @@ def test_blocks_give_what_one_pass_gives(problem, beta):
         np.testing.assert_allclose(padded.diameter, m.diameter, rtol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1e-4, 20.0, 1e6])
 def test_hundred_thousand_patterns_by_blocks(beta):
     rng = np.random.default_rng(1)
@@ -173,13 +176,14 @@ def test_weights_of_equal_small_terms_sum_to_one_in_single_precision():
     # one field above 31 (or 4999) equal ones: summed one after the other, all err the same way
     for n in (32, 5000):
         betas = np.linspace(5, 15, 64, dtype=np.float32)
-        m = memory(np.eye(n, 3, dtype=np.float32))
+        m = memory(np.eye(n, 3, dtype=np.float32), checked=False)  # all the others are zero
         p = np.asarray(energy.weights(m, np.eye(1, 3), betas), np.float64)
         assert np.abs(p.sum(axis=1) - 1).max() < 4e-7
         exact = 1 / (1 + (n - 1) * np.exp(-betas.astype(np.float64)))
         np.testing.assert_allclose(p[:, 0], exact, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_energies_agree_for_equal_norms():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(6, 4))
@@ -211,7 +215,11 @@ def test_dtypes():
     ("call", "words"),
     [
         (lambda: memory(np.ones(3)), r"rows \[N, d\], got shape \(3,\)"),
-        (lambda: memory(np.array([[1.0, np.nan]])), "NaN"),
+        (lambda: memory(np.array([[1.0, np.nan], [0, 1]])), "row 0 of the patterns holds NaN"),
+        (lambda: memory([[1.0, np.nan]], checked=False), "hold NaN or infinity"),
+        (lambda: memory([[1.0, 2.0]]), "at least 2 patterns, got N = 1"),
+        (lambda: memory(jnp.eye(4, 2)), "rows 2, 3 of the patterns hold nothing but zeros"),
+        (lambda: memory([[1, 2], [3, 4], [1, 2 + 1e-9]]), "rows 0 and 2 of the patterns are equal"),
         (lambda: memory(np.eye(2), "cosine"), "unknown energy 'cosine'"),
         (lambda: memory(np.eye(2), weights=[1, 2, 3]), r"2 patterns got weights of shape \(3,\)"),
         (lambda: memory(np.eye(2), weights=[1, -2]), "weights of patterns must be"),

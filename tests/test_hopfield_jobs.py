@@ -130,6 +130,7 @@ def test_capacity_and_metastable(tmp_path, monkeypatch):
     assert results["trees"][0]["minima"][[0, -1]].tolist() == [8, 1]
 
 
+@pytest.mark.slow
 def test_diffusion_compares_markers_with_sampler_traces(tmp_path):
     results, columns = work(tmp_path, "diffusion", "--samples", "24", "--steps", "12")
     assert len(columns["logsnr"]) == 12
@@ -138,17 +139,19 @@ def test_diffusion_compares_markers_with_sampler_traces(tmp_path):
     assert known[-1] > 0.9
     window = results["measured"]["share of the label resolved"]
     assert window.opens < window.middle < window.closes
-    # the label is decided after the classes may be told apart and before the images are
+    # 24 chains, two or three of them in the class
+    predicted = results["measured"]["resolved, predicted"]
+    assert window.middle == pytest.approx(predicted.middle, abs=1.5)
     marks = results["predicted_logsnr"]
-    assert marks["speciation"] < window.middle < marks["image_collapse"] + 2
+    assert marks["speciation"] < marks["class_speciation"] < marks["image_collapse"]
 
 
 def test_patterns_from_a_file(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "keys.npy", rng.normal(size=(6, 2, 3)))
-    source = hopfield.transition.Source(str(tmp_path / "keys.npy"), normalise="none")
-    made = hopfield.build(source)
-    assert made.patterns.shape == (6, 6)
+    source = hopfield.transition.Source(str(tmp_path / "keys.npy"))
+    made = hopfield.build(source, count=3)
+    assert made.patterns.shape == (6, 6)  # all of it, as it is
     assert made.name.startswith("keys")
 
 
@@ -210,9 +213,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, monkeypatch,
     np.save("flat.npy", rows[0])
     np.save("one.npy", rows[:1])
     (tmp_path / "text.npy").write_text("no array")
-    plain = ("--normalise", "none") if words[-1].endswith(".npy") else ()
     with pytest.raises(InputError, match=re.escape(said)) as caught:
-        hopfield.main([*words, *plain, "--out", "run"])
+        hopfield.main([*words, "--out", "run"])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

@@ -47,8 +47,17 @@ def equidistant(n, norm=1.0, angle=np.pi / 2):
     return norm * x @ turn
 
 
-@pytest.mark.parametrize("method", ["picard", "anderson", "newton"])
-@pytest.mark.parametrize("form", ["state", "weights"])
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [
+        pytest.param("picard", "weights", marks=pytest.mark.slow),
+        ("anderson", "state"),
+        pytest.param("newton", "weights", marks=pytest.mark.slow),
+        pytest.param("picard", "state", marks=pytest.mark.slow),
+        pytest.param("anderson", "weights", marks=pytest.mark.slow),
+        pytest.param("newton", "state", marks=pytest.mark.slow),
+    ],
+)
 def test_same_fixed_points_as_a_loop(method, form):
     # from one attractor to a pattern each, with very different numbers of steps
     rng = np.random.default_rng(0)
@@ -73,6 +82,7 @@ def test_same_fixed_points_as_a_loop(method, form):
         )
 
 
+@pytest.mark.slow
 def test_saddle_nodes_of_equidistant_patterns():
     # A6: pattern minima end at K_s, to 1e-3, whatever norm and angle; 12, 17, 21 Anderson steps and
     # 52, 161, 458 plain ones at K_s + 1e-1, 1e-2, 1e-3 (hopfield.md section 3).
@@ -117,6 +127,7 @@ def test_a_loose_tolerance_is_not_certified_at_a_ghost():
         np.testing.assert_allclose(true.state, np.tile(x.mean(0), (2, 1)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saddle_is_a_fixed_point_but_no_minimum():
     # two orthonormal patterns together: symmetric to the last bit, so the update stays
     start = np.array([[1.0, 1.0, 0, 0, 0, 0, 0, 0]]) / 2
@@ -128,6 +139,7 @@ def test_a_saddle_is_a_fixed_point_but_no_minimum():
         assert not bool(found.minimum[0])
 
 
+@pytest.mark.slow
 def test_patterns_within_a_small_ball_have_one_attractor():
     # A9: beta D_max^2 < 4
     rng = np.random.default_rng(9)
@@ -149,11 +161,11 @@ def test_patterns_within_a_small_ball_have_one_attractor():
 @pytest.mark.parametrize(
     ("method", "form"),
     [
-        ("picard", "weights"),
         ("anderson", "weights"),
-        ("anderson", "state"),
-        ("newton", "weights"),
-        ("newton", "state"),
+        pytest.param("picard", "weights", marks=pytest.mark.slow),
+        pytest.param("anderson", "state", marks=pytest.mark.slow),
+        pytest.param("newton", "weights", marks=pytest.mark.slow),
+        pytest.param("newton", "state", marks=pytest.mark.slow),
     ],
 )
 def test_energy_never_rises(method, form):
@@ -181,6 +193,7 @@ def test_energy_never_rises(method, form):
             assert np.sqrt(square[-1])[4] < 1e-14 < left[4]
 
 
+@pytest.mark.slow
 def test_hundred_thousand_patterns_at_huge_beta():
     # A13: blocks of patterns, single precision
     rng = np.random.default_rng(1)
@@ -194,6 +207,7 @@ def test_hundred_thousand_patterns_at_huge_beta():
     np.testing.assert_allclose(found.energy, np.log(1e5) / 1e6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_their_company_and_few_programs_serve_all():
     # 300 rows over a transition: working sets of 256, 64, 16 and back, against one at a time
     x = equidistant(32)
@@ -217,6 +231,7 @@ def test_rows_do_not_depend_on_their_company_and_few_programs_serve_all():
     assert int(found.steps.max()) > 100 > 20 > np.median(found.steps)
 
 
+@pytest.mark.slow
 def test_rotation_translation_and_scale_of_minima():
     # A7, at the fixed points: beta scales as an inverse square of length
     rng = np.random.default_rng(5)
@@ -238,6 +253,7 @@ def test_rotation_translation_and_scale_of_minima():
         np.testing.assert_allclose(scaled.energy, s**2 * base.energy, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_converge_are_named():
     limit, _ = spinodal(64)
     x = equidistant(64)
@@ -263,6 +279,7 @@ def test_merge():
     assert merge(points, 10.0)[0].tolist() == [0, 1, 0, 1, 2, 0]
 
 
+@pytest.mark.slow
 def test_minima_of_ten_patterns_are_the_centroid_or_single_patterns():
     # A5, from starts all over the hull at three temperatures
     n = 10

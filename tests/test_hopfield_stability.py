@@ -32,7 +32,7 @@ def subset_state(n, k, u):
     return strength, np.where(np.arange(n) < k, np.exp(u) * p2, p2), np.exp(u) * p2, p2
 
 
-@pytest.mark.parametrize("shape", [(4, 7), (9, 5)])
+@pytest.mark.parametrize("shape", [pytest.param((4, 7), marks=pytest.mark.slow), (9, 5)])
 def test_jacobian_and_its_spectrum(shape):
     rng = np.random.default_rng(0)
     x, xi = rng.normal(size=shape), rng.normal(size=(3, shape[1])) * 0.4
@@ -89,6 +89,7 @@ def test_centroid_loses_stability_at_n():
         assert int(found.morse_index[2]) == n - 1
 
 
+@pytest.mark.slow
 def test_a_ghost_with_a_small_residual_is_no_minimum():
     # 64 patterns, just below K_s = 6.9245846: the update creeps past where the minimum was
     # before it falls to the centroid, with rho < 1 on the way in.
@@ -136,6 +137,7 @@ def test_what_is_certified_is_there():
         assert bool(stability.certify(m, end[proved], beta).minimum.all())
 
 
+@pytest.mark.slow
 def test_certificates_at_huge_beta_in_single_precision():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(40, 16)).astype(np.float32)
@@ -147,6 +149,7 @@ def test_certificates_at_huge_beta_in_single_precision():
     assert not bool(stability.certify(memory(x), halfway, 1e6).minimum[0])
 
 
+@pytest.mark.slow
 def test_large_problems_are_certified_by_the_trace(monkeypatch):
     monkeypatch.setattr(stability, "LARGEST_FORM", 6)
     with jax.enable_x64(True):

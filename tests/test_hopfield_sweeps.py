@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError
-from hopfield_jax import memory, sweeps
+from hopfield_jax import memory, stability, sweeps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -20,6 +20,7 @@ def softmax(z):
     return e / e.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_hysteresis_between_the_spinodal_and_the_loss_of_the_centroid():
     # A6: K_s + 1e-3 keeps the patterns, K_s - 1e-3 does not; the centroid goes just after K = N
     n, k_s = 16, SPINODAL[16]
@@ -58,6 +59,7 @@ def test_without_a_kick_arithmetic_stays_where_it_is():
         assert float(moved.p_max[1, 0]) > 0.9
 
 
+@pytest.mark.slow
 def test_cold_sweep_against_a_loop():
     rng = np.random.default_rng(0)
     x, starts, betas = rng.normal(size=(7, 5)), rng.normal(size=(3, 5)), np.array([0.2, 1.0, 4.0])
@@ -98,6 +100,7 @@ def test_order_parameters():
     assert found.top90.tolist() == [9, 1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm", ["none", "down"])
 def test_sets_of_patterns_are_swept_together(warm):
     rng = np.random.default_rng(1)
@@ -114,16 +117,17 @@ def test_sets_of_patterns_are_swept_together(warm):
     assert found.unconverged.shape[1] == 3
 
 
-def test_rows_that_do_not_converge_have_beta_and_start():
-    k_s = SPINODAL[5]
-    betas = [1.0, k_s - 1e-4, 8.0]
+@pytest.mark.parametrize(
+    "warm", ["down", *(pytest.param(w, marks=pytest.mark.slow) for w in ("none", "up"))]
+)
+def test_rows_that_do_not_converge_have_beta_and_start(warm):
+    # 1e-4 off K_s of 5 patterns, on either side, plain steps from a pattern need hundreds
+    k_s, x = SPINODAL[5], np.eye(5)
+    betas, stuck = ([k_s + 1e-4, 8.0], 0) if warm == "up" else ([1.0, k_s - 1e-4, 8.0], 1)
     with jax.enable_x64(True):
-        for warm in ("none", "up"):
-            found = sweeps.sweep(
-                memory(np.eye(5)), np.eye(5)[:2], betas, warm=warm, max_steps=60, kick=0.0
-            )
-            rows = [[1, 0], [1, 1]] if warm == "none" else []
-            assert found.unconverged.tolist() == rows
+        found = sweeps.sweep(memory(x), x[:2], betas, warm=warm, max_steps=60, kick=0.0)
+        assert found.unconverged.tolist() == [[stuck, 0], [stuck, 1]]
+        assert found.steps[stuck].tolist() == [60, 60]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,45 @@ def test_bad_input_is_named(change, words):
     call = {"starts": np.eye(3), "betas": [1.0, 2.0]} | change
     with pytest.raises(InputError, match=words):
         sweeps.sweep(memory(np.eye(3)), **call)
+
+
+def test_certificates_of_a_sweep_are_those_of_its_rows(monkeypatch):
+    # one attractor; ghosts 1e-7 below K_s; centroid and patterns; centroid a saddle beyond K = N
+    n = 16
+    betas = [3.0, 5.189035508065551 * (1 - 1e-7), 8.0, 18.0]
+    starts = np.concatenate([np.full((2, n), 1 / n), np.eye(n)[[0, 1, 0, 0]]])
+    asked = []
+
+    def spy(memory, states, beta, **options):
+        asked.append(len(states))
+        return stability.certify(memory, states, beta, **options)
+
+    with jax.enable_x64(True):
+        m = memory(np.eye(n))
+        found = sweeps.sweep(m, starts, betas, radius_steps=0)
+        assert bool(found.converged.all())
+        monkeypatch.setattr(sweeps, "certify", spy)
+        sure = sweeps.certify_sweep(m, found)
+        exact = stability.certify(m, found.state.reshape(24, n), np.repeat(betas, 6))
+        for name in ("minimum", "morse_index"):
+            np.testing.assert_array_equal(getattr(sure, name).reshape(-1), getattr(exact, name))
+        np.testing.assert_allclose(sure.residual.reshape(-1), exact.residual, atol=1e-15)
+        np.testing.assert_allclose(
+            sure.spectral_radius.reshape(-1), exact.spectral_radius, atol=1e-4
+        )
+        centroid, pattern = sure.minimum[:, :2], sure.minimum[:, 2:]
+        assert centroid.tolist() == [[True] * 2] * 3 + [[False] * 2]
+        assert pattern.tolist() == [[b] * 4 for b in (True, False, True, True)]
+    # 1 + 3 + 3 + 3 points; then the two other rows of one ghost and the second one of the saddle
+    assert asked == [10, 3]
+    with pytest.raises(InputError, match=r"states \[S, R, d\]: got shape \(6, 16\)"):
+        sweeps.certify_sweep(m, found._replace(state=found.state[0]))
+
+
+def test_patterns_that_are_all_one_point():
+    m = memory([[3.0, 4.0], [3.0, 4.0]], checked=False)
+    found = sweeps.sweep(m, np.eye(2), [1.0, 2.0], warm="up", radius_steps=0)
+    np.testing.assert_allclose(found.state, np.broadcast_to([3, 4], (2, 2, 2)), rtol=1e-6)
 
 
 def test_sets_must_have_one_shape():

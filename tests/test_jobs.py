@@ -69,6 +69,7 @@ def test_class_removal_writes_one_record_a_rule(tmp_path, denoiser, capsys):
     assert "dng:classes=1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch(tmp_path):
     rules = ("dng:pair",)
     a = class_removal.main(small(tmp_path, rules=rules, out=str(tmp_path / "a"), batch=48))
@@ -178,6 +179,7 @@ def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler)
     assert (tmp_path / "run" / f"reliability_{sampler}_classes.png").exists()
 
 
+@pytest.mark.slow
 def test_exact_posterior_equals_the_complement_and_classes_comes_close():
     problem = problems.make("digits", ("0",), Source("exact"))
     identity = exact.exact_identity(problem, 64, seed=0, count=50)
@@ -301,6 +303,7 @@ def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
     # Another part is added; the one that was there stays in the results.
     both = study.main(dataclasses.replace(config, parts=("several",)))
     assert {t["part"] for t in both["tables"]} == {"curves", "several"}
+    assert "--parts curves several" in both["command"]
     stored = json.loads((tmp_path / "s" / "results.json").read_text())
     assert stored["curves"]["curves"]["np"]["samples"] == 72
 
@@ -311,6 +314,28 @@ def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
     cell.unlink()
     with pytest.raises(InputError, match="made with other settings"):
         study.main(dataclasses.replace(config, samples=30))
+
+
+def test_families_of_a_study_may_bring_their_own_scales(small_grids, tmp_path):
+    assert study.grids_of(("np", "dng:pair=10,3")) == {"np": (0.1, 1.0), "dng:pair": (3.0, 10.0)}
+    config = small_study(tmp_path, families=("np=0.3", "dng:pair=10,3"), parts=("curves",))
+    by_family = {cell.family: cell for cell in study.cells(config, (0,), 10)}
+    assert [s.scale for s in by_family["np"].settings] == [0.3]
+    assert [s.scale for s in by_family["dng:pair"].settings] == [3.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("families", "said"),
+    [
+        (("npp",), "no grid of scales for 'npp': choose from np, dng:pair, dng:classes"),
+        (("np", "np=1"), "names 'np' twice"),
+        (("np=1,x",), "'np=1,x' has a scale that is no number: write np=0.5,1"),
+        (("np=nan",), "the scales of 'np=nan' must be >= 0, finite, none twice"),
+    ],
+)
+def test_families_that_make_no_sense_are_named(small_grids, tmp_path, families, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        study.check(small_study(tmp_path, families=families))
 
 
 def test_cells_share_noise_across_rules_and_nothing_across_classes(small_grids, tmp_path):
@@ -381,6 +406,7 @@ def test_devices_that_are_not_there_are_named():
         devices.select(cpu_devices=0)
 
 
+@pytest.mark.slow
 def test_throughput_counts_operations(tmp_path):
     config = bench.Config(
         "throughput", networks=("digits",), batch=8, samples=8, pairs=1, out=str(tmp_path / "b")
@@ -392,6 +418,7 @@ def test_throughput_counts_operations(tmp_path):
     assert 2.5 < ratio < 3.5  # forward, and backward by inputs and by weights
 
 
+@pytest.mark.slow
 def test_bench_reports_ratios_and_compiles_nothing_anew(tmp_path):
     results = bench.main(bench.Config(samples=8, steps=2, pairs=2, out=str(tmp_path / "b")))
     assert results["results"]["programs a second sweep compiles"] == 0

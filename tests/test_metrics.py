@@ -193,6 +193,18 @@ def test_frechet_of_singular_covariances_is_accurate():
     assert metrics.frechet_from_features(x, x + 2) == pytest.approx(160, rel=1e-9)
 
 
+def test_distances_of_resamples_are_those_taken_one_by_one():
+    rng = np.random.default_rng(2)
+    real = metrics.Moments.zero(12).update(rng.normal(size=(80, 12)))
+    for n in (200, 7):  # fewer samples than features: singular covariances
+        fake = (0.5 + rng.normal(size=(n, 12)) * np.linspace(0.1, 2, 12)).astype(np.float16)
+        rows = rng.integers(n, size=(4, n))
+        moments = [metrics.Moments.zero(12).update(fake[r].astype(np.float64)) for r in rows]
+        expected = [real.distance(m) for m in moments]
+        assert np.std(expected) > 0.01
+        np.testing.assert_allclose(real.distances(fake, rows), expected, atol=1e-5)
+
+
 def test_streaming_moments_equal_batch_moments():
     rng = np.random.default_rng(2)
     # A mean far from 0 is where the textbook sum of squares loses its digits.

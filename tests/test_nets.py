@@ -90,6 +90,22 @@ def test_sizes_that_are_not_there_are_refused(changes, said):
         replace(TINY, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"widths": ()}, "widths must be one or more numbers from 1"),
+        ({"widths": (8, 0)}, "widths must be one or more numbers from 1"),
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
+        ({"features": 0}, "features must be at least 1, got 0"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"widths": (4, 4, 4, 4, 4)}, "images of 8x8 cannot be halved 4 times"),
+    ],
+)
+def test_sizes_a_classifier_cannot_have_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        replace(nets.CLASSIFIER_CONFIGS["digits"], **changes)
+
+
 def test_the_global_part_belongs_to_its_head():
     module = nets.UNet(replace(TINY, global_channels=4))
     x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([-1.0, 2.0])

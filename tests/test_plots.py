@@ -76,3 +76,18 @@ def test_bad_input_is_named(tmp_path, call, words):
 def test_pyplot_is_never_loaded():
     code = "import sys, dng_jax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_responses_show_every_point_of_every_panel(monkeypatch, tmp_path):
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figure)
+    x = np.array([1.0, 2.0])
+
+    def curve(top):
+        return (x, *[np.array([0.0, top])] * 3, *[np.array([-0.1, top])] * 3)
+
+    panels = {"a": {"pair": curve(1.0)}, "b": {"pair": curve(7.0)}, "c": {"pair": curve(2.0)}}
+    figure = plots.responses(panels, tmp_path / "r.png")
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert low <= 0
+        assert high >= 7

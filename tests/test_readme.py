@@ -20,8 +20,17 @@ def test_the_first_example_runs_and_prints_what_it_says():
     assert out.getvalue().strip() == "(64, 8, 8, 1) (50, 64)"
 
 
-def test_the_second_example_builds_its_rule():
+def test_the_hopfield_example_finds_every_minimum():
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    assert "K_s=6.92458464" in out.getvalue()
+    assert "64 certified minima" in out.getvalue()
+
+
+def test_the_last_example_builds_its_rule():
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
 
     def network(x, row, roles):
         return dict.fromkeys(roles, x)

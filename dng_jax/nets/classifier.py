@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from dng_jax.errors import InputError
 from dng_jax.nets.unet import config_from_dict
 
 
@@ -27,6 +28,20 @@ class ClassifierConfig:
     widths: tuple[int, ...] = (32, 48)
     features: int = 64
     dropout: float = 0.2
+
+    def __post_init__(self):
+        if not self.widths or min(self.widths) < 1:
+            raise InputError(f"widths must be one or more numbers from 1, got {list(self.widths)}")
+        for name, low in (("num_classes", 2), ("features", 1)):
+            if getattr(self, name) < low:
+                raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if min(self.image_shape[:2]) < 2 ** (len(self.widths) - 1):
+            raise InputError(
+                f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"
+                f" {len(self.widths) - 1} times: name fewer widths"
+            )
 
     def to_dict(self) -> dict:
         """Plain JSON values; tuples become lists."""
