@@ -172,16 +172,22 @@ def logits(memory: Memory, state, beta) -> jax.Array:
     return _beside(beta, s) * s + memory.log_weights
 
 
-def partition(s, beta, log_weights) -> tuple[jax.Array, jax.Array]:
-    """Retrieval weights p [..., N] and free energy F [...] of fields s [..., N]."""
+def partition(s, beta, log_weights, exact: bool = True) -> tuple[jax.Array, jax.Array]:
+    """Retrieval weights p [..., N] and free energy F [...] of fields s [..., N].
+
+    exact = False leaves the form for small beta out: cheaper, and F good to eps (log N) / beta.
+    """
     top = jax.lax.stop_gradient(jnp.max(s, axis=-1))
     t = _beside(beta, s) * (s - top[..., None])
     z = t + log_weights
     peak = jax.lax.stop_gradient(jnp.max(z, axis=-1))
     e = jnp.exp(z - peak[..., None])
     mass = _total(e)
-    excess = _excess(log_weights, t)
-    return e / mass[..., None], top + _log_mean(peak, mass, excess) / beta
+    p = e / mass[..., None]
+    if not exact:
+        return p, top + (peak + jnp.log(mass)) / beta
+    excess = _total(jnp.exp(log_weights) * jnp.expm1(t))
+    return p, top + _log_mean(peak, mass, excess) / beta
 
 
 @jax.jit
@@ -190,18 +196,18 @@ def weights(memory: Memory, state, beta) -> jax.Array:
     return partition(fields(memory, state), beta, memory.log_weights)[0]
 
 
-@functools.partial(jax.jit, static_argnames="block")
+@functools.partial(jax.jit, static_argnames=("block", "exact"))
 def update_and_energy(
-    memory: Memory, state, beta, *, block: int | None = None
+    memory: Memory, state, beta, *, block: int | None = None, exact: bool = True
 ) -> tuple[jax.Array, jax.Array]:
     """T(xi) [..., d] and E(xi) [...] of states [..., d], from one pass over the patterns.
 
     block: patterns taken at a time (then logits need [..., block] instead of [..., N]); default
-    all at once.
+    all at once, and then exact = False makes the energy cheaper (see `partition`).
     """
     state, beta = jnp.asarray(state), jnp.asarray(beta, memory.dtype)
     if block is None or block >= memory.num_patterns:
-        p, free = partition(fields(memory, state), beta, memory.log_weights)
+        p, free = partition(fields(memory, state), beta, memory.log_weights, exact)
         image = jnp.einsum("...n,nd->...d", p, memory.patterns, precision="highest")
     else:
         image, free = _blocked(memory, state, beta, block)
@@ -248,13 +254,14 @@ def _blocked(memory, state, beta, block):
         new_peak = jnp.maximum(peak + shift, highest)
         shrink = jnp.exp(peak + shift - new_peak)
         e = jnp.exp(z - new_peak[..., None])
+        w = jnp.exp(log_w)
         gain = jnp.einsum("...n,nd->...d", e, x, precision="highest")
         return (
             new_top,
             new_peak,
             mass * shrink + _total(e),
-            excess * jnp.exp(shift) + weight * jnp.expm1(shift) + _excess(log_w, t),
-            weight + jnp.sum(jnp.exp(log_w)),
+            excess * jnp.exp(shift) + weight * jnp.expm1(shift) + _total(w * jnp.expm1(t)),
+            weight + jnp.sum(w),
             pull * shrink[..., None] + gain,
         ), None
 
@@ -270,26 +277,10 @@ def _total(x):
     # Sum over the last axis by eighths. One after the other, N equal small terms beside a large one
     # are all rounded the same way: float32 weights of 32 equidistant patterns missed 1 by 1.3e-6.
     while x.shape[-1] > 8:
-        parts = jnp.split(_eighths(x), 8, axis=-1)
-        while len(parts) > 1:
-            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        x = parts[0]
-    return jnp.sum(x, axis=-1)
-
-
-def _excess(log_weights, t):
-    # sum_i w_i expm1(t_i), by eighths too; as sums of an axis, since slices of a function this dear
-    # double the time of an update in a loop on a CPU
-    x = jnp.exp(log_weights) * jnp.expm1(t)
-    while x.shape[-1] > 8:
-        x = _eighths(x)
+        extra = -x.shape[-1] % 8
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, extra)]) if extra else x
         x = jnp.sum(x.reshape(*x.shape[:-1], 8, -1), axis=-2)
     return jnp.sum(x, axis=-1)
-
-
-def _eighths(x):
-    extra = -x.shape[-1] % 8
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, extra)]) if extra else x
 
 
 def _log_mean(peak, mass, excess):

@@ -6,7 +6,7 @@ Every row has its own start and its own beta, so a sweep over S temperatures and
 rows and one product of matrices an iteration. Rows finish at very different times (near a spinodal
 plain iteration takes 1000 steps, elsewhere 5), so the work is done in generations: the unfinished
 rows are gathered into working sets of 16, 64, 256, ... rows, each set is iterated in one compiled
-program until three quarters of it are done, and what is left makes up the next generation. Few
+program until half of its rows are done, and what is left makes up the next generation. Few
 sizes mean few programs, and one set's logits fit the cache.
 
 A small residual is no proof of a minimum: saddles have it, and so does the ghost of a minimum that
@@ -26,8 +26,9 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces, stability
-from hopfield_jax.energy import Memory, check_beta, pad, update_and_energy
+from hopfield_jax.energy import Memory, check_beta, pad
 from hopfield_jax.iterations import METHODS, Method, run
+from hopfield_jax.rows import difference
 from hopfield_jax.stability import BLOCK, Certificate
 
 SMALLEST = 16  # rows of the smallest working set
@@ -81,7 +82,7 @@ def find_fixed_points(
     *,
     tolerance: float = 1e-6,
     max_steps: int = 10_000,
-    method: Method = "picard",
+    method: Method = "aitken",
     space: Literal["auto", "state", "weights"] = "auto",
     chunk: int = 32,
 ) -> FixedPoints:
@@ -116,11 +117,11 @@ def find_fixed_points(
     whole = memory if block is None else pad(memory, block)
     form = _space(whole, space, block)
     rows = len(starts)
-    largest = _largest(memory)
+    largest = _largest(form)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
     # np.pad copies: no buffer of the caller's is given away below
-    first = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge"))
-    betas = jnp.asarray(np.pad(np.broadcast_to(beta, (rows,)), (0, room - rows), mode="edge"))
+    first = jnp.asarray(_filled(starts, room))
+    betas = jnp.asarray(_filled(np.broadcast_to(beta, (rows,)), room))
 
     held = _begin(form, first, betas, tile=min(room, largest))
     steps = jnp.asarray(np.zeros(room, np.int32))
@@ -128,13 +129,12 @@ def find_fixed_points(
     generation = 0
     while unfinished.size:
         sets = _working_sets(unfinished, largest, room)
-        doing: Method = method if generation else "picard"
         length = chunk * 2 ** min(generation, 20)
         left = []
         for index in sets:
-            enough = len(index) // GROWTH if len(index) > SMALLEST else 0
+            enough = np.sum(index < room) // 2 if len(index) > SMALLEST else 0
             held, steps, active = _advance(
-                form, held, steps, betas, index, tolerance, max_steps, length, enough, method=doing
+                form, held, steps, betas, index, tolerance, max_steps, length, enough, method=method
             )
             left.append(active)
         unfinished = np.concatenate(
@@ -153,7 +153,7 @@ def find_minima(
     *,
     tolerance: float = 1e-6,
     max_steps: int = 10_000,
-    method: Method = "picard",
+    method: Method = "aitken",
     space: Literal["auto", "state", "weights"] = "auto",
     chunk: int = 32,
 ) -> Minima:
@@ -217,14 +217,19 @@ def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarra
     return labels, np.asarray(representatives, int)
 
 
-def _largest(memory):
-    # rows of one working set: logits of 1 MB in a core's cache, of 256 MB on an accelerator
+def _largest(form):
+    # rows of one working set: points of 1 MB in a core's cache, logits of 256 MB on an accelerator
     numbers = 2**18 if jax.default_backend() == "cpu" else 2**26
-    wide = max(min(memory.num_patterns, BLOCK), memory.dimension)
+    wide = max(min(form.memory.num_patterns, BLOCK), form.size)
     size = SMALLEST
     while size * GROWTH * wide <= numbers:
         size *= GROWTH
     return size
+
+
+def _filled(rows, room):
+    spare = room - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], spare, axis=0)]) if spare else rows
 
 
 def _working_sets(rows, largest, nowhere):
@@ -274,10 +279,10 @@ def _begin(form, starts, betas, *, tile):
 @functools.partial(jax.jit, static_argnames="tile")
 def _finish(form, held, betas, *, tile):
     def one(held, beta):
-        state = form.state(held)
-        block = getattr(form, "block", None)
-        image, energy = update_and_energy(form.memory, state, beta, block=block)
-        return state, jnp.linalg.norm(state - image, axis=-1) / _unit(form.memory), energy
+        point = form.lift(held)
+        image, energy = form.evaluate(point, beta)
+        residual = spaces.length(form, difference(image, point)) / _unit(form.memory)
+        return form.state(held), residual, energy
 
     return _tiled(one, tile, held, betas)
 

@@ -3,7 +3,7 @@ r"""State space and weight space behind one interface, so that each algorithm is
 A point is what the update maps, and what histories and search directions are linear in:
 
     state space    xi [R, d]                    <u, v> = u . v
-    weight space   (p, h = G p) [R, 2, N]       <u, v> = u_p . v_h = (X^T u_p) . (X^T v_p)
+    weight space   (p, h = G p), each [R, N]    <u, v> = u_p . v_h = (X^T u_p) . (X^T v_p)
 
 <., .> is the Euclidean inner product of states in both, so lengths, energies and conjugate
 directions are the same; carrying h with p makes it free of further products. In either space the
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,14 @@ from hopfield_jax import weight_space
 from hopfield_jax.energy import Memory, update, update_and_energy, weights
 from hopfield_jax.weight_space import Gram
 
-Push = Callable[[jax.Array], jax.Array]
+Push = Callable[[Any], Any]
+
+
+class Weights(NamedTuple):
+    """A point of weight space: weights p [R, N] and their fields h = G p [R, N]."""
+
+    p: jax.Array
+    field: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -59,9 +66,9 @@ class StateSpace:
         """xi [R, d]."""
         return held
 
-    def evaluate(self, point, beta) -> tuple[jax.Array, jax.Array]:
-        """The image of points under the update, and their energies [R]."""
-        return update_and_energy(self.memory, point, beta, block=self.block)
+    def evaluate(self, point, beta, exact: bool = True) -> tuple[jax.Array, jax.Array]:
+        """The image of points under the update, and their energies [R]; see energy.partition."""
+        return update_and_energy(self.memory, point, beta, block=self.block, exact=exact)
 
     def inner(self, u, v) -> jax.Array:
         return jnp.sum(u * v, axis=-1)
@@ -89,7 +96,7 @@ class StateSpace:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WeightSpace:
-    """Points are weights and their fields (p, G p), [R, 2, N]."""
+    """Points are weights and their fields, `Weights`."""
 
     memory: Memory
     gram: Gram
@@ -102,34 +109,39 @@ class WeightSpace:
         """The weights of a start: one update, after which every state is X^T p."""
         return weights(self.memory, state, beta)
 
-    def lift(self, held) -> jax.Array:
-        return jnp.stack([held, weight_space.inner(self.gram, held)], axis=-2)
+    def lift(self, held) -> Weights:
+        return Weights(held, weight_space.inner(self.gram, held))
 
     def held(self, point) -> jax.Array:
-        return point[..., 0, :]
+        return point.p
 
     def state(self, held) -> jax.Array:
         return weight_space.to_state(self.memory, held)
 
-    def evaluate(self, point, beta) -> tuple[jax.Array, jax.Array]:
-        p, e = weight_space.from_inner(self.gram, point[:, 0], point[:, 1], beta)
+    def evaluate(self, point, beta, exact: bool = True) -> tuple[Weights, jax.Array]:
+        p, e = weight_space.from_inner(self.gram, *point, beta, exact)
         return self.lift(p), e
 
     def inner(self, u, v) -> jax.Array:
-        return jnp.sum(u[..., 0, :] * v[..., 1, :], axis=-1)
+        return jnp.sum(u.p * v.field, axis=-1)
 
     def jacobian(self, point, beta) -> Push:
         return self.covariance(self.held(self.evaluate(point, beta)[0]), beta)
 
     def covariance(self, p, beta) -> Push:
         def push(v):
-            a = v[:, 1]
+            a = v.field
             return self.lift(beta[:, None] * p * (a - jnp.sum(p * a, axis=-1, keepdims=True)))
 
         return push
 
 
 Space = StateSpace | WeightSpace
+
+
+def length(space: Space, step) -> jax.Array:
+    """|u| [R] of steps between points."""
+    return jnp.sqrt(jnp.maximum(space.inner(step, step), 0))
 
 
 def space(

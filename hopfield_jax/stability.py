@@ -32,7 +32,8 @@ import numpy as np
 
 from dng_jax.errors import InputError
 from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
-from hopfield_jax.spaces import space
+from hopfield_jax.rows import scaled
+from hopfield_jax.spaces import length, space
 
 LARGEST_FORM = 4096  # rows of the largest matrix that is diagonalised
 BLOCK = 8192  # patterns taken at a time where there are many
@@ -76,8 +77,8 @@ def spectral_radius(memory: Memory, state, beta, iterations: int = 64) -> jax.Ar
     def step(carry, _):
         v, _ = carry
         w = push(v)
-        length = jnp.sqrt(jnp.maximum(form.inner(w, w), 0))
-        unit = w / jnp.where(length > 0, length, 1).reshape(-1, *[1] * (w.ndim - 1))
+        size = length(form, w)
+        unit = scaled(1 / jnp.where(size > 0, size, 1), w)
         return (unit, form.inner(v, w)), None
 
     first = push(form.lift(start))

@@ -72,7 +72,7 @@ def inner(gram: Gram, p) -> jax.Array:
     return jnp.einsum("...n,nm->...m", p, gram.gram, precision="highest")
 
 
-def from_inner(gram: Gram, p, h, beta) -> tuple[jax.Array, jax.Array]:
+def from_inner(gram: Gram, p, h, beta, exact: bool = True) -> tuple[jax.Array, jax.Array]:
     """p' and the energy, given h = G p."""
-    image, free = partition(h + gram.bias, beta, gram.log_weights)
+    image, free = partition(h + gram.bias, beta, gram.log_weights, exact)
     return image, jnp.sum(p * h, axis=-1) / 2 - free + gram.constant
