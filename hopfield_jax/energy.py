@@ -23,6 +23,15 @@ and neither form subtracts nearly equal numbers: E is good to rounding from beta
 textbook form has lost 2e-4, to beta = 1e6. Over many patterns the same sums are accumulated block
 by block with a running reference.
 
+The origin. With m the mean of the patterns, c_i = x_i - m, eta = xi - m and any number h,
+
+    s_i = c_i.eta + b'_i + terms without i,    b'_i = b_i + c_i.m - h
+    E   = |eta|^2/2 - F'(eta) + c',            c'   = c - |m|^2/2 - h
+
+with F' of c and b': the same landscape, whose numbers are as large as the patterns lie apart and
+not as the origin lies far. `centred` gives it, h the mean of the b_i + c_i.m. Lengths are compared
+with the spread, the rms of |c_i|: D sqrt((N-1)/(2N)) for patterns at equal distances D.
+
 Shapes: patterns X [N, d] as rows; states xi [..., d]; beta broadcasts against [...]. All products
 are taken at precision "highest": bfloat16 or TF32 inputs move the spinodal by 0.2% or 0.03%.
 """
@@ -71,17 +80,37 @@ class Memory:
 
     @property
     def scale(self) -> jax.Array:
-        """M, the largest norm of a pattern, []: the unit in which residuals are given."""
+        """M, the largest norm of a pattern, []."""
         return jnp.sqrt(jnp.max(jnp.sum(self.patterns**2, axis=-1), axis=-1))
+
+    @property
+    def mean(self) -> jax.Array:
+        """m [d], the mean of the patterns, each counted once; padding is not."""
+        real = (self.log_weights > -jnp.inf)[..., None]
+        count = jnp.sum(real, axis=-2)
+        return jnp.sum(jnp.where(real, self.patterns, 0), axis=-2) / count
+
+    @property
+    def spread(self) -> jax.Array:
+        """The rms distance of the patterns to their mean, [] > 0: the unit of lengths.
+
+        Residuals, tolerances and kicks are given in it. The least normal number where all patterns
+        are one.
+        """
+        square = self._from_mean()
+        count = jnp.sum(self.log_weights > -jnp.inf, axis=-1)
+        least = jnp.finfo(self.dtype).tiny
+        return jnp.maximum(jnp.sqrt(jnp.sum(square, axis=-1) / count), least)
 
     @property
     def diameter(self) -> jax.Array:
         """An upper bound, at most twice too large, of the largest distance of two patterns, []."""
-        real = self.log_weights > -jnp.inf
-        centre = jnp.sum(jnp.where(real[..., None], self.patterns, 0), axis=-2, keepdims=True)
-        centre = centre / jnp.sum(real, axis=-1)[..., None, None]
-        distance = jnp.sum((self.patterns - centre) ** 2, axis=-1)
-        return 2 * jnp.sqrt(jnp.max(jnp.where(real, distance, 0), axis=-1))
+        return 2 * jnp.sqrt(jnp.max(self._from_mean(), axis=-1))
+
+    def _from_mean(self):
+        # |x_i - m|^2 [N], 0 for padding
+        square = jnp.sum((self.patterns - self.mean[..., None, :]) ** 2, axis=-1)
+        return jnp.where(self.log_weights > -jnp.inf, square, 0)
 
 
 def memory(
@@ -140,6 +169,21 @@ def pad(memory: Memory, multiple: int) -> Memory:
         jnp.pad(memory.log_weights, (0, extra), constant_values=-jnp.inf),
         memory.constant,
     )
+
+
+@jax.jit
+def centred(memory: Memory) -> tuple[Memory, jax.Array]:
+    """The same landscape with the origin at the mean m of the patterns, and m [d].
+
+    States eta = xi - m there stand for xi here, with equal energies. Padding becomes rows of zeros.
+    """
+    mean = memory.mean
+    real = memory.log_weights > -jnp.inf
+    x = jnp.where(real[:, None], memory.patterns - mean, 0)
+    bias = memory.bias + jnp.einsum("nd,d->n", x, mean, precision="highest")
+    level = jnp.sum(jnp.where(real, bias, 0)) / jnp.sum(real)
+    constant = memory.constant - jnp.sum(mean**2) / 2 - level
+    return Memory(x, jnp.where(real, bias - level, 0), memory.log_weights, constant), mean
 
 
 def check_beta(beta) -> None:

@@ -1,13 +1,14 @@
 r"""Fixed points of the update from many starts, at many temperatures, at once.
 
-    xi <- T(xi) = X^T softmax(beta s + log w)    until  |xi - T(xi)| <= tolerance M
+    xi <- T(xi) = X^T softmax(beta s + log w)    until  |xi - T(xi)| <= tolerance * spread
 
 Every row has its own start and its own beta, so a sweep over S temperatures and B starts is S B
 rows and one product of matrices an iteration. Rows finish at very different times (near a spinodal
 plain iteration takes 1000 steps, elsewhere 5), so the work is done in generations: the unfinished
 rows are gathered into working sets of 16, 64, 256, ... rows, each set is iterated in one compiled
 program until three quarters of it are done, and what is left makes up the next generation. Few
-sizes mean few programs, and one set's logits fit the cache.
+sizes mean few programs, and one set's logits fit the cache. All of it is done with the origin at
+the mean of the patterns (energy.centred): a tolerance means the same wherever they lie.
 
 A small residual is no proof of a minimum: saddles have it, and so does the ghost of a minimum that
 has just vanished, where plain iteration advances by about (K_s - K)/K_s a step. Choose the
@@ -26,7 +27,7 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces, stability
-from hopfield_jax.energy import Memory, check_beta, pad, update_and_energy
+from hopfield_jax.energy import Memory, centred, check_beta, pad, update_and_energy
 from hopfield_jax.iterations import METHODS, Method, run
 from hopfield_jax.stability import BLOCK, Certificate
 
@@ -37,8 +38,9 @@ GROWTH = 4  # ratio of their sizes
 class FixedPoints(NamedTuple):
     """Where rows [R] ended.
 
-    state [R, d]; residual |xi - T(xi)| / M, as measured at that state; steps int32, updates spent;
-    converged bool, residual within the tolerance; energy [R].
+    state [R, d]; residual |xi - T(xi)| / spread, as measured at that state less the mean (which,
+    added back, rounds it by another eps |mean|); steps int32, updates spent; converged bool,
+    residual within the tolerance; energy [R].
     """
 
     state: jax.Array
@@ -87,10 +89,10 @@ def find_fixed_points(
 ) -> FixedPoints:
     """Follows the update from starts [R, d] at beta [] or [R] to fixed points.
 
-    tolerance: of the residual, in units of M. method: "picard" is the update itself; "anderson" and
-    "newton" take over once the residual is below 1e-2, and never raise the energy. space: "auto"
-    takes the cheaper form. chunk: iterations before rows are sorted out, doubled each generation.
-    Runs on the host, not under jit. Rows that do not converge say so; see `describe`.
+    tolerance: of the residual, in units of memory.spread. method: "picard" is the update itself;
+    "anderson" and "newton" take over once the residual is below 1e-2, and never raise the energy.
+    space: "auto" takes the cheaper form. chunk: iterations before rows are sorted out, doubled each
+    generation. Runs on the host, not under jit. Rows that do not converge say so; see `describe`.
     """
     choose(method, METHODS, "method")
     check_beta(beta)
@@ -113,12 +115,13 @@ def find_fixed_points(
             f" {tolerance}, {max_steps} and {chunk}"
         )
     block = BLOCK if memory.num_patterns > 2 * BLOCK else None
-    whole = memory if block is None else pad(memory, block)
+    middle, mean = centred(memory)
+    whole = middle if block is None else pad(middle, block)
     form = _space(whole, space, block)
     rows = len(starts)
     largest = _largest(memory)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
-    first = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge"))
+    first = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge")) - mean
     betas = jnp.asarray(np.pad(np.broadcast_to(beta, (rows,)), (0, room - rows), mode="edge"))
 
     held = _begin(form, first, betas, tile=min(room, largest))
@@ -141,8 +144,8 @@ def find_fixed_points(
         )
         generation += 1
     state, residual, energy = _finish(form, held, betas, tile=min(room, largest))
-    residual = residual[:rows]
-    return FixedPoints(state[:rows], residual, steps[:rows], residual <= tolerance, energy[:rows])
+    state, residual = state[:rows] + mean, residual[:rows]
+    return FixedPoints(state, residual, steps[:rows], residual <= tolerance, energy[:rows])
 
 
 def find_minima(
@@ -186,18 +189,18 @@ def describe(found: FixedPoints | Minima, most: int = 8) -> str:
     named = ", ".join(map(str, rows[:most])) + (", ..." if rows.size > most else "")
     return (
         f"{rows.size} of {len(found.residual)} rows did not converge (rows {named}; largest"
-        f" residual {np.max(residual):.1e} M after {int(np.max(found.steps))} steps): raise"
-        " max_steps or the tolerance"
+        f" residual {np.max(residual):.1e} of the patterns' spread, after"
+        f" {int(np.max(found.steps))} steps): raise max_steps or the tolerance"
     )
 
 
 def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """Which rows [R, .] are the same point: labels int [R], and a representative row of each.
 
-    points: states, with the smallest distance of two patterns (or M) as scale, or weights p with
-    scale 1; all at one beta. In order, each row joins the first representative within tolerance *
-    scale, or becomes one. Labels count from 0 in order of appearance; representatives int [K] are
-    row numbers.
+    points: states, with the smallest distance of two patterns (or their spread) as scale, or
+    weights p with scale 1; all at one beta. In order, each row joins the first representative
+    within tolerance * scale, or becomes one. Labels count from 0 in order of appearance;
+    representatives int [K] are row numbers.
     """
     points = np.asarray(points, np.float64)
     if points.ndim != 2:
@@ -291,4 +294,4 @@ def _tiled(f, tile, *rows):
 
 
 def _unit(memory):
-    return jnp.maximum(memory.scale, jnp.finfo(memory.dtype).tiny)
+    return memory.spread
