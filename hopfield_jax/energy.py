@@ -199,6 +199,17 @@ def check_beta(beta) -> None:
         )
 
 
+def check_states(memory: Memory, states, name: str = "states") -> np.ndarray:
+    """States as rows [R, d], R >= 1, of the memory's dtype: a copy. InputError for other shapes."""
+    states = np.array(states, memory.dtype)
+    if states.ndim != 2 or states.shape[1] != memory.dimension or not len(states):
+        raise InputError(
+            f"{name} must be rows [R, {memory.dimension}] as the patterns are,"
+            f" got shape {states.shape}"
+        )
+    return states
+
+
 def fields(memory: Memory, state) -> jax.Array:
     """s_i = x_i . xi + b_i of states [..., d], shape [..., N]."""
     if state.shape[-1] != memory.dimension:

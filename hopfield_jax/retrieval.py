@@ -19,7 +19,7 @@ Source: hopfield.md sections 3 and 6.
 from __future__ import annotations
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,22 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces, stability
-from hopfield_jax.energy import Memory, centred, check_beta, pad, update_and_energy
+from hopfield_jax.energy import Memory, centred, check_beta, check_states, pad, update_and_energy
 from hopfield_jax.iterations import METHODS, Method, run
 from hopfield_jax.stability import BLOCK, Certificate
 
+Form = Literal["auto", "state", "weights"]
 SMALLEST = 16  # rows of the smallest working set
 GROWTH = 4  # ratio of their sizes
+
+
+class Search(TypedDict, total=False):
+    """How `find_fixed_points` searches: see there. For functions that hand it on."""
+
+    max_steps: int
+    method: Method
+    space: Form
+    chunk: int
 
 
 class FixedPoints(NamedTuple):
@@ -84,7 +94,7 @@ def find_fixed_points(
     tolerance: float = 1e-6,
     max_steps: int = 10_000,
     method: Method = "picard",
-    space: Literal["auto", "state", "weights"] = "auto",
+    space: Form = "auto",
     chunk: int = 32,
 ) -> FixedPoints:
     """Follows the update from starts [R, d] at beta [] or [R] to fixed points.
@@ -96,12 +106,7 @@ def find_fixed_points(
     """
     choose(method, METHODS, "method")
     check_beta(beta)
-    starts = np.array(starts, memory.dtype)  # a copy: its buffer is given away below
-    if starts.ndim != 2 or starts.shape[1] != memory.dimension or not len(starts):
-        raise InputError(
-            f"starts must be rows [R, {memory.dimension}] as the patterns are,"
-            f" got shape {starts.shape}"
-        )
+    starts = check_states(memory, starts, "starts")
     if not np.isfinite(starts).all():
         raise InputError("starts must be finite numbers: they hold NaN or infinity")
     beta = np.asarray(beta, memory.dtype)
@@ -149,33 +154,16 @@ def find_fixed_points(
 
 
 def find_minima(
-    memory: Memory,
-    starts,
-    beta,
-    *,
-    tolerance: float = 1e-6,
-    max_steps: int = 10_000,
-    method: Method = "picard",
-    space: Literal["auto", "state", "weights"] = "auto",
-    chunk: int = 32,
+    memory: Memory, starts, beta, *, tolerance: float = 1e-6, **search: Unpack[Search]
 ) -> Minima:
-    """`find_fixed_points`, and a certificate of every row.
+    """`find_fixed_points` (search: its options), and a certificate of every row.
 
     Only rows with `minimum` set are minima: a residual within the tolerance, rho(J) < 1, and the
     inequality of stability.py, which a ghost or a saddle cannot meet. Each certificate costs an
     eigenvalue problem of size min(N, d); where many rows coincide, find_fixed_points, `merge` and
     stability.certify of the representatives is cheaper.
     """
-    found = find_fixed_points(
-        memory,
-        starts,
-        beta,
-        tolerance=tolerance,
-        max_steps=max_steps,
-        method=method,
-        space=space,
-        chunk=chunk,
-    )
+    found = find_fixed_points(memory, starts, beta, tolerance=tolerance, **search)
     certificate = stability.certify(memory, found.state, beta, tolerance=tolerance)
     return Minima(*found, certificate)
 

@@ -30,8 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError
-from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
+from hopfield_jax.energy import Memory, check_beta, check_states, update_and_energy, weights
 from hopfield_jax.spaces import space
 
 LARGEST_FORM = 4096  # rows of the largest matrix that is diagonalised
@@ -103,12 +102,7 @@ def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certifi
     open.
     """
     check_beta(beta)
-    states = np.asarray(states, memory.dtype)
-    if states.ndim != 2 or states.shape[1] != memory.dimension or not len(states):
-        raise InputError(
-            f"states must be rows [R, {memory.dimension}] as the patterns are,"
-            f" got shape {states.shape}"
-        )
+    states = check_states(memory, states)
     rows = len(states)
     each = np.broadcast_to(np.asarray(beta, memory.dtype), (rows,))
     spare = (1 << (rows - 1).bit_length()) - rows  # few sizes, few programs

@@ -34,7 +34,14 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces
-from hopfield_jax.energy import Memory, centred, check_beta, update_and_energy, weights
+from hopfield_jax.energy import (
+    Memory,
+    centred,
+    check_beta,
+    check_states,
+    update_and_energy,
+    weights,
+)
 from hopfield_jax.iterations import METHODS, Method, run
 from hopfield_jax.retrieval import find_fixed_points, merge
 from hopfield_jax.stability import Certificate, certify, spectral_radius
@@ -263,12 +270,7 @@ def _checked(memory, starts, betas, warm, tolerance, max_steps, method):
             f"the betas of a sweep must ascend strictly (as {memory.dtype}), got shape"
             f" {betas.shape}: sort them and drop repeats"
         )
-    starts = np.asarray(starts, memory.dtype)
-    if starts.ndim != 2 or starts.shape[1] != memory.dimension or not len(starts):
-        raise InputError(
-            f"starts must be rows [R, {memory.dimension}] as the patterns are,"
-            f" got shape {starts.shape}"
-        )
+    starts = check_states(memory, starts, "starts")
     if not (tolerance > 0 and max_steps >= 1):
         raise InputError(
             f"tolerance must be > 0 and max_steps at least 1: got {tolerance} and {max_steps}"
