@@ -74,20 +74,26 @@ def main(config: Config) -> dict[str, Any]:
     config.devices.select()
     folder = runs.new_run_folder(config.out, config, job="bench", overwrite=config.overwrite)
     timing.count_compilations()
-    tables: tuple[runs.Table, ...]
+    kept: dict[str, Any] = {"config": config, "provenance": runs.provenance(), "results": {}}
+    if config.suite == "hopfield":
+        tables = []
+        for name, part, table in hopfield_speed.measure(config):
+            # part by part: what was measured stays if the rest is cut off
+            kept["results"][name] = part
+            table.print()
+            tables.append(table)
+            runs.write_tables(folder, *tables)
+            runs.write_json(folder / "results.json", kept)
+        return kept
     if config.suite == "sampling":
-        results = sampling(config)
-        tables = (ratios(config, results),)
-    elif config.suite == "throughput":
-        results = throughput.measure(config)
-        tables = (throughput.table_of(results),)
+        kept["results"] = sampling(config)
+        table = ratios(config, kept["results"])
     else:
-        results = hopfield_speed.measure(config)
-        tables = hopfield_speed.tables_of(results)
-    runs.publish(folder, *tables)
-    results = {"config": config, "provenance": runs.provenance(), "results": results}
-    runs.write_json(folder / "results.json", results)
-    return results
+        kept["results"] = throughput.measure(config)
+        table = throughput.table_of(kept["results"])
+    runs.publish(folder, table)
+    runs.write_json(folder / "results.json", kept)
+    return kept
 
 
 def ratios(config: Config, results: dict[str, Any]) -> runs.Table:

@@ -2,32 +2,39 @@ r"""Speed of hopfield_jax: against loops over beta, against the peak, and as pro
 
     python -m eval.bench hopfield
 
-loops       rows (beta, start), each iterated xi <- X^T softmax(beta X xi) until |change| <= 1e-6 M,
-            at most 10 000 times, in float32. A loop takes one beta after the other, all its starts
-            as one product, until the slowest of them is done; in NumPy, and in PyTorch as the
-            association of hopfield-layers iterates. `find_fixed_points` takes all rows at once, and
-            returns their residuals and energies besides. "anderson" is its other method: same
-            fixed points, fewer steps.
+loops       128 (512) betas x 128 (16) starts, float32: every start is followed at every beta until
+            the state moves by less than 1e-6 of the patterns' spread. The loops take one beta after
+            the other, all its starts as one product, xi <- X^T softmax(beta X xi), until the
+            slowest has come to rest:
+        NumPy         as plain as it can be written
+        PyTorch       the same
+        association   in PyTorch, as hopfield-layers iterates its association: on the weights, with
+                      a head's activity as a mask over queries, keys and weights. Its criterion, the
+                      norm of all changes together, is replaced by the largest: fewer updates.
+            `find_fixed_points` takes all rows at once and returns residuals and energies besides.
     wide        equidistant patterns, N = 64 in d = 128; betas over [0.9 K_s, 1.1 N], geometric
-    narrow      the same within 1% of K_s, where all iterations slow down
-    flat        N = 1024 random patterns in d = 256, beta far above the transition: few steps
+    fine        the same within 1% of K_s, where the update slows down
+    flat        N = 1024 random patterns in d = 256, beta far above the transition: few updates
 share       of a large matrix product's speed that an iteration reaches: 4 R N d operations in state
             space, 2 R N^2 in weight space, nothing counted for the softmax
 growth      seconds ~ size^exponent over doublings of patterns, states and betas, in state space;
             every row takes 3 updates
 many        1e6 patterns in d = 64, by blocks: their logits are never all there
 
-Starts of "wide" and "narrow": the patterns, the centroid, and points of the hull, as many as fit.
+Starts of "wide" and "fine": the patterns, the centroid, and points of the hull, as many as fit.
 The limit and the tolerance are the same for all. Differences of results are taken over rows that
-converge in both. Sources: hopfield.md sections 3 and 6; hopfield-layers is Ramsauer et al.'s code.
+converge in both; rows that end apart are those in which a state passes, or is left in, the ghost of
+a minimum just below K_s (tests/test_hopfield_retrieval.py compares certified minima). Sources:
+hopfield.md sections 3 and 6; hopfield-layers is the code of Ramsauer et al. 2020.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -36,13 +43,12 @@ import numpy as np
 
 from eval import runs, throughput, timing
 from hopfield_jax import find_fixed_points, iterations, memory, patterns, spaces, theory
-from hopfield_jax.iterations import Method
 
 TOLERANCE = 1e-6
 MAX_STEPS = 10_000
 APART = 1e-3  # of M: rows farther apart than this ended at different fixed points
 OCTAVES = 3
-UPDATES = 3
+UPDATES = 4
 NO_TORCH = "torch is not installed: pip install torch"
 
 
@@ -62,46 +68,45 @@ class Ends(NamedTuple):
     updates: int
 
 
-def measure(config) -> dict[str, Any]:
-    """The figures at 1/config.shrink of their sizes, from config.pairs alternations each."""
-    shrink = config.shrink
+def measure(config) -> Iterator[tuple[str, Any, runs.Table]]:
+    """Figures at 1/config.shrink of their sizes, from config.pairs alternations: name, results and
+    table of one part after the other."""
+    shrink, pairs = config.shrink, config.pairs
     # first, while the process's peak of memory is its own
-    many = many_patterns(max(1_000_000 // shrink, 64), 64, 64, config.pairs)
+    many = many_patterns(max(1_000_000 // shrink, 64), 64, 64, pairs)
+    yield "many", many, many_table(many)
     n, d, s, b = (max(size // shrink, 4) for size in (64, 128, 128, 128))
     problems = {
-        "wide": transition(n, d, s, b, narrow=False),
-        "narrow": transition(n, d, s, b, narrow=True),
+        "wide": transition(n, d, s, b, fine=False),
+        "fine": transition(n, d, s, b, fine=True),
         "flat": flat(*(max(size // shrink, 4) for size in (1024, 256, 512, 16))),
     }
-    methods: dict[str, tuple[Method, ...]] = {"flat": ("picard",)}
+    kinds = {"association": torch_loop(association), "PyTorch": torch_loop(plain)}
     loops = {
-        f"{name}, {method}, against {against}": versus(problem, loop, method, config.pairs)
+        f"{name}, against {kind}": versus(problem, loop, pairs)
         for name, problem in problems.items()
-        for method in methods.get(name, ("picard", "anderson"))
-        for against, loop in (("PyTorch", torch_loop()), ("NumPy", numpy_loop))
+        for kind, loop in (kinds | {"NumPy": numpy_loop}).items()
     }
+    yield "loops", loops, loops_table(loops)
     forms = {
-        f"{form} space, N = {n}, d = {d}": share(form, n, d, 1024 // shrink, config.pairs)
+        f"{form} space, N = {n}, d = {d}": share(form, n, d, 1024 // shrink, pairs)
         for form, n, d in (
             ("state", 1024 // shrink, 256 // shrink),
             ("weights", 1024 // shrink, 1024 // shrink),
             ("weights", 64 // min(shrink, 16), 128 // min(shrink, 16)),
         )
     }
-    return {
-        "loops": loops,
-        "share": forms,
-        "growth": growth(shrink, config.pairs),
-        "many": many,
-    }
+    yield "share", forms, share_table(forms)
+    grown = growth(shrink, pairs)
+    yield "growth", grown, growth_table(grown)
 
 
-def transition(N: int, d: int, betas: int, starts: int, *, narrow: bool) -> Problem:
+def transition(N: int, d: int, betas: int, starts: int, *, fine: bool) -> Problem:
     """Orthonormal patterns, for which K = beta, and betas across the transition."""
     x = patterns.equidistant(N, d, seed=0)
     weights = np.random.default_rng(0).dirichlet(np.ones(N), max(starts - N - 1, 0))
     limit = theory.spinodal(N).K
-    window = (0.99 * limit, 1.01 * limit) if narrow else (0.9 * limit, 1.1 * N)
+    window = (0.99 * limit, 1.01 * limit) if fine else (0.9 * limit, 1.1 * N)
     begin = np.concatenate([x, x.mean(axis=0, keepdims=True), weights @ x])[:starts]
     return _single(x, begin, np.geomspace(*window, betas))
 
@@ -117,7 +122,7 @@ def flat(N: int, d: int, betas: int, states: int) -> Problem:
 def numpy_loop(problem: Problem) -> Ends:
     """One beta after the other, all starts at once, until every state has come to rest."""
     x, starts, betas = problem
-    limit = TOLERANCE * np.linalg.norm(x, axis=1).max()
+    limit = TOLERANCE * np.sqrt(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
     states, last, updates = [], [], 0
     for beta in betas:
         state = starts
@@ -138,8 +143,11 @@ def numpy_loop(problem: Problem) -> Ends:
     return Ends(np.stack(states), np.stack(last), updates)
 
 
-def torch_loop() -> Callable[[Problem], Ends] | None:
-    """The same in PyTorch, on the kind of device that jax uses; None where it is missing."""
+def torch_loop(follow: Callable) -> Callable[[Problem], Ends] | None:
+    """A loop over betas in PyTorch, on the kind of device that jax uses; None where it is missing.
+
+    follow(torch, x, starts, beta, limit) gives states, which of them rest, and their updates.
+    """
     try:
         import torch
     except ImportError:
@@ -151,25 +159,54 @@ def torch_loop() -> Callable[[Problem], Ends] | None:
             torch.from_numpy(a).to("cuda" if gpu else "cpu")
             for a in (problem.patterns, problem.starts)
         )
-        limit = TOLERANCE * x.norm(dim=1).max()
-        states, last, updates = [], [], 0
-        for beta in problem.betas.tolist():
-            state = starts
-            for _ in range(MAX_STEPS):
-                image = torch.softmax(beta * (state @ x.T), dim=-1) @ x
-                change = (image - state).norm(dim=-1)
-                state = image
-                updates += len(state)
-                if change.max() <= limit:
-                    break
-            states.append(state)
-            last.append(change <= limit)
-        return Ends(torch.stack(states).cpu().numpy(), torch.stack(last).cpu().numpy(), updates)
+        limit = TOLERANCE * (x - x.mean(dim=0)).pow(2).sum(dim=1).mean().sqrt()
+        ends = [follow(torch, x, starts, beta, limit) for beta in problem.betas.tolist()]
+        states, rest, updates = zip(*ends, strict=True)
+        return Ends(
+            torch.stack(states).cpu().numpy(), torch.stack(rest).cpu().numpy(), sum(updates)
+        )
 
     return torch.inference_mode()(run)
 
 
-def versus(problem: Problem, loop, method: Method, pairs: int) -> dict[str, Any] | str:
+def plain(torch, x, starts, beta, limit):
+    """One beta, all starts, until the slowest rests."""
+    state, count = starts, 0
+    change = torch.full_like(starts[:, 0], torch.inf)
+    while change.max() > limit and count < MAX_STEPS:
+        image = torch.softmax(beta * (state @ x.T), dim=-1) @ x
+        change = (image - state).norm(dim=-1)
+        state = image
+        count += 1
+    return state, change <= limit, count * len(state)
+
+
+def association(torch, x, starts, beta, limit):
+    """The same in the order and with the masks of hopfield-layers, for one head."""
+    k, q = x[None], beta * starts[None]
+    active = torch.ones((1, 1, 1), dtype=torch.bool, device=x.device)
+    xi, old, count = None, None, 0
+    while active.any():
+        if xi is not None:
+            active_xi = xi.masked_select(active).view(-1, *xi.shape[1:])
+            active_k = k.masked_select(active).view(-1, *k.shape[1:])
+            q = beta * q.masked_scatter(active, torch.bmm(active_xi, active_k))
+        logits = torch.bmm(q, k.transpose(1, 2))
+        if xi is None:
+            xi = torch.softmax(logits, dim=-1)
+        else:
+            chosen = logits.masked_select(active).view(-1, *xi.shape[1:])
+            xi = xi.masked_scatter(active, torch.softmax(chosen, dim=-1))
+        count += 1
+        if old is not None:
+            # an upper bound of the states' change where patterns have norm 1 and are orthogonal
+            change = (xi - old).norm(dim=-1)
+            active = ((change.max() > limit) & (count < MAX_STEPS)).reshape(1, 1, 1)
+        old = xi
+    return (xi @ k)[0], change[0] <= limit, count * len(starts)
+
+
+def versus(problem: Problem, loop, pairs: int) -> dict[str, Any] | str:
     """How many times faster the library is than a loop, and whether they agree."""
     if loop is None:
         return NO_TORCH
@@ -178,12 +215,7 @@ def versus(problem: Problem, loop, method: Method, pairs: int) -> dict[str, Any]
 
     def ours():
         return find_fixed_points(
-            network,
-            np.tile(starts, (len(betas), 1)),
-            np.repeat(betas, len(starts)),
-            tolerance=TOLERANCE,
-            max_steps=MAX_STEPS,
-            method=method,
+            network, starts, betas[:, None], tolerance=TOLERANCE, max_steps=MAX_STEPS
         )
 
     theirs, found = loop(problem), ours()
@@ -191,7 +223,7 @@ def versus(problem: Problem, loop, method: Method, pairs: int) -> dict[str, Any]
     converged = np.asarray(found.converged).reshape(shape)
     both = converged & theirs.converged
     difference = np.linalg.norm(np.asarray(found.state).reshape(*shape, -1) - theirs.states, axis=2)
-    difference = difference[both] / np.linalg.norm(x, axis=1).max()
+    difference = difference[both] / float(network.spread)
     together = difference[difference <= APART]
     return {
         "times_faster": timing.ratio_of_pairs(lambda: loop(problem), ours, pairs),
@@ -270,13 +302,11 @@ def exponent(sizes, seconds) -> dict[str, Any]:
 def _retrieval(d: int, patterns: int, states: int, betas: int) -> Callable[[], Any]:
     problem = flat(patterns, d, betas, states)
     network = memory(problem.patterns)
-    starts = np.tile(problem.starts, (betas, 1))
-    each = np.repeat(problem.betas, states)
     return functools.partial(
         find_fixed_points,
         network,
-        starts,
-        each,
+        problem.starts,
+        problem.betas[:, None],
         tolerance=1e-30,
         max_steps=UPDATES,
         space="state",
@@ -309,11 +339,11 @@ def many_patterns(N: int, d: int, states: int, pairs: int) -> dict[str, Any]:
     }
 
 
-def tables_of(results: dict[str, Any]) -> tuple[runs.Table, ...]:
-    """The tables a person reads."""
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    loops = runs.Table(
-        f"Against loops over beta ({device}; float32, tolerance {TOLERANCE:g} M)",
+def loops_table(loops: dict[str, Any]) -> runs.Table:
+    """Times faster than loops."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+    table = runs.Table(
+        f"Against loops over beta ({device}; float32, tolerance {TOLERANCE:g} of the spread)",
         (
             "figure",
             "times faster",
@@ -322,16 +352,16 @@ def tables_of(results: dict[str, Any]) -> tuple[runs.Table, ...]:
             "hopfield_jax s",
             "updates of a row, loop / here",
             "unconverged, loop / here",
-            f"rows apart > {APART:g} M",
-            "largest difference of others / M",
+            f"rows apart > {APART:g}",
+            "largest difference of others",
         ),
     )
-    for name, found in results["loops"].items():
+    for name, found in loops.items():
         if isinstance(found, str):
-            loops.add(name, found, *["–"] * 7)
+            table.add(name, found, *["–"] * 7)
             continue
         ratio, rows = found["times_faster"], found["rows"]
-        loops.add(
+        table.add(
             name,
             f"{ratio.median:.1f}",
             f"{ratio.low:.1f} .. {ratio.high:.1f}",
@@ -342,31 +372,45 @@ def tables_of(results: dict[str, Any]) -> tuple[runs.Table, ...]:
             found["apart"],
             f"{found['largest_difference']:.1e}",
         )
-    share = runs.Table(
+    return table
+
+
+def share_table(forms: dict[str, Any]) -> runs.Table:
+    """Speeds beside that of a product."""
+    table = runs.Table(
         "Share of a matrix product's speed",
         ("iteration", "Gop/s", "product Gop/s", "share % [quartiles]"),
     )
-    for name, f in results["share"].items():
-        share.add(
+    for name, f in forms.items():
+        table.add(
             name,
             f"{f['operations_per_second'] / 1e9:.0f}",
             f"{f['peak_operations_per_second'] / 1e9:.0f}",
             f"{100 * f['share_of_peak']:.0f} [{100 * f['share_low']:.0f}, "
             f"{100 * f['share_high']:.0f}]",
         )
-    growth = runs.Table(
+    return table
+
+
+def growth_table(growth: dict[str, Any]) -> runs.Table:
+    """Seconds over sizes."""
+    table = runs.Table(
         "Growth: seconds ~ size^exponent", ("size", "values", "s", "exponent", "off the line by")
     )
-    for name, f in results["growth"].items():
-        growth.add(
+    for name, f in growth.items():
+        table.add(
             name,
             " ".join(map(str, f["sizes"])),
             " ".join(f"{s:.3g}" for s in f["seconds"]),
             f"{f['exponent']:.2f}",
             f"{100 * f['off']:.0f}%",
         )
-    m = results["many"]
-    many = runs.Table(
+    return table
+
+
+def many_table(m: dict[str, Any]) -> runs.Table:
+    """Seconds and memory of very many patterns."""
+    table = runs.Table(
         f"{m['patterns']:,} patterns by blocks",
         (
             "states",
@@ -380,14 +424,14 @@ def tables_of(results: dict[str, Any]) -> tuple[runs.Table, ...]:
         ),
     )
     peak = m["peak_mb"] if np.isnan(m["peak_mb_device"]) else m["peak_mb_device"]
-    many.add(
+    table.add(
         str(m["states"]),
         m["converged"],
         m["most_updates"],
         m["seconds"],
         *(f"{v:.0f}" for v in (peak, m["peak_mb_before"], m["patterns_mb"], m["logits_mb"])),
     )
-    return loops, share, growth, many
+    return table
 
 
 def _single(*arrays) -> Problem:

@@ -293,6 +293,11 @@ def publish(folder: str | Path, *tables: Table) -> None:
     """Prints tables, and writes them as Markdown to the folder's tables.md."""
     for table in tables:
         table.print()
+    write_tables(folder, *tables)
+
+
+def write_tables(folder: str | Path, *tables: Table) -> None:
+    """Writes tables as Markdown to the folder's tables.md."""
     text = "\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
     write_text(Path(folder) / "tables.md", text)
 

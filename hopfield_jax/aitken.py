@@ -12,9 +12,10 @@ eigenvalues weighted by what is left in f, so c is too small rather than too lar
 The throw is forwards (c > 0), so to first order every component that grows keeps its sign: a row
 that passes a saddle leaves it on the side on which plain iteration does.
 
-A throw is judged by the update that follows it: it stands if E(xi) <= E(T) - |f'|^2 / 4, where plain
-iteration reaches E(T) - |f'|^2 / 2 (descent.py). If not, the row goes on from T(T(xi)), at the cost
-of one update. So the energy never rises. Convergence is looked for after every second update.
+A throw is judged by the update that follows it: it stands if E(xi) <= E(T) - |f'|^2 / 4, where
+plain iteration reaches E(T) - |f'|^2 / 2 (descent.py). If not, the row goes on from T(T(xi)), at
+the cost of one update. So the energy never rises. Convergence is looked for after every second
+update.
 
 Sources: Irons & Tuck 1969 (vectors); hopfield.md section 3 for the rates.
 """
@@ -71,7 +72,7 @@ def iterate(space: Space, rows: Rows, beta, scale) -> Rows:
     square = jnp.maximum(space.inner(f2, f2), 0)
     residual = jnp.sqrt(square)
     r = space.inner(f2, f) / jnp.maximum(space.inner(f, f), tiny)
-    throw = stands & (0 < r) & (r < 1) & (residual < descent.NEAR * scale)
+    throw = stands & (r > 0) & (r < 1) & (residual < descent.NEAR * scale)
     c = jnp.minimum(r / (1 - r), REACH * scale / jnp.maximum(residual, tiny))
     c = jnp.where(throw, c, 1)
     point = choose(throw, advance(second, c, f2), second)

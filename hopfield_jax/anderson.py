@@ -79,7 +79,9 @@ def end(rows: Rows, done) -> Any:
 
 
 def _shifted(history, newest):
-    return jax.tree.map(lambda h, a: jnp.concatenate([h[:, 1:], a[:, None]], axis=1), history, newest)
+    return jax.tree.map(
+        lambda h, a: jnp.concatenate([h[:, 1:], a[:, None]], axis=1), history, newest
+    )
 
 
 def _combined(space, rows: Rows, step):

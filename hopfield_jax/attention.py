@@ -21,12 +21,8 @@ the weights there
 is reported after one step, which is what the layer computes, and at the minima. A minimum is only
 what hopfield_jax.stability proves to be one; the starts that reached none are counted as not
 settled. Steps are those of the update until the residual is 1e-2, and Anderson's, which only
-descend, from there. The network is that of the keys less their mean m,
-
-    c_j = k_j - m,  eta = q - m:    k_j.q = c_j.eta + c_j.m + terms without j
-
-with bias c_j.m: the same minima, with residuals in units of the keys' spread, max |c_j|, however
-large their common part. Weights are softmax(scale (c_j.eta + c_j.m)).
+descend, from there; residuals are in units of the keys' spread (Memory.spread), so that a common
+part of the keys, however large, changes nothing.
 
 Every key is visible to every query: no causal mask, no rotary or other position added after the
 projection. Keys [H, T, d_head] may be given as arrays, or computed from projection weights stored
@@ -42,7 +38,6 @@ float64 throughout, in JAX's x64 mode where states are followed.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import os
@@ -51,7 +46,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -123,9 +117,8 @@ def report(
 
     scale: default 1/sqrt(d_head). Without queries the states start at the keys; of more than
     `starts` a head, that many are taken at even distances. tolerance: residual at which a proof is
-    first tried, in units of the largest distance of a key to their mean; what it does not prove is
-    followed to 1e-12, max_steps more at most. InputError for NaN, wrong ranks, one token, equal
-    keys.
+    first tried, in units of the keys' spread; what it does not prove is followed to 1e-12,
+    max_steps more at most. InputError for NaN, wrong ranks, one token, equal keys.
     """
     keys = _heads(keys, "keys")
     scale = _scale(scale, keys.shape[2])
@@ -280,7 +273,7 @@ def _report(
 
 
 class _Retrieved(NamedTuple):
-    # Ends [R, d] of the starts, less the keys' mean; which are proved minima; participations.
+    # Ends [R, d] of the starts; which are proved minima; participations.
     state: np.ndarray
     settled: np.ndarray
     step: np.ndarray
@@ -290,13 +283,10 @@ class _Retrieved(NamedTuple):
 def _retrieve(
     k: np.ndarray, states: np.ndarray, scale: float, tolerance: float, max_steps: int
 ) -> _Retrieved:
-    mean = k.mean(axis=0)
-    c = k - mean
     with jax.enable_x64(True):
-        network = dataclasses.replace(memory(c, checked=False), bias=jnp.asarray(c @ mean))
-        start = states - mean
+        network = memory(k, checked=False)
         found = find_minima(
-            network, start, scale, tolerance=tolerance, max_steps=max_steps, method="anderson"
+            network, states, scale, tolerance=tolerance, max_steps=max_steps, method="anderson"
         )
         end, settled = np.array(found.state), np.array(found.minimum)
         # The ghost of a minimum is within any tolerance; only a much finer one lets it pass.
@@ -316,7 +306,7 @@ def _retrieve(
             settled[doubtful] = proof.minimum
         step, last = (
             np.asarray(order_parameters(weights(network, x, scale)).participation)
-            for x in (start, end)
+            for x in (states, end)
         )
     return _Retrieved(end, settled, step, last)
 

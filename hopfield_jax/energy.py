@@ -23,6 +23,15 @@ and neither form subtracts nearly equal numbers: E is good to rounding from beta
 textbook form has lost 2e-4, to beta = 1e6. Over many patterns the same sums are accumulated block
 by block with a running reference.
 
+The origin. With m the mean of the patterns, c_i = x_i - m, eta = xi - m and any number h,
+
+    s_i = c_i.eta + b'_i + terms without i,    b'_i = b_i + c_i.m - h
+    E   = |eta|^2/2 - F'(eta) + c',            c'   = c - |m|^2/2 - h
+
+with F' of c and b': the same landscape, whose numbers are as large as the patterns lie apart and
+not as the origin lies far. `centred` gives it, h the mean of the b_i + c_i.m. Lengths are compared
+with the spread, the rms of |c_i|: D sqrt((N-1)/(2N)) for patterns at equal distances D.
+
 Shapes: patterns X [N, d] as rows; states xi [..., d]; beta broadcasts against [...]. All products
 are taken at precision "highest": bfloat16 or TF32 inputs move the spinodal by 0.2% or 0.03%.
 """
@@ -71,17 +80,37 @@ class Memory:
 
     @property
     def scale(self) -> jax.Array:
-        """M, the largest norm of a pattern, []: the unit in which residuals are given."""
+        """M, the largest norm of a pattern, []."""
         return jnp.sqrt(jnp.max(jnp.sum(self.patterns**2, axis=-1), axis=-1))
+
+    @property
+    def mean(self) -> jax.Array:
+        """m [d], the mean of the patterns, each counted once; padding is not."""
+        real = (self.log_weights > -jnp.inf)[..., None]
+        count = jnp.sum(real, axis=-2)
+        return jnp.sum(jnp.where(real, self.patterns, 0), axis=-2) / count
+
+    @property
+    def spread(self) -> jax.Array:
+        """The rms distance of the patterns to their mean, [] > 0: the unit of lengths.
+
+        Residuals, tolerances and kicks are given in it. The least normal number where all patterns
+        are one.
+        """
+        square = self._from_mean()
+        count = jnp.sum(self.log_weights > -jnp.inf, axis=-1)
+        least = jnp.finfo(self.dtype).tiny
+        return jnp.maximum(jnp.sqrt(jnp.sum(square, axis=-1) / count), least)
 
     @property
     def diameter(self) -> jax.Array:
         """An upper bound, at most twice too large, of the largest distance of two patterns, []."""
-        real = self.log_weights > -jnp.inf
-        centre = jnp.sum(jnp.where(real[..., None], self.patterns, 0), axis=-2, keepdims=True)
-        centre = centre / jnp.sum(real, axis=-1)[..., None, None]
-        distance = jnp.sum((self.patterns - centre) ** 2, axis=-1)
-        return 2 * jnp.sqrt(jnp.max(jnp.where(real, distance, 0), axis=-1))
+        return 2 * jnp.sqrt(jnp.max(self._from_mean(), axis=-1))
+
+    def _from_mean(self):
+        # |x_i - m|^2 [N], 0 for padding
+        square = jnp.sum((self.patterns - self.mean[..., None, :]) ** 2, axis=-1)
+        return jnp.where(self.log_weights > -jnp.inf, square, 0)
 
 
 def memory(
@@ -142,6 +171,21 @@ def pad(memory: Memory, multiple: int) -> Memory:
     )
 
 
+@jax.jit
+def centred(memory: Memory) -> tuple[Memory, jax.Array]:
+    """The same landscape with the origin at the mean m of the patterns, and m [d].
+
+    States eta = xi - m there stand for xi here, with equal energies. Padding becomes rows of zeros.
+    """
+    mean = memory.mean
+    real = memory.log_weights > -jnp.inf
+    x = jnp.where(real[:, None], memory.patterns - mean, 0)
+    bias = memory.bias + jnp.einsum("nd,d->n", x, mean, precision="highest")
+    level = jnp.sum(jnp.where(real, bias, 0)) / jnp.sum(real)
+    constant = memory.constant - jnp.sum(mean**2) / 2 - level
+    return Memory(x, jnp.where(real, bias - level, 0), memory.log_weights, constant), mean
+
+
 def check_beta(beta) -> None:
     """Raises InputError unless every inverse temperature is finite and > 0; tracers pass."""
     if isinstance(beta, jax.core.Tracer):
@@ -153,6 +197,17 @@ def check_beta(beta) -> None:
             f"the inverse temperature beta must be finite and > 0, got {bad.flat[0]}:"
             " choose a positive number"
         )
+
+
+def check_states(memory: Memory, states, name: str = "states") -> np.ndarray:
+    """States as rows [R, d], R >= 1, of the memory's dtype: a copy. InputError for other shapes."""
+    states = np.array(states, memory.dtype)
+    if states.ndim != 2 or states.shape[1] != memory.dimension or not len(states):
+        raise InputError(
+            f"{name} must be rows [R, {memory.dimension}] as the patterns are,"
+            f" got shape {states.shape}"
+        )
+    return states
 
 
 def fields(memory: Memory, state) -> jax.Array:
@@ -186,7 +241,13 @@ def partition(s, beta, log_weights, exact: bool = True) -> tuple[jax.Array, jax.
     p = e / mass[..., None]
     if not exact:
         return p, top + (peak + jnp.log(mass)) / beta
-    excess = _total(jnp.exp(log_weights) * jnp.expm1(t))
+    # a second pass over all exponents, for the sake of a few: only where there are some
+    excess = jax.lax.cond(
+        jnp.any(jnp.exp(peak) * mass > 0.5),
+        lambda t: _total(jnp.exp(log_weights) * jnp.expm1(t)),
+        lambda t: jnp.full_like(mass, -1),
+        t,
+    )
     return p, top + _log_mean(peak, mass, excess) / beta
 
 
@@ -276,10 +337,14 @@ def _blocked(memory, state, beta, block):
 def _total(x):
     # Sum over the last axis by eighths. One after the other, N equal small terms beside a large one
     # are all rounded the same way: float32 weights of 32 equidistant patterns missed 1 by 1.3e-6.
+    # In slices: of sums of one axis after the other the compiler makes one sum again.
     while x.shape[-1] > 8:
         extra = -x.shape[-1] % 8
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, extra)]) if extra else x
-        x = jnp.sum(x.reshape(*x.shape[:-1], 8, -1), axis=-2)
+        parts = jnp.split(x, 8, axis=-1)
+        while len(parts) > 1:
+            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        x = parts[0]
     return jnp.sum(x, axis=-1)
 
 

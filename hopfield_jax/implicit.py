@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
-from hopfield_jax.energy import Memory, check_beta, update, weights
+from hopfield_jax.energy import Memory, centred, check_beta, update, weights
 from hopfield_jax.iterations import Method, run
 from hopfield_jax.spaces import StateSpace
 from hopfield_jax.stability import proved
@@ -37,11 +37,12 @@ def minimum(
     """The minimum [d] that the update reaches from start [d] at beta [].
 
     Differentiable once, forwards or backwards, in the leaves of memory and in beta (in start the
-    derivative is zero); works under jit and vmap. tolerance: of the residual in units of M,
-    default 16 times the rounding of the dtype. NaN where the search does not end within max_steps,
-    or where no strict minimum is proved to be at its end (see stability.certify; there too, above
-    4096 patterns and dimensions only the trace of J proves one): saddles, ghosts of a minimum just
-    lost, and minima so near a spinodal that the tolerance cannot tell them from ghosts.
+    derivative is zero); works under jit and vmap. tolerance: of the residual, in units of
+    memory.spread, default 16 times the rounding of the dtype. NaN where the search does not end
+    within max_steps, or where no strict minimum is proved to be at its end (see stability.certify;
+    there too, above 4096 patterns and dimensions only the trace of J proves one): saddles, ghosts
+    of a minimum just lost, and minima so near a spinodal that the tolerance cannot tell them from
+    ghosts.
     """
     check_beta(beta)
     eps = float(jnp.finfo(memory.dtype).eps)
@@ -73,17 +74,19 @@ def _minimum(memory, start, beta, goal, max_steps, method):
 
 def _search(memory, start, beta, goal, max_steps, method):
     one = jnp.ones(1, bool)
+    middle, mean = centred(memory)
     state, _, _ = run(
-        StateSpace(memory),
-        start[None],
+        StateSpace(middle),
+        (start - mean)[None],
         beta[None],
         jnp.zeros(1, jnp.int32),
         one,
         tolerance=goal,
-        scale=memory.scale,
+        scale=memory.spread,
         max_steps=max_steps,
         length=max_steps,
         method=method,
     )
+    state = state + mean
     sure = proved(memory, state, beta[None], goal).minimum
     return jnp.where(sure[:, None], state, jnp.nan)[0]

@@ -3,10 +3,10 @@ r"""Newton's method, kept where it descends.
     xi <- xi + (I - J)^{-1} f,   f = T(xi) - xi = -grad E,   I - J the Hessian of E
 
 by conjugate gradients, at most CONJUGATE products with J, stopped where the curvature is not
-positive; the first iterate is the best step along f, so even a truncated solution descends. A row's
-step is plain until its residual is below NEAR. A Newton step is kept only if it lowers the energy
-by |f|^2 / 4 (at a minimum it gives at least |f|^2 / 2); otherwise the row stays and its next step is
-plain. So the energy never rises. Source: Steihaug 1983; hopfield.md section 3.
+positive; the first iterate is the best step along f, so even a truncated solution descends. A
+row's step is plain until its residual is below NEAR. A Newton step is kept only if it lowers the
+energy by |f|^2 / 4 (at a minimum it gives at least |f|^2 / 2); otherwise the row stays and its next
+step is plain. So the energy never rises. Source: Steihaug 1983; hopfield.md section 3.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def iterate(space: Space, rows: Rows, beta, scale) -> Rows:
     near = descent.rounding(space, beta, rows.energy, scale)
     fell = descent.change(energy, rows.energy, slope, near) <= -(rows.residual**2) / 4
     kept = ~bold | fell
-    moved = (trial, image, energy, length(space, new_step))
-    return Rows(*choose(kept, moved, rows[:4]), kept)
+    moved = Rows(trial, image, energy, length(space, new_step), kept)
+    return choose(kept, moved, rows)._replace(bold=kept)
 
 
 def end(rows: Rows, done) -> Any:

@@ -1,13 +1,14 @@
 r"""Fixed points of the update from many starts, at many temperatures, at once.
 
-    xi <- T(xi) = X^T softmax(beta s + log w)    until  |xi - T(xi)| <= tolerance M
+    xi <- T(xi) = X^T softmax(beta s + log w)    until  |xi - T(xi)| <= tolerance * spread
 
 Every row has its own start and its own beta, so a sweep over S temperatures and B starts is S B
 rows and one product of matrices an iteration. Rows finish at very different times (near a spinodal
 plain iteration takes 1000 steps, elsewhere 5), so the work is done in generations: the unfinished
 rows are gathered into working sets of 16, 64, 256, ... rows, each set is iterated in one compiled
 program until half of its rows are done, and what is left makes up the next generation. Few
-sizes mean few programs, and one set's logits fit the cache.
+sizes mean few programs, and one set's points fit the cache. All of it is done with the origin at
+the mean of the patterns (energy.centred): a tolerance means the same wherever they lie.
 
 A small residual is no proof of a minimum: saddles have it, and so does the ghost of a minimum that
 has just vanished, where plain iteration advances by about (K_s - K)/K_s a step. Choose the
@@ -18,7 +19,7 @@ Source: hopfield.md sections 3 and 6.
 from __future__ import annotations
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +27,31 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces, stability
-from hopfield_jax.energy import Memory, check_beta, pad
+from hopfield_jax.energy import Memory, centred, check_beta, check_states, pad
 from hopfield_jax.iterations import METHODS, Method, run
 from hopfield_jax.rows import difference
 from hopfield_jax.stability import BLOCK, Certificate
 
+Form = Literal["auto", "state", "weights"]
 SMALLEST = 16  # rows of the smallest working set
 GROWTH = 4  # ratio of their sizes
+
+
+class Search(TypedDict, total=False):
+    """How `find_fixed_points` searches: see there. For functions that hand it on."""
+
+    max_steps: int
+    method: Method
+    space: Form
+    chunk: int
 
 
 class FixedPoints(NamedTuple):
     """Where rows [R] ended.
 
-    state [R, d]; residual |xi - T(xi)| / M, as measured at that state; steps int32, updates spent;
-    converged bool, residual within the tolerance; energy [R].
+    state [R, d]; residual |xi - T(xi)| / spread, as measured at that state less the mean (which,
+    added back, rounds it by another eps |mean|); steps int32, updates spent; converged bool,
+    residual within the tolerance; energy [R].
     """
 
     state: jax.Array
@@ -83,47 +95,37 @@ def find_fixed_points(
     tolerance: float = 1e-6,
     max_steps: int = 10_000,
     method: Method = "aitken",
-    space: Literal["auto", "state", "weights"] = "auto",
+    space: Form = "auto",
     chunk: int = 32,
 ) -> FixedPoints:
-    """Follows the update from starts [R, d] at beta [] or [R] to fixed points.
+    """Follows the update from starts [R, d] to fixed points.
 
-    tolerance: of the residual, in units of M. method: "picard" is the update itself; "anderson" and
-    "newton" take over once the residual is below 1e-2, and never raise the energy. space: "auto"
-    takes the cheaper form. chunk: iterations before rows are sorted out, doubled each generation.
+    beta: one number, one a start [R], or S of them as a column [S, 1], at each of which all starts
+    are followed: S R rows, those of one beta together. tolerance: of the residual, in units of
+    memory.spread. method: see iterations.py; none raises the energy. space: "auto" takes the
+    cheaper form. chunk: updates before rows are sorted out at the latest, doubled each generation.
     Runs on the host, not under jit. Rows that do not converge say so; see `describe`.
     """
     choose(method, METHODS, "method")
     check_beta(beta)
-    starts = np.asarray(starts, memory.dtype)
-    if starts.ndim != 2 or starts.shape[1] != memory.dimension or not len(starts):
-        raise InputError(
-            f"starts must be rows [R, {memory.dimension}] as the patterns are,"
-            f" got shape {starts.shape}"
-        )
+    starts = check_states(memory, starts, "starts")
     if not np.isfinite(starts).all():
         raise InputError("starts must be finite numbers: they hold NaN or infinity")
-    beta = np.asarray(beta, memory.dtype)
-    if beta.shape not in ((), starts.shape[:1]):
-        raise InputError(
-            f"beta must be one number or one a start [{len(starts)}], got shape {beta.shape}"
-        )
+    betas = _each(memory, beta, len(starts))
     if not (tolerance > 0 and max_steps >= 1 and chunk >= 1):
         raise InputError(
             "tolerance must be > 0, max_steps and chunk at least 1: got"
             f" {tolerance}, {max_steps} and {chunk}"
         )
     block = BLOCK if memory.num_patterns > 2 * BLOCK else None
-    whole = memory if block is None else pad(memory, block)
-    form = _space(whole, space, block)
-    rows = len(starts)
+    form, mean = _space(memory, space, block)
+    rows = len(betas)
     largest = _largest(form)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
-    # np.pad copies: no buffer of the caller's is given away below
-    first = jnp.asarray(_filled(starts, room))
-    betas = jnp.asarray(_filled(np.broadcast_to(beta, (rows,)), room))
+    start_of = jnp.asarray(np.resize(np.arange(len(starts)), room))
+    betas = jnp.asarray(np.pad(betas, (0, room - rows), mode="edge"))
 
-    held = _begin(form, first, betas, tile=min(room, largest))
+    held = _begin(form, jnp.asarray(starts), mean, start_of, betas, tile=min(room, largest))
     steps = jnp.asarray(np.zeros(room, np.int32))
     unfinished = np.arange(rows)
     generation = 0
@@ -141,40 +143,23 @@ def find_fixed_points(
             [index[np.asarray(active)] for index, active in zip(sets, left, strict=True)]
         )
         generation += 1
-    state, residual, energy = _finish(form, held, betas, tile=min(room, largest))
-    residual = residual[:rows]
-    return FixedPoints(state[:rows], residual, steps[:rows], residual <= tolerance, energy[:rows])
+    found = _finish(form, held, mean, steps, betas, tolerance, tile=min(room, largest))
+    return found if rows == room else jax.tree.map(lambda leaf: leaf[:rows], found)
 
 
 def find_minima(
-    memory: Memory,
-    starts,
-    beta,
-    *,
-    tolerance: float = 1e-6,
-    max_steps: int = 10_000,
-    method: Method = "aitken",
-    space: Literal["auto", "state", "weights"] = "auto",
-    chunk: int = 32,
+    memory: Memory, starts, beta, *, tolerance: float = 1e-6, **search: Unpack[Search]
 ) -> Minima:
-    """`find_fixed_points`, and a certificate of every row.
+    """`find_fixed_points` (search: its options), and a certificate of every row.
 
     Only rows with `minimum` set are minima: a residual within the tolerance, rho(J) < 1, and the
     inequality of stability.py, which a ghost or a saddle cannot meet. Each certificate costs an
     eigenvalue problem of size min(N, d); where many rows coincide, find_fixed_points, `merge` and
     stability.certify of the representatives is cheaper.
     """
-    found = find_fixed_points(
-        memory,
-        starts,
-        beta,
-        tolerance=tolerance,
-        max_steps=max_steps,
-        method=method,
-        space=space,
-        chunk=chunk,
-    )
-    certificate = stability.certify(memory, found.state, beta, tolerance=tolerance)
+    found = find_fixed_points(memory, starts, beta, tolerance=tolerance, **search)
+    betas = _each(memory, beta, len(np.asarray(starts)))
+    certificate = stability.certify(memory, found.state, betas, tolerance=tolerance)
     return Minima(*found, certificate)
 
 
@@ -187,18 +172,18 @@ def describe(found: FixedPoints | Minima, most: int = 8) -> str:
     named = ", ".join(map(str, rows[:most])) + (", ..." if rows.size > most else "")
     return (
         f"{rows.size} of {len(found.residual)} rows did not converge (rows {named}; largest"
-        f" residual {np.max(residual):.1e} M after {int(np.max(found.steps))} steps): raise"
-        " max_steps or the tolerance"
+        f" residual {np.max(residual):.1e} of the patterns' spread, after"
+        f" {int(np.max(found.steps))} steps): raise max_steps or the tolerance"
     )
 
 
 def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """Which rows [R, .] are the same point: labels int [R], and a representative row of each.
 
-    points: states, with the smallest distance of two patterns (or M) as scale, or weights p with
-    scale 1; all at one beta. In order, each row joins the first representative within tolerance *
-    scale, or becomes one. Labels count from 0 in order of appearance; representatives int [K] are
-    row numbers.
+    points: states, with the smallest distance of two patterns (or their spread) as scale, or
+    weights p with scale 1; all at one beta. In order, each row joins the first representative
+    within tolerance * scale, or becomes one. Labels count from 0 in order of appearance;
+    representatives int [K] are row numbers.
     """
     points = np.asarray(points, np.float64)
     if points.ndim != 2:
@@ -217,6 +202,18 @@ def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarra
     return labels, np.asarray(representatives, int)
 
 
+def _each(memory, beta, starts):
+    # beta of every row
+    beta = np.asarray(beta, memory.dtype)
+    grid = beta.ndim == 2 and beta.shape[1] == 1 and len(beta) > 0
+    if not (grid or beta.shape in ((), (starts,))):
+        raise InputError(
+            f"beta must be one number, one a start [{starts}], or a column [S, 1] for all starts,"
+            f" got shape {beta.shape}"
+        )
+    return np.broadcast_to(beta, (len(beta) if grid else 1, starts)).reshape(-1)
+
+
 def _largest(form):
     # rows of one working set: points of 1 MB in a core's cache, logits of 256 MB on an accelerator
     numbers = 2**18 if jax.default_backend() == "cpu" else 2**26
@@ -225,11 +222,6 @@ def _largest(form):
     while size * GROWTH * wide <= numbers:
         size *= GROWTH
     return size
-
-
-def _filled(rows, room):
-    spare = room - len(rows)
-    return np.concatenate([rows, np.repeat(rows[-1:], spare, axis=0)]) if spare else rows
 
 
 def _working_sets(rows, largest, nowhere):
@@ -247,7 +239,9 @@ def _working_sets(rows, largest, nowhere):
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _space(memory, form, block):
-    return spaces.space(memory, form, block)
+    middle, mean = centred(memory)
+    whole = middle if block is None else pad(middle, block)
+    return spaces.space(whole, form, block), mean
 
 
 @functools.partial(jax.jit, static_argnames="method", donate_argnames=("held", "steps"))
@@ -272,19 +266,23 @@ def _advance(form, held, steps, betas, index, tolerance, max_steps, length, enou
 
 
 @functools.partial(jax.jit, static_argnames="tile")
-def _begin(form, starts, betas, *, tile):
-    return _tiled(form.begin, tile, starts, betas)
+def _begin(form, starts, mean, start_of, betas, *, tile):
+    def one(index, beta):
+        return form.begin(starts[index] - mean, beta)
+
+    return _tiled(one, tile, start_of, betas)
 
 
 @functools.partial(jax.jit, static_argnames="tile")
-def _finish(form, held, betas, *, tile):
+def _finish(form, held, mean, steps, betas, tolerance, *, tile):
     def one(held, beta):
         point = form.lift(held)
         image, energy = form.evaluate(point, beta)
         residual = spaces.length(form, difference(image, point)) / _unit(form.memory)
-        return form.state(held), residual, energy
+        return form.state(held) + mean, residual, energy
 
-    return _tiled(one, tile, held, betas)
+    state, residual, energy = _tiled(one, tile, held, betas)
+    return FixedPoints(state, residual, steps, residual <= tolerance, energy)
 
 
 def _tiled(f, tile, *rows):
@@ -297,4 +295,4 @@ def _tiled(f, tile, *rows):
 
 
 def _unit(memory):
-    return jnp.maximum(memory.scale, jnp.finfo(memory.dtype).tiny)
+    return memory.spread

@@ -1,6 +1,6 @@
 """Arithmetic of many points at once, a row each: leaves [R, ...], coefficients and masks [R].
 
-A point of state space is one array, a point of weight space two (spaces.py); here they are the same.
+A point of state space is one array, a point of weight space two (spaces.py): here they are alike.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class WeightSpace:
         return weight_space.to_state(self.memory, held)
 
     def evaluate(self, point, beta, exact: bool = True) -> tuple[Weights, jax.Array]:
-        p, e = weight_space.from_inner(self.gram, *point, beta, exact)
+        p, e = weight_space.from_inner(self.gram, point.p, point.field, beta, exact)
         return self.lift(p), e
 
     def inner(self, u, v) -> jax.Array:

@@ -30,8 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError
-from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
+from hopfield_jax.energy import Memory, check_beta, check_states, update_and_energy, weights
 from hopfield_jax.rows import scaled
 from hopfield_jax.spaces import length, space
 
@@ -42,8 +41,8 @@ BLOCK = 8192  # patterns taken at a time where there are many
 class Certificate(NamedTuple):
     """What is known of states [R].
 
-    residual: |xi - T(xi)| / M; spectral_radius: rho(J); morse_index int32: eigenvalues of J above
-    1; minimum bool: residual within the tolerance, and a strict minimum proved to be there.
+    residual: |xi - T(xi)| / spread; spectral_radius: rho(J); morse_index int32: eigenvalues of J
+    above 1; minimum bool: residual within the tolerance, and a strict minimum proved to be there.
     """
 
     residual: jax.Array
@@ -98,17 +97,13 @@ def spectrum(memory: Memory, state, beta) -> jax.Array:
 def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certificate:
     """Certificates of states [R, d] at beta [] or [R].
 
-    tolerance: of the residual, in units of M. Costs R eigenvalue problems of size min(N, d): merge
-    states first where many coincide. Above 4096 none is solved: rho comes from power iteration,
-    minima are proved by the trace alone, and the index is -1 where that leaves it open.
+    tolerance: of the residual, in units of memory.spread. Costs R eigenvalue problems of size
+    min(N, d): merge states first where many coincide. Above 4096 none is solved: rho comes from
+    power iteration, minima are proved by the trace alone, and the index is -1 where that leaves it
+    open.
     """
     check_beta(beta)
-    states = np.asarray(states, memory.dtype)
-    if states.ndim != 2 or states.shape[1] != memory.dimension or not len(states):
-        raise InputError(
-            f"states must be rows [R, {memory.dimension}] as the patterns are,"
-            f" got shape {states.shape}"
-        )
+    states = check_states(memory, states)
     rows = len(states)
     each = np.broadcast_to(np.asarray(beta, memory.dtype), (rows,))
     spare = (1 << (rows - 1).bit_length()) - rows  # few sizes, few programs
@@ -126,7 +121,7 @@ def proved(memory: Memory, states, betas, tolerance) -> Certificate:
     eps = jnp.finfo(memory.dtype).eps
     block = BLOCK if memory.num_patterns > 2 * BLOCK else None
     images, _ = update_and_energy(memory, states, betas, block=block)
-    residual = jnp.linalg.norm(states - images, axis=-1) / memory.scale
+    residual = jnp.linalg.norm(states - images, axis=-1) / memory.spread
     trace = _over_rows(memory, lambda a: jnp.sum(a**2), states, betas)
     if min(memory.num_patterns, memory.dimension) > LARGEST_FORM:
         rho = spectral_radius(memory, states, betas, 128)
@@ -141,7 +136,7 @@ def proved(memory: Memory, states, betas, tolerance) -> Certificate:
     upper = jnp.maximum(upper, jnp.finfo(memory.dtype).tiny)
     log_upper = jnp.where(upper < 0.5, jnp.log(upper), jnp.log1p(upper - 1))
     room = jnp.where(upper < 1, upper - 1 - log_upper, -1)
-    needed = betas * memory.diameter * memory.scale * (residual + 4 * eps)
+    needed = betas * memory.diameter * (memory.spread * residual + 4 * eps * memory.scale)
     minimum = (residual <= tolerance) & (needed < room)
     return Certificate(residual, rho, index.astype(jnp.int32), minimum)
 

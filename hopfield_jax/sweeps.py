@@ -7,9 +7,9 @@ r"""Minima over beta: many temperatures from the same starts, or each from the l
 A first-order transition shows in the difference: with equidistant patterns in K = beta D^2/2, a
 branch that starts at a pattern survives downwards to K_s, the one that starts at the centroid
 upwards to K = N. A point that has become unstable is still a fixed point, and arithmetic may never
-leave it; so warm sweeps kick every state, by kick * M in a random direction in the span of the
-patterns, before each beta. The kick must be larger than tolerance/|rho - 1| to be amplified, and
-smaller than the basins that are to survive it.
+leave it; so warm sweeps kick every state, by kick * spread in a random direction in the span of
+the patterns, before each beta. The kick must be larger than tolerance/|rho - 1| to be amplified,
+and smaller than the basins that are to survive it.
 
 Order parameters of the weights p at each end:
 
@@ -34,7 +34,14 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces
-from hopfield_jax.energy import Memory, check_beta, update_and_energy, weights
+from hopfield_jax.energy import (
+    Memory,
+    centred,
+    check_beta,
+    check_states,
+    update_and_energy,
+    weights,
+)
 from hopfield_jax.iterations import METHODS, Method, run
 from hopfield_jax.retrieval import find_fixed_points, merge
 from hopfield_jax.stability import Certificate, certify, spectral_radius
@@ -54,7 +61,7 @@ class Order(NamedTuple):
 class Sweep(NamedTuple):
     """What a sweep over betas [S] (ascending) found from R starts; arrays are [S, R] but for state.
 
-    state [S, R, d]; residual |xi - T(xi)| / M; steps int32; converged bool; energy;
+    state [S, R, d]; residual |xi - T(xi)| / spread; steps int32; converged bool; energy;
     spectral_radius, rho(J) by power iteration: above 1 a saddle, but below 1 no proof
     (certify_sweep gives one); p_max, participation, entropy, top90 as in Order.
     `sweep_sets` puts an axis of sets in front of all but betas.
@@ -106,15 +113,15 @@ def sweep(
     warm: Warm = "none",
     tolerance: float = 1e-6,
     max_steps: int = 10_000,
-    method: Method = "picard",
+    method: Method = "aitken",
     kick: float = 1e-3,
     radius_steps: int = 32,
 ) -> Sweep:
     """Follows starts [R, d] to fixed points at every beta of betas [S], ascending.
 
-    kick: of the warm sweeps, in units of M. radius_steps: power iterations for the spectral
-    radius, each as dear as an update of all rows; 0 leaves it NaN. Results are in the order of
-    betas whichever way the sweep went.
+    tolerance, and kick of the warm sweeps: in units of memory.spread. radius_steps: power
+    iterations for the spectral radius, each as dear as an update of all rows; 0 leaves it NaN.
+    Results are in the order of betas whichever way the sweep went.
     """
     starts, betas = _checked(memory, starts, betas, warm, tolerance, max_steps, method)
     if warm != "none":
@@ -123,8 +130,8 @@ def sweep(
     shape = (len(betas), len(starts))
     found = find_fixed_points(
         memory,
-        np.tile(np.asarray(starts), (len(betas), 1)),
-        np.repeat(np.asarray(betas), len(starts)),
+        starts,
+        betas[:, None],
         tolerance=tolerance,
         max_steps=max_steps,
         method=method,
@@ -139,9 +146,10 @@ def sweep(
 def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> Certificate:
     """Which rows of a sweep are minima: a Certificate with arrays [S, R].
 
-    tolerance: of the residual, in units of M. Rows of one beta that lie within 1e-4 M of each other
-    share an eigenvalue problem, and then its rho, where the proof of one holds for the others; the
-    rest (saddles, ghosts) cost one each. The sweep of one set, not of `sweep_sets`.
+    tolerance: of the residual, in units of memory.spread. Rows of one beta that lie within 1e-4 of
+    that of each other share an eigenvalue problem, and then its rho, where the proof of one holds
+    for the others; the rest (saddles, ghosts) cost one each. The sweep of one set, not of
+    `sweep_sets`.
     """
     if found.state.ndim != 3:
         raise InputError(
@@ -153,7 +161,7 @@ def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> C
     betas = np.repeat(np.asarray(found.betas), rows)
     owner = np.arange(len(state))
     for first in range(0, len(state), rows):
-        labels, chosen = merge(state[first : first + rows], float(memory.scale), 1e-4)
+        labels, chosen = merge(state[first : first + rows], float(memory.spread), 1e-4)
         owner[first : first + rows] = first + chosen[labels]
     own = owner == np.arange(len(state))
     known = jax.tree.map(np.array, certify(memory, state[own], betas[own], tolerance=tolerance))
@@ -183,7 +191,7 @@ def sweep_sets(
     warm: Warm = "none",
     tolerance: float = 1e-6,
     max_steps: int = 10_000,
-    method: Method = "picard",
+    method: Method = "aitken",
     kick: float = 1e-3,
     radius_steps: int = 32,
 ) -> Sweep:
@@ -262,12 +270,7 @@ def _checked(memory, starts, betas, warm, tolerance, max_steps, method):
             f"the betas of a sweep must ascend strictly (as {memory.dtype}), got shape"
             f" {betas.shape}: sort them and drop repeats"
         )
-    starts = np.asarray(starts, memory.dtype)
-    if starts.ndim != 2 or starts.shape[1] != memory.dimension or not len(starts):
-        raise InputError(
-            f"starts must be rows [R, {memory.dimension}] as the patterns are,"
-            f" got shape {starts.shape}"
-        )
+    starts = check_states(memory, starts, "starts")
     if not (tolerance > 0 and max_steps >= 1):
         raise InputError(
             f"tolerance must be > 0 and max_steps at least 1: got {tolerance} and {max_steps}"
@@ -277,23 +280,18 @@ def _checked(memory, starts, betas, warm, tolerance, max_steps, method):
 
 @functools.partial(jax.jit, static_argnames=("warm", "method", "radius_steps"))
 def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radius_steps):
+    memory, mean = centred(memory)
     form = spaces.space(memory)
     rows = len(starts)
     everyone = jnp.ones(rows, bool)
     random = jax.random.normal(jax.random.key(0), (rows, memory.num_patterns), memory.dtype)
-    # differences of patterns only: the mean of the weights' kick is none
-    direction = jnp.einsum(
-        "rn,nd->rd",
-        jnp.where(memory.log_weights > -jnp.inf, random - random.mean(1, keepdims=True), 0),
-        memory.patterns,
-        precision="highest",
-    )
+    direction = jnp.einsum("rn,nd->rd", random, memory.patterns, precision="highest")
     length = jnp.linalg.norm(direction, axis=1, keepdims=True)
     direction = direction / jnp.where(length > 0, length, 1)  # none where all patterns are one
 
     def step(state, beta):
         each = jnp.full(rows, beta)
-        held = form.begin(state + kick * memory.scale * direction, each)
+        held = form.begin(state + kick * memory.spread * direction, each)
         held, steps, _ = run(
             form,
             held,
@@ -301,17 +299,17 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
             jnp.zeros(rows, jnp.int32),
             everyone,
             tolerance=tolerance,
-            scale=memory.scale,
+            scale=memory.spread,
             max_steps=max_steps,
             length=max_steps,
             method=method,
         )
         state = form.state(held)
         image, energy = update_and_energy(memory, state, beta)
-        residual = jnp.linalg.norm(state - image, axis=1) / memory.scale
+        residual = jnp.linalg.norm(state - image, axis=1) / memory.spread
         radius, order = _measured(memory, state, beta, radius_steps)
         return state, (
-            state,
+            state + mean,
             residual,
             steps,
             residual <= tolerance,
@@ -320,7 +318,7 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
             *order,
         )
 
-    return jax.lax.scan(step, starts, betas, reverse=warm == "down")[1]
+    return jax.lax.scan(step, starts - mean, betas, reverse=warm == "down")[1]
 
 
 @functools.partial(jax.jit, static_argnames="radius_steps")

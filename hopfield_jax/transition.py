@@ -3,7 +3,7 @@ r"""Where minima appear and vanish as beta changes: what each protocol would cal
 A minimum is followed from a beta at which it exists to one at which it does not, by bisection in
 log beta; each trial starts from the state of the last success, and counts as a success only when
 
-    |xi - update(xi)| / M < tolerance   and   rho(J) < 1   and   the state is still of its kind.
+    |xi - update(xi)| / spread < tolerance,   rho(J) < 1,   and the state is still of its kind.
 
 (the certificate of hopfield_jax.stability, which no ghost of a vanished minimum passes). A trial is
 refuted when it converges to another kind of state, or to a saddle; one that neither holds nor is
@@ -51,7 +51,7 @@ class Settled(NamedTuple):
 
     state [R, d]; weights [R, N]; energy [R]; minimum bool [R], certified; saddle bool [R],
     converged with an eigenvalue of J above 1; radius [R], rho(J); converged bool [R]; residual [R],
-    relative to the largest norm; steps int [R].
+    in units of memory.spread; steps int [R].
     """
 
     state: np.ndarray
@@ -82,15 +82,15 @@ Kind = Callable[[Settled], np.ndarray]
 
 
 def default_tolerance(memory: Memory) -> float:
-    """Of the relative residual: 1e-9 in double precision, 1e-6 in single."""
+    """Of the residual, in units of memory.spread: 1e-9 in double precision, 1e-6 in single."""
     return 1e-9 if memory.dtype == jnp.float64 else 1e-6
 
 
 def sharp_tolerance(memory: Memory) -> float:
-    """1e-12 in double precision, 1e-6 in single: for edges.
+    """The same for edges: 1e-12 in double precision, 1e-6 in single.
 
-    A certificate needs beta D M r < (1 - rho)^2 / 2, so that the residual r bounds how close to an
-    edge a minimum can be proved.
+    A certificate needs beta D spread r < (1 - rho)^2 / 2, so that the residual r bounds how close
+    to an edge a minimum can be proved.
     """
     return 1e-12 if memory.dtype == jnp.float64 else 1e-6
 

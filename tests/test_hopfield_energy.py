@@ -202,6 +202,28 @@ def test_both_energies_agree_for_equal_norms():
         assert widest <= float(dot.diameter) <= 2 * widest
 
 
+@pytest.mark.parametrize("kind", ["dot", "euclidean"])
+def test_the_origin_can_be_moved_to_the_mean(kind):
+    rng = np.random.default_rng(8)
+    far = np.array([5, 0, 0, -3])
+    x, xi = rng.normal(size=(6, 4)) + far, rng.normal(size=(5, 4)) + far
+    w = rng.uniform(0.5, 2, 6)
+    with jax.enable_x64(True):
+        given = energy.pad(memory(x, kind, w), 8)
+        moved, mean = energy.centred(given)
+        np.testing.assert_allclose(mean, x.mean(axis=0), atol=1e-14)
+        np.testing.assert_allclose(
+            energy.energy(moved, xi - mean, 2.0), energy.energy(given, xi, 2.0), atol=1e-12
+        )
+        np.testing.assert_allclose(
+            energy.update(moved, xi - mean, 2.0) + mean, energy.update(given, xi, 2.0), atol=1e-12
+        )
+        # padding is no pattern: neither the mean nor the spread knows of it
+        assert bool((moved.patterns[6:] == 0).all())
+        spread = np.sqrt(((x - x.mean(axis=0)) ** 2).sum() / 6)
+        np.testing.assert_allclose([given.spread, moved.spread], spread, rtol=1e-14)
+
+
 def test_dtypes():
     assert memory(np.eye(3)).dtype == jnp.float32
     assert memory([[1, 0], [0, 1]]).dtype == jnp.float32
