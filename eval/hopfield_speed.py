@@ -258,7 +258,7 @@ def share(form, N: int, d: int, rows: int, pairs: int, steps: int = 16) -> dict[
             length=steps,
         )
 
-    held = space.begin(starts, betas)
+    held = space.begin(space.seen(starts), betas)
     ratio = timing.ratio_of_pairs(lambda: iterate(space, held, betas), throughput.product(), pairs)
     operations = steps * rows * (4 * N * d if form == "state" else 2 * N**2)
     peak = 2 * throughput.SIDE**3 * jax.device_count()

@@ -91,7 +91,7 @@ def trajectory(
     starts = jnp.asarray(starts, memory.dtype)
     beta = jnp.broadcast_to(jnp.asarray(beta, memory.dtype), starts.shape[:1])
     nobody = jnp.zeros(starts.shape[:1], bool)
-    rows = rule.begin(space, space.lift(space.begin(starts, beta)), beta)
+    rows = rule.begin(space, space.lift(space.begin(space.seen(starts), beta)), beta)
 
     def step(rows, _):
         point = rule.end(rows, nobody)

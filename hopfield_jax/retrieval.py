@@ -267,8 +267,10 @@ def _advance(form, held, steps, betas, index, tolerance, max_steps, length, enou
 
 @functools.partial(jax.jit, static_argnames="tile")
 def _begin(form, starts, mean, start_of, betas, *, tile):
+    seen = form.seen(starts - mean)
+
     def one(index, beta):
-        return form.begin(starts[index] - mean, beta)
+        return form.begin(seen[index], beta)
 
     return _tiled(one, tile, start_of, betas)
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from dng_jax.errors import choose
 from hopfield_jax import weight_space
-from hopfield_jax.energy import Memory, update, update_and_energy, weights
+from hopfield_jax.energy import Memory, fields, partition, update, update_and_energy, weights
 from hopfield_jax.weight_space import Gram
 
 Push = Callable[[Any], Any]
@@ -51,10 +51,14 @@ class StateSpace:
         """Numbers held of one point."""
         return self.memory.dimension
 
-    def begin(self, state, beta) -> jax.Array:
-        """What is held for a start; the start itself."""
-        del beta
+    def seen(self, state) -> jax.Array:
+        """What of a start does not depend on beta; the start itself."""
         return state
+
+    def begin(self, seen, beta) -> jax.Array:
+        """What is held for a start, from what was seen of it."""
+        del beta
+        return seen
 
     def lift(self, held) -> jax.Array:
         return held
@@ -105,9 +109,13 @@ class WeightSpace:
     def size(self) -> int:
         return self.memory.num_patterns
 
-    def begin(self, state, beta) -> jax.Array:
+    def seen(self, state) -> jax.Array:
+        """The fields of starts [R, N]."""
+        return fields(self.memory, state)
+
+    def begin(self, seen, beta) -> jax.Array:
         """The weights of a start: one update, after which every state is X^T p."""
-        return weights(self.memory, state, beta)
+        return partition(seen, beta, self.memory.log_weights, exact=False)[0]
 
     def lift(self, held) -> Weights:
         return Weights(held, weight_space.inner(self.gram, held))

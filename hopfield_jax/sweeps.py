@@ -291,7 +291,7 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
 
     def step(state, beta):
         each = jnp.full(rows, beta)
-        held = form.begin(state + kick * memory.spread * direction, each)
+        held = form.begin(form.seen(state + kick * memory.spread * direction), each)
         held, steps, _ = run(
             form,
             held,
