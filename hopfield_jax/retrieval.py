@@ -103,6 +103,10 @@ def find_fixed_points(
     "anderson" and "newton" take over once the residual is below 1e-2, and never raise the energy.
     space: "auto" takes the cheaper form. chunk: iterations before rows are sorted out, doubled each
     generation. Runs on the host, not under jit. Rows that do not converge say so; see `describe`.
+
+    A row can end before its steps are spent and yet not converge: a bold method stops where the
+    update itself leads away again (a saddle, a ghost), or the residual at the end rounds otherwise
+    than that of the last step. Such rows are taken on by the update, for at most max_steps more.
     """
     choose(method, METHODS, "method")
     check_beta(beta)
@@ -123,11 +127,26 @@ def find_fixed_points(
     middle, mean = centred(memory)
     whole = middle if block is None else pad(middle, block)
     form = _space(whole, space, block)
+    starts, beta = starts - np.asarray(mean), np.broadcast_to(beta, starts.shape[:1])
+    found = _follow(form, starts, beta, tolerance, max_steps, method, chunk)
+    stalled = np.flatnonzero(~np.asarray(found.converged) & (np.asarray(found.steps) < max_steps))
+    if stalled.size:
+        found = jax.tree.map(np.array, found)
+        left = max_steps - int(found.steps[stalled].min())
+        again = _follow(form, found.state[stalled], beta[stalled], tolerance, left, "picard", chunk)
+        again = again._replace(steps=again.steps + found.steps[stalled])
+        for old, new in zip(found, again, strict=True):
+            old[stalled] = new
+        found = jax.tree.map(jnp.asarray, found)
+    return found._replace(state=found.state + mean)
+
+
+def _follow(form, starts, beta, tolerance, max_steps, method, chunk) -> FixedPoints:
     rows = len(starts)
-    largest = _largest(memory)
+    largest = _largest(form.memory)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
-    first = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge")) - mean
-    betas = jnp.asarray(np.pad(np.broadcast_to(beta, (rows,)), (0, room - rows), mode="edge"))
+    first = jnp.asarray(np.pad(starts, ((0, room - rows), (0, 0)), mode="edge"))
+    betas = jnp.asarray(np.pad(beta, (0, room - rows), mode="edge"))
 
     held = _begin(form, first, betas, tile=min(room, largest))
     steps = jnp.asarray(np.zeros(room, np.int32))
@@ -149,8 +168,8 @@ def find_fixed_points(
         )
         generation += 1
     state, residual, energy = _finish(form, held, betas, tile=min(room, largest))
-    state, residual = state[:rows] + mean, residual[:rows]
-    return FixedPoints(state, residual, steps[:rows], residual <= tolerance, energy[:rows])
+    residual = residual[:rows]
+    return FixedPoints(state[:rows], residual, steps[:rows], residual <= tolerance, energy[:rows])
 
 
 def find_minima(

@@ -292,18 +292,21 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
     def step(state, beta):
         each = jnp.full(rows, beta)
         held = form.begin(state + kick * memory.spread * direction, each)
-        held, steps, _ = run(
-            form,
-            held,
-            each,
-            jnp.zeros(rows, jnp.int32),
-            everyone,
-            tolerance=tolerance,
-            scale=memory.spread,
-            max_steps=max_steps,
-            length=max_steps,
-            method=method,
-        )
+        steps = jnp.zeros(rows, jnp.int32)
+        # what a bold method left beside a saddle or a ghost is taken on by the update
+        for doing in dict.fromkeys((method, "picard")):
+            held, steps, _ = run(
+                form,
+                held,
+                each,
+                steps,
+                everyone,
+                tolerance=tolerance,
+                scale=memory.spread,
+                max_steps=max_steps,
+                length=max_steps,
+                method=doing,
+            )
         state = form.state(held)
         image, energy = update_and_energy(memory, state, beta)
         residual = jnp.linalg.norm(state - image, axis=1) / memory.spread

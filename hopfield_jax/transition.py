@@ -31,7 +31,7 @@ beta: 24 betas are tried, and the onset is infinite if the pattern itself falls 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +39,7 @@ import numpy as np
 from dng_jax.errors import InputError
 from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
-from hopfield_jax.retrieval import Minima, find_minima
+from hopfield_jax.retrieval import find_minima
 from hopfield_jax.stability import certify
 from hopfield_jax.sweeps import Sweep, hysteresis, order_parameters
 
@@ -104,31 +104,14 @@ def settle(
     max_steps: int = MAX_STEPS,
     method: Method = "newton",
 ) -> Settled:
-    """Runs starts [R, d] at beta [] or [R] to their minima.
-
-    Rows that a bold method gave up before max_steps (it can stall beside a ghost) are taken on by
-    plain iteration from where they are.
-    """
-    starts = jnp.asarray(starts, memory.dtype)
-    beta = np.broadcast_to(np.asarray(beta, np.float64), starts.shape[:1])
+    """Runs starts [R, d] at beta [] or [R] to their minima."""
     tolerance = tolerance or default_tolerance(memory)
-    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": max_steps}
-    found = _arrays(memory, find_minima(memory, starts, beta, method=method, **options), beta)
-    stalled = np.flatnonzero(~found.converged & (found.steps < max_steps))
-    if method == "picard" or not stalled.size:
-        return found
-    options["max_steps"] = max_steps - int(found.steps[stalled].min())
-    again = find_minima(memory, found.state[stalled], beta[stalled], method="picard", **options)
-    for old, new in zip(found, _arrays(memory, again, beta[stalled]), strict=True):
-        old[stalled] = new
-    return found
-
-
-def _arrays(memory: Memory, found: Minima, beta: np.ndarray) -> Settled:
-    """As NumPy arrays of their own, with the weights."""
+    found = find_minima(
+        memory, starts, beta, tolerance=tolerance, max_steps=max_steps, method=method
+    )
     columns = (
         found.state,
-        weights(memory, found.state, beta),
+        weights(memory, found.state, jnp.asarray(beta)),
         found.energy,
         found.minimum,
         found.converged & (found.certificate.morse_index > 0),
