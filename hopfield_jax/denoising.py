@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dng_jax.errors import InputError, choose
-from hopfield_jax.basins import nearest
+from hopfield_jax.distances import pairs
 from hopfield_jax.energy import Memory, update
 from hopfield_jax.transition import settle
 
@@ -104,7 +104,7 @@ def retrieve(
     truth = np.broadcast_to(x[which], (*shape, d)).reshape(-1, d)
     once = np.asarray(update(memory, starts.astype(memory.patterns.dtype), _like(beta, memory)))
     end = settle(memory, starts, beta, tolerance=tolerance)
-    half = nearest(x)[which] / 2
+    half = pairs(x).nearest[which] / 2
     apart = np.linalg.norm(end.state - truth, axis=1).reshape(shape)
     norm = rms_norm(x)
     return Retrieved(

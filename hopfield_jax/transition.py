@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
+from hopfield_jax.distances import pairs
 from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
 from hopfield_jax.retrieval import find_minima
@@ -249,11 +250,7 @@ def _certified(memory: Memory, swept: Sweep, tolerance: float) -> list[Settled]:
 
 def margins(memory: Memory) -> np.ndarray:
     """Lead [N] of pattern i's own logit at x_i over the best other one, per beta, at large beta."""
-    x = np.asarray(memory.patterns, np.float64)
-    gram = x @ x.T + np.asarray(memory.bias, np.float64)
-    own = np.diagonal(gram).copy()
-    np.fill_diagonal(gram, -np.inf)
-    return own - gram.max(axis=1)
+    return pairs(memory.patterns, memory.bias).lead
 
 
 def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Edge:
