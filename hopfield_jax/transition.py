@@ -41,8 +41,7 @@ from hopfield_jax.distances import pairs
 from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
 from hopfield_jax.retrieval import find_minima
-from hopfield_jax.stability import certify
-from hopfield_jax.sweeps import Sweep, hysteresis, order_parameters
+from hopfield_jax.sweeps import Sweep, certify_sweep, hysteresis, order_parameters
 
 MAX_STEPS = 20_000
 
@@ -235,17 +234,20 @@ def loop(
 
 
 def _certified(memory: Memory, swept: Sweep, tolerance: float) -> list[Settled]:
-    rows, d = swept.state.shape[1:]
-    betas = np.repeat(np.asarray(swept.betas), rows)
-    states = swept.state.reshape(-1, d)
-    proof = certify(memory, states, betas, tolerance=tolerance)
-    minimum = np.asarray(proof.minimum).reshape(-1, rows) & np.asarray(swept.converged)
-    p = np.asarray(weights(memory, states, betas)).reshape(len(swept.betas), rows, -1)
-    saddle = np.asarray(proof.morse_index > 0).reshape(-1, rows) & np.asarray(swept.converged)
-    radius = np.asarray(proof.spectral_radius).reshape(-1, rows)
-    rest = (swept.converged, swept.residual, swept.steps)
-    columns = (swept.state, p, swept.energy, minimum, saddle, radius, *rest)
-    return [Settled(*(np.asarray(column)[s] for column in columns)) for s in range(len(p))]
+    proof = certify_sweep(memory, swept, tolerance=tolerance)
+    columns = (
+        swept.state,
+        weights(memory, swept.state, swept.betas[:, None]),
+        swept.energy,
+        proof.minimum & swept.converged,
+        swept.converged & (proof.morse_index > 0),
+        proof.spectral_radius,
+        swept.converged,
+        swept.residual,
+        swept.steps,
+    )
+    arrays = [np.asarray(column) for column in columns]
+    return [Settled(*(column[s] for column in arrays)) for s in range(len(swept.betas))]
 
 
 def margins(memory: Memory) -> np.ndarray:
