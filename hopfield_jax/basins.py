@@ -50,7 +50,7 @@ class Basins(NamedTuple):
 
 
 def hull_starts(memory: Memory, count: int, seed: int = 0, concentration: float = 1.0):
-    """Starts X^T q [count, d], q ~ Dirichlet(concentration), float64."""
+    """Starts X^T q [count, d], q ~ Dirichlet(concentration), float64; draws count N numbers."""
     if count < 1:
         raise InputError(f"basins need at least one start, got {count}")
     if not (np.isfinite(concentration) and concentration > 0):
@@ -61,7 +61,11 @@ def hull_starts(memory: Memory, count: int, seed: int = 0, concentration: float 
 
 
 def basins(memory: Memory, starts, beta: float, *, tolerance: float | None = None) -> Basins:
-    """Sorts starts [R, d] by the minimum that they reach at beta."""
+    """Sorts starts [R, d] by the minimum that they reach at beta.
+
+    Costs N^2 d operations for the least distance of two patterns (hours for a million) and room for
+    R N weights; `watershed` too.
+    """
     found = settle(memory, starts, beta, tolerance=tolerance)
     return sort(memory, found)
 

@@ -58,11 +58,6 @@ def pairs(patterns, bias=0.0) -> Pairs:
     return out
 
 
-def separation(patterns) -> float:
-    """The least distance of two patterns: the yardstick for merging fixed points."""
-    return float(pairs(patterns).nearest.min())
-
-
 def squares(patterns, which) -> Iterator[np.ndarray]:
     """D_ij^2 of the patterns i in which [W] to all, block by block [., N]; infinite for j = i."""
     c, _ = _centred(patterns)
@@ -71,6 +66,16 @@ def squares(patterns, which) -> Iterator[np.ndarray]:
         far = np.maximum(square[rows, None] + square - 2 * c[rows] @ c.T, 0)
         far[np.arange(len(rows)), rows] = np.inf
         yield far
+
+
+def nearest(patterns, which) -> np.ndarray:
+    """Distances [W] of the patterns in which [W] to the nearest other one."""
+    return np.sqrt(np.concatenate([far.min(axis=1) for far in squares(patterns, which)]))
+
+
+def separation(patterns) -> float:
+    """The least distance of two patterns: the yardstick for merging fixed points."""
+    return float(nearest(patterns, np.arange(len(patterns))).min())
 
 
 def _centred(patterns) -> tuple[np.ndarray, np.ndarray]:

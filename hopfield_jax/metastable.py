@@ -56,7 +56,10 @@ class Tree(NamedTuple):
 
 
 def tree(memory: Memory, betas, *, tolerance: float | None = None) -> Tree:
-    """Follows all patterns down through betas [S] (sorted here, largest first)."""
+    """Follows all patterns down through betas [S] (sorted here, largest first).
+
+    Each comes with its N weights: for up to some 10^4 patterns, not for a million.
+    """
     betas = np.sort(np.asarray(betas, np.float64))[::-1]
     if betas.size == 0:
         raise InputError("a tree needs at least one beta, got none")

@@ -27,9 +27,18 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces, stability
-from hopfield_jax.energy import Memory, centred, check_beta, check_states, pad, update_and_energy
+from hopfield_jax.energy import (
+    BLOCK,
+    Memory,
+    block_size,
+    centred,
+    check_beta,
+    check_states,
+    pad,
+    update_and_energy,
+)
 from hopfield_jax.iterations import METHODS, Method, run
-from hopfield_jax.stability import BLOCK, Certificate
+from hopfield_jax.stability import Certificate
 
 Form = Literal["auto", "state", "weights"]
 SMALLEST = 16  # rows of the smallest working set
@@ -123,7 +132,7 @@ def find_fixed_points(
             "tolerance must be > 0, max_steps and chunk at least 1: got"
             f" {tolerance}, {max_steps} and {chunk}"
         )
-    block = BLOCK if memory.num_patterns > 2 * BLOCK else None
+    block = block_size(memory)
     middle, mean = centred(memory)
     whole = middle if block is None else pad(middle, block)
     form = _space(whole, space, block)

@@ -104,7 +104,10 @@ def settle(
     max_steps: int = MAX_STEPS,
     method: Method = "newton",
 ) -> Settled:
-    """Runs starts [R, d] at beta [] or [R] to their minima."""
+    """Runs starts [R, d] at beta [] or [R] to their minima.
+
+    Returns all weights, R N numbers: of a million patterns a hundred rows are 800 MB.
+    """
     tolerance = tolerance or default_tolerance(memory)
     found = find_minima(
         memory, starts, beta, tolerance=tolerance, max_steps=max_steps, method=method
@@ -216,7 +219,8 @@ def loop(
 ) -> tuple[list[Settled], list[Settled]]:
     """A hysteresis loop over ascending betas [S]: starts `up` [R, d] carried upwards, `down` down.
 
-    hopfield_jax.sweeps.hysteresis with a certificate of every state; one Settled a beta each.
+    hopfield_jax.sweeps.hysteresis with a certificate of every state; one Settled a beta each. All
+    weights, S R N numbers in either direction, must fit.
     """
     tolerance = tolerance or default_tolerance(memory)
     swept = hysteresis(
@@ -259,7 +263,8 @@ def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = 
     """The lowest beta [N] at which each pattern has a minimum of its own, and the state there.
 
     Infinite, and not valid, where no such minimum was found from the pattern at any beta; NaN where
-    the search for one at large beta, where it must exist, did not converge.
+    the search for one at large beta, where it must exist, did not converge. Follows all N rows
+    with their N weights: for up to some 10^4 patterns, not for a million.
     """
     x = np.asarray(memory.patterns, np.float64)
     n = len(x)
@@ -320,7 +325,10 @@ class Protocols(NamedTuple):
 def protocols(
     memory: Memory, *, most: int = 16, relative: float = 1e-6, tolerance: float | None = None
 ) -> Protocols:
-    """Measures all three; the energy for at most `most` patterns, evenly spaced."""
+    """Measures all three; the energy for at most `most` patterns, evenly spaced.
+
+    For up to some 10^4 patterns, as `onsets` is.
+    """
     x = np.asarray(memory.patterns, np.float64)
     first = onsets(memory, relative=relative, tolerance=tolerance)
     low, high = _brackets(x, margins(memory))
