@@ -51,9 +51,9 @@ from safetensors import SafetensorError, safe_open
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import theory
+from hopfield_jax.distances import mean_half_squared, pairs
 from hopfield_jax.energy import memory, weights
 from hopfield_jax.retrieval import find_fixed_points, find_minima, merge
-from hopfield_jax.spectrum import leads, mean_half_squared_distance
 from hopfield_jax.stability import certify
 from hopfield_jax.sweeps import order_parameters
 
@@ -101,7 +101,7 @@ def beta_eff(keys, scale: float | None = None) -> np.ndarray:
     """Effective inverse temperature of each head, [H], from keys [H, T, d_head]."""
     keys = _heads(keys, "keys")
     scale = _scale(scale, keys.shape[2])
-    return scale * np.array([mean_half_squared_distance(k) for k in keys])
+    return scale * np.array([mean_half_squared(k) for k in keys])
 
 
 def report(
@@ -240,7 +240,7 @@ def _report(
     head: int, k: np.ndarray, states: np.ndarray, scale: float, tolerance: float, max_steps: int
 ) -> HeadReport:
     tokens, dim = k.shape
-    a = mean_half_squared_distance(k)
+    a = mean_half_squared(k)
     if not a > 0:
         raise InputError(f"all keys of head {head} are equal: pass tokens that differ")
     K = scale * a
@@ -256,7 +256,7 @@ def _report(
         head_dim=dim,
         scale=scale,
         norm2=float((k**2).sum(axis=1).mean()),
-        norm_bias=float(copies[leads(distinct) <= 0].sum() / tokens),
+        norm_bias=float(copies[pairs(distinct).lead <= 0].sum() / tokens),
         a=a,
         beta_eff=K,
         K_s=values.K_s,

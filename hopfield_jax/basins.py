@@ -21,6 +21,7 @@ import numpy as np
 
 from dng_jax.errors import InputError
 from dng_jax.metrics import wilson
+from hopfield_jax.distances import separation
 from hopfield_jax.energy import Memory
 from hopfield_jax.retrieval import merge
 from hopfield_jax.transition import Settled, settle
@@ -49,7 +50,7 @@ class Basins(NamedTuple):
 
 
 def hull_starts(memory: Memory, count: int, seed: int = 0, concentration: float = 1.0):
-    """Starts X^T q [count, d], q ~ Dirichlet(concentration), float64."""
+    """Starts X^T q [count, d], q ~ Dirichlet(concentration), float64; draws count N numbers."""
     if count < 1:
         raise InputError(f"basins need at least one start, got {count}")
     if not (np.isfinite(concentration) and concentration > 0):
@@ -60,7 +61,11 @@ def hull_starts(memory: Memory, count: int, seed: int = 0, concentration: float 
 
 
 def basins(memory: Memory, starts, beta: float, *, tolerance: float | None = None) -> Basins:
-    """Sorts starts [R, d] by the minimum that they reach at beta."""
+    """Sorts starts [R, d] by the minimum that they reach at beta.
+
+    Costs N^2 d operations for the least distance of two patterns (hours for a million) and room for
+    R N weights; `watershed` too.
+    """
     found = settle(memory, starts, beta, tolerance=tolerance)
     return sort(memory, found)
 
@@ -76,7 +81,7 @@ def sort(memory: Memory, found: Settled) -> Basins:
             np.zeros((0, d)), np.zeros((0, n)), empty, empty.astype(int), empty, empty, empty,
             empty.astype(int), label, np.arange(len(label)),
         )  # fmt: skip
-    group, _ = merge(found.state[rows], separation(memory))
+    group, _ = merge(found.state[rows], separation(memory.patterns))
     group = np.unique(np.asarray(group), return_inverse=True)[1]
     count = np.bincount(group)
     order = np.argsort(-count, kind="stable")
@@ -97,21 +102,6 @@ def sort(memory: Memory, found: Settled) -> Basins:
         label,
         np.flatnonzero(label < 0),
     )
-
-
-def separation(memory: Memory) -> float:
-    """The least distance between two patterns: the yardstick for merging fixed points."""
-    return float(nearest(memory.patterns).min())
-
-
-def nearest(patterns) -> np.ndarray:
-    """Distance [N] of each pattern to the nearest other one."""
-    x = np.asarray(patterns, np.float64)
-    x = x - x.mean(axis=0)  # smaller squares cancel less
-    square = np.sum(x**2, axis=1)
-    distance = square[:, None] + square[None] - 2 * x @ x.T
-    np.fill_diagonal(distance, np.inf)
-    return np.sqrt(np.maximum(distance.min(axis=1), 0))
 
 
 class Watershed(NamedTuple):
@@ -136,7 +126,7 @@ def watershed(
             f"a watershed needs states a and b of one shape [R, d], got {list(a.shape)} and"
             f" {list(b.shape)}"
         )
-    near = 1e-3 * separation(memory)
+    near = 1e-3 * separation(memory.patterns)
     home = settle(memory, a, beta, tolerance=tolerance)
 
     def returns(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ class Capacity(NamedTuple):
 
 
 def measure(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Capacity:
-    """Measures all onsets of one memory."""
+    """Measures all onsets of one memory, of up to some 10^4 patterns (transition.onsets)."""
     scale = float(beta_eff(np.asarray(memory.patterns)))
     found = onsets(memory, relative=relative, tolerance=tolerance)
     onset = found.beta * scale

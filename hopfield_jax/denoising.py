@@ -18,9 +18,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dng_jax.errors import InputError, choose
-from hopfield_jax.basins import nearest
-from hopfield_jax.energy import Memory, update
-from hopfield_jax.transition import settle
+from hopfield_jax.distances import nearest
+from hopfield_jax.energy import Memory, block_size, update
+from hopfield_jax.retrieval import find_minima
+from hopfield_jax.transition import MAX_STEPS, default_tolerance
 
 CORRUPTIONS = ("noise", "mask")
 Corruption = Literal["noise", "mask"]
@@ -102,18 +103,23 @@ def retrieve(
     beta = np.broadcast_to(betas[None, :, None], shape).ravel()
     x = np.asarray(memory.patterns, np.float64)
     truth = np.broadcast_to(x[which], (*shape, d)).reshape(-1, d)
-    once = np.asarray(update(memory, starts.astype(memory.patterns.dtype), _like(beta, memory)))
-    end = settle(memory, starts, beta, tolerance=tolerance)
-    half = nearest(x)[which] / 2
+    once = update(memory, starts.astype(memory.dtype), beta, block=block_size(memory))
+    end = find_minima(
+        memory,
+        starts,
+        beta,
+        tolerance=tolerance or default_tolerance(memory),
+        max_steps=MAX_STEPS,
+        method="newton",
+    )
+    minimum = np.asarray(end.minimum).reshape(shape)
+    half = nearest(x, which) / 2
     apart = np.linalg.norm(end.state - truth, axis=1).reshape(shape)
     norm = rms_norm(x)
     return Retrieved(
         np.sqrt(np.mean(apart**2, axis=2)) / norm,
-        np.sqrt(np.mean(np.sum((once - truth) ** 2, axis=1).reshape(shape), axis=2)) / norm,
-        np.mean(end.minimum.reshape(shape) & (apart < half), axis=2),
-        1 - np.mean(end.minimum.reshape(shape), axis=2),
+        np.sqrt(np.mean(np.sum((np.asarray(once) - truth) ** 2, axis=1).reshape(shape), axis=2))
+        / norm,
+        np.mean(minimum & (apart < half), axis=2),
+        1 - np.mean(minimum, axis=2),
     )
-
-
-def _like(values: np.ndarray, memory: Memory) -> np.ndarray:
-    return values.astype(memory.patterns.dtype)

@@ -59,6 +59,7 @@ from scipy.special import expit
 
 from dng_jax.errors import InputError
 from dng_jax.mixtures import Mixture
+from hopfield_jax.distances import mean_half_squared, squares
 from hopfield_jax.energy import Memory, energy, update
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -232,10 +233,7 @@ def _discriminant(mixture: Mixture, classes):
 
 def collapse(patterns) -> float:
     """beta at which beta a = 2 log N, a the mean half squared distance of pairs of patterns."""
-    patterns = np.asarray(patterns, np.float64)
-    n = len(patterns)
-    mean_half = patterns.var(axis=0).sum() * n / (n - 1)
-    return 2 * math.log(n) / mean_half
+    return 2 * math.log(len(patterns)) / mean_half_squared(patterns)
 
 
 def image_collapse(patterns, most: int = 400) -> float:
@@ -243,22 +241,19 @@ def image_collapse(patterns, most: int = 400) -> float:
 
     Taken over at most `most` images, evenly spaced in the order given.
     """
-    patterns = np.asarray(patterns, np.float64)
     n = len(patterns)
     chosen = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
-    patterns = patterns - patterns.mean(axis=0)  # smaller squares cancel less
-    square = np.sum(patterns**2, axis=1)
-    distance = square[chosen, None] + square[None] - 2 * patterns[chosen] @ patterns.T
-    distance = np.maximum(distance, 0)
-    distance[np.arange(len(chosen)), chosen] = np.inf
-    # Between 0, where the sum is N-1, and a beta at which even N-1 nearest ones give less than 1.
-    low = np.zeros(len(chosen))
-    high = 4 * math.log(max(n - 1, 2)) / np.maximum(distance.min(axis=1), 1e-300)
-    for _ in range(40):
-        middle = (low + high) / 2
-        above = np.exp(-middle[:, None] * distance / 4).sum(axis=1) > 1
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return float(np.median(high))
+    found = []
+    for square in squares(patterns, chosen):
+        # Between 0, where the sum is N-1, and a beta at which even N-1 nearest ones give less.
+        low = np.zeros(len(square))
+        high = 4 * math.log(max(n - 1, 2)) / np.maximum(square.min(axis=1), 1e-300)
+        for _ in range(40):
+            middle = (low + high) / 2
+            above = np.exp(-middle[:, None] * square / 4).sum(axis=1) > 1
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        found.append(high)
+    return float(np.median(np.concatenate(found)))
 
 
 def _flat(mixture: Mixture):

@@ -50,6 +50,7 @@ from dng_jax.errors import InputError, choose
 from hopfield_jax.patterns import check
 
 Energy = Literal["dot", "euclidean"]
+BLOCK = 8192  # patterns taken at a time where there are many
 
 
 @jax.tree_util.register_dataclass
@@ -184,6 +185,11 @@ def centred(memory: Memory) -> tuple[Memory, jax.Array]:
     level = jnp.sum(jnp.where(real, bias, 0)) / jnp.sum(real)
     constant = memory.constant - jnp.sum(mean**2) / 2 - level
     return Memory(x, jnp.where(real, bias - level, 0), memory.log_weights, constant), mean
+
+
+def block_size(memory: Memory) -> int | None:
+    """How many patterns to take at a time: all (None) up to 16384, else 8192."""
+    return BLOCK if memory.num_patterns > 2 * BLOCK else None
 
 
 def check_beta(beta) -> None:

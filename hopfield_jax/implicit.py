@@ -75,18 +75,21 @@ def _minimum(memory, start, beta, goal, max_steps, method):
 def _search(memory, start, beta, goal, max_steps, method):
     one = jnp.ones(1, bool)
     middle, mean = centred(memory)
-    state, _, _ = run(
-        StateSpace(middle),
-        (start - mean)[None],
-        beta[None],
-        jnp.zeros(1, jnp.int32),
-        one,
-        tolerance=goal,
-        scale=memory.spread,
-        max_steps=max_steps,
-        length=max_steps,
-        method=method,
-    )
+    state, steps = (start - mean)[None], jnp.zeros(1, jnp.int32)
+    # what a bold method left beside a saddle or a ghost is taken on by the update
+    for doing in dict.fromkeys((method, "picard")):
+        state, steps, _ = run(
+            StateSpace(middle),
+            state,
+            beta[None],
+            steps,
+            one,
+            tolerance=goal,
+            scale=memory.spread,
+            max_steps=max_steps,
+            length=max_steps,
+            method=doing,
+        )
     state = state + mean
     sure = proved(memory, state, beta[None], goal).minimum
     return jnp.where(sure[:, None], state, jnp.nan)[0]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from hopfield_jax.energy import Memory, energy
+from hopfield_jax.energy import Memory, block_size, energy
 
 
 class Plane(NamedTuple):
@@ -86,5 +86,6 @@ def energies(memory: Memory, states, betas) -> np.ndarray:
 
 @jax.jit
 def _energies(memory: Memory, states, betas):
+    block = block_size(memory)
     # One beta at a time: the logits of a whole grid are large enough.
-    return jax.lax.map(lambda beta: energy(memory, states, beta), betas)
+    return jax.lax.map(lambda beta: energy(memory, states, beta, block=block), betas)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from hopfield_jax.basins import separation
+from hopfield_jax.distances import separation
 from hopfield_jax.energy import Memory
 from hopfield_jax.retrieval import merge
 from hopfield_jax.sweeps import order_parameters
@@ -56,13 +56,16 @@ class Tree(NamedTuple):
 
 
 def tree(memory: Memory, betas, *, tolerance: float | None = None) -> Tree:
-    """Follows all patterns down through betas [S] (sorted here, largest first)."""
+    """Follows all patterns down through betas [S] (sorted here, largest first).
+
+    Each comes with its N weights: for up to some 10^4 patterns, not for a million.
+    """
     betas = np.sort(np.asarray(betas, np.float64))[::-1]
     if betas.size == 0:
         raise InputError("a tree needs at least one beta, got none")
     state = np.asarray(memory.patterns, np.float64)
     n = len(state)
-    near = separation(memory)
+    near = separation(memory.patterns)
     group = np.arange(n)
     labels, numbers, sizes, energies, unsettled = [], [], [], [], []
     for s, beta in enumerate(betas):

@@ -27,10 +27,18 @@ import numpy as np
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces, stability
-from hopfield_jax.energy import Memory, centred, check_beta, check_states, pad
+from hopfield_jax.energy import (
+    BLOCK,
+    Memory,
+    block_size,
+    centred,
+    check_beta,
+    check_states,
+    pad,
+)
 from hopfield_jax.iterations import METHODS, Method, run
 from hopfield_jax.rows import difference
-from hopfield_jax.stability import BLOCK, Certificate
+from hopfield_jax.stability import Certificate
 
 Form = Literal["auto", "state", "weights"]
 SMALLEST = 16  # rows of the smallest working set
@@ -105,6 +113,10 @@ def find_fixed_points(
     memory.spread. method: see iterations.py; none raises the energy. space: "auto" takes the
     cheaper form. chunk: updates before rows are sorted out at the latest, doubled each generation.
     Runs on the host, not under jit. Rows that do not converge say so; see `describe`.
+
+    A row can end before its steps are spent and yet not converge: a bold method stops where the
+    update itself leads away again (a saddle, a ghost), or the residual at the end rounds otherwise
+    than that of the last step. Such rows are taken on by the update, for at most max_steps more.
     """
     choose(method, METHODS, "method")
     check_beta(beta)
@@ -117,12 +129,29 @@ def find_fixed_points(
             "tolerance must be > 0, max_steps and chunk at least 1: got"
             f" {tolerance}, {max_steps} and {chunk}"
         )
-    block = BLOCK if memory.num_patterns > 2 * BLOCK else None
-    form, mean = _space(memory, space, block)
+    form, mean = _space(memory, space, block_size(memory))
+    start_of = np.resize(np.arange(len(starts)), len(betas))
+    found = _follow(form, mean, starts, start_of, betas, tolerance, max_steps, method, chunk)
+    stalled = np.flatnonzero(~np.asarray(found.converged) & (np.asarray(found.steps) < max_steps))
+    if stalled.size:
+        found = jax.tree.map(np.array, found)
+        left = max_steps - int(found.steps[stalled].min())
+        rest, each = found.state[stalled], np.arange(len(stalled))
+        again = _follow(form, mean, rest, each, betas[stalled], tolerance, left, "picard", chunk)
+        again = again._replace(steps=again.steps + found.steps[stalled])
+        for old, new in zip(found, again, strict=True):
+            old[stalled] = new
+        found = jax.tree.map(jnp.asarray, found)
+    return found
+
+
+def _follow(
+    form, mean, starts, start_of, betas, tolerance, max_steps, method, chunk
+) -> FixedPoints:
     rows = len(betas)
     largest = _largest(form)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
-    start_of = jnp.asarray(np.resize(np.arange(len(starts)), room))
+    start_of = jnp.asarray(np.pad(start_of, (0, room - rows)))
     betas = jnp.asarray(np.pad(betas, (0, room - rows), mode="edge"))
 
     held = _begin(form, jnp.asarray(starts), mean, start_of, betas, tile=min(room, largest))

@@ -44,11 +44,11 @@ from scipy.special import softmax
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import theory
+from hopfield_jax.distances import mean_half_squared, pairs
 from hopfield_jax.patterns import check
 
 ENERGIES = ("dot", "euclidean")
 Energy = Literal["dot", "euclidean"]
-BLOCK = 1024
 LONGEST_STEP = 0.1
 MOST_STEPS = 5000
 ONE_PATTERN = 0.999  # the largest weight of a state that has become one pattern
@@ -97,20 +97,9 @@ class SpectralReport:
     warning: str | None
 
 
-def mean_half_squared_distance(x: np.ndarray) -> float:
-    """a = N/(N-1) tr Cov of rows x [N, d] (not checked), from the centred rows."""
-    c = x - x.mean(axis=0)
-    return float(np.vdot(c, c)) / (len(x) - 1)
-
-
 def beta_eff(patterns, beta=1.0):
     """beta N/(N-1) tr Cov, the effective inverse temperature of any patterns; shape of beta."""
-    return np.asarray(beta, np.float64) * mean_half_squared_distance(check(patterns))
-
-
-def leads(x: np.ndarray) -> np.ndarray:
-    """x_i.x_i - max_j x_i.x_j of rows x [N, d] (not checked), [N]."""
-    return _pairs(x)[2]
+    return np.asarray(beta, np.float64) * mean_half_squared(check(patterns))
 
 
 def report(patterns, energy: Energy = "dot", *, follow: bool = True) -> SpectralReport:
@@ -121,9 +110,10 @@ def report(patterns, energy: Energy = "dot", *, follow: bool = True) -> Spectral
     choose(energy, ENERGIES, "energy")
     x = check(patterns)
     N, d = x.shape
-    a = mean_half_squared_distance(x)
-    D_min, D_max, lead = _pairs(x)
-    separations = lead if energy == "dot" else D_min**2 / 2
+    a = mean_half_squared(x)
+    apart = pairs(x)
+    separations = apart.lead if energy == "dot" else apart.nearest**2 / 2
+    D_max = float(apart.farthest.max())
     c = x - x.mean(axis=0)
     eigenvalues = np.linalg.eigvalsh((c.T @ c if d <= N else c @ c.T) / N)
     unreachable = np.flatnonzero(separations <= 0)
@@ -133,7 +123,7 @@ def report(patterns, energy: Energy = "dot", *, follow: bool = True) -> Spectral
         d=d,
         energy=energy,
         a=a,
-        D_min=float(D_min.min()),
+        D_min=float(apart.nearest.min()),
         D_max=D_max,
         lambda_max=float(eigenvalues[-1]),
         effective_rank=float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum()),
@@ -167,27 +157,6 @@ def first_instability(patterns, energy: Energy = "dot") -> Instability:
     p = softmax(math.exp(t) * (z @ eta + bias))
     state = mean + unit * (eta @ axes)
     return Instability(kind, math.exp(t) / unit**2, radius, state, float(p.max()))
-
-
-def _pairs(x: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    # Per row: least distance and lead of its own logit [N]; and the largest distance of all.
-    mean = x.mean(axis=0)
-    c = x - mean  # centred, so that the squares cancel less
-    square = (c**2).sum(axis=1)
-    nearest, lead, largest = np.empty(len(x)), np.empty(len(x)), 0.0
-    for start in range(0, len(x), BLOCK):
-        here = slice(start, min(start + BLOCK, len(x)))
-        own = (np.arange(here.stop - start), np.arange(start, here.stop))
-        inner = c[here] @ c.T
-        far = np.maximum(square[here, None] + square - 2 * inner, 0)
-        largest = max(largest, float(far.max()))
-        far[own] = np.inf
-        nearest[here] = np.sqrt(far.min(axis=1))
-        # x_i.x_i - x_i.x_j = c_i.c_i - c_i.c_j + mean.(c_i - c_j)
-        gap = (square[here] + c[here] @ mean)[:, None] - inner - c @ mean
-        gap[own] = np.inf
-        lead[here] = gap.min(axis=1)
-    return nearest, math.sqrt(largest), lead
 
 
 def _warning(unreachable: np.ndarray, N: int) -> str | None:

@@ -30,12 +30,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hopfield_jax.energy import Memory, check_beta, check_states, update_and_energy, weights
+from hopfield_jax.energy import (
+    Memory,
+    block_size,
+    check_beta,
+    check_states,
+    pad,
+    update_and_energy,
+    weights,
+)
 from hopfield_jax.rows import scaled
-from hopfield_jax.spaces import length, space
+from hopfield_jax.spaces import Space, StateSpace, length, space
 
 LARGEST_FORM = 4096  # rows of the largest matrix that is diagonalised
-BLOCK = 8192  # patterns taken at a time where there are many
 
 
 class Certificate(NamedTuple):
@@ -69,8 +76,13 @@ def spectral_radius(memory: Memory, state, beta, iterations: int = 64) -> jax.Ar
     """
     state = jnp.asarray(state, memory.dtype)
     beta = jnp.broadcast_to(jnp.asarray(beta, memory.dtype), state.shape[:-1])
-    form = space(memory)
-    push = form.covariance(weights(memory, state, beta), beta)
+    form: Space
+    if (block := block_size(memory)) is not None:
+        form = StateSpace(pad(memory, block), block)
+        push = form.jacobian(state, beta)
+    else:
+        form = space(memory)
+        push = form.covariance(weights(memory, state, beta), beta)
     start = jax.random.normal(jax.random.key(0), (len(state), form.size), memory.dtype)
 
     def step(carry, _):
@@ -119,8 +131,7 @@ def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certifi
 def proved(memory: Memory, states, betas, tolerance) -> Certificate:
     """`certify` of states [R, d] at betas [R] without its checks: for use under jit and vmap."""
     eps = jnp.finfo(memory.dtype).eps
-    block = BLOCK if memory.num_patterns > 2 * BLOCK else None
-    images, _ = update_and_energy(memory, states, betas, block=block)
+    images, _ = update_and_energy(memory, states, betas, block=block_size(memory))
     residual = jnp.linalg.norm(states - images, axis=-1) / memory.spread
     trace = _over_rows(memory, lambda a: jnp.sum(a**2), states, betas)
     if min(memory.num_patterns, memory.dimension) > LARGEST_FORM:

@@ -19,6 +19,9 @@ Order parameters of the weights p at each end:
 A certificate of one row serves every row near it: its inequality (stability.py) leaves exactly one
 fixed point, with rho < 1 throughout, in the ball of radius log(1/rho) / (beta D) about that row.
 
+Patterns are taken in blocks where there are many (energy.block_size), and the rows whose weights
+are sorted for top90 a few at a time: a million patterns need room for R 8192 numbers, or 64 MB.
+
 Source: hopfield.md sections 2, 3 and 8; top90 is Ramsauer et al.'s measure, arXiv 2008.02217.
 """
 
@@ -36,9 +39,11 @@ from dng_jax.errors import InputError, choose
 from hopfield_jax import spaces
 from hopfield_jax.energy import (
     Memory,
+    block_size,
     centred,
     check_beta,
     check_states,
+    pad,
     update_and_energy,
     weights,
 )
@@ -47,6 +52,7 @@ from hopfield_jax.retrieval import find_fixed_points, merge
 from hopfield_jax.stability import Certificate, certify, spectral_radius
 
 Warm = Literal["none", "up", "down"]
+ROOM = 2**24  # weights that are sorted at a time
 
 
 class Order(NamedTuple):
@@ -281,31 +287,34 @@ def _checked(memory, starts, betas, warm, tolerance, max_steps, method):
 @functools.partial(jax.jit, static_argnames=("warm", "method", "radius_steps"))
 def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radius_steps):
     memory, mean = centred(memory)
-    form = spaces.space(memory)
+    block = block_size(memory)
+    if block is not None:
+        memory = pad(memory, block)
+    form = spaces.space(memory, block=block)
     rows = len(starts)
     everyone = jnp.ones(rows, bool)
-    random = jax.random.normal(jax.random.key(0), (rows, memory.num_patterns), memory.dtype)
-    direction = jnp.einsum("rn,nd->rd", random, memory.patterns, precision="highest")
-    length = jnp.linalg.norm(direction, axis=1, keepdims=True)
-    direction = direction / jnp.where(length > 0, length, 1)  # none where all patterns are one
+    direction = _directions(memory, rows)
 
     def step(state, beta):
         each = jnp.full(rows, beta)
         held = form.begin(form.seen(state + kick * memory.spread * direction), each)
-        held, steps, _ = run(
-            form,
-            held,
-            each,
-            jnp.zeros(rows, jnp.int32),
-            everyone,
-            tolerance=tolerance,
-            scale=memory.spread,
-            max_steps=max_steps,
-            length=max_steps,
-            method=method,
-        )
+        steps = jnp.zeros(rows, jnp.int32)
+        # what a bold method left beside a saddle or a ghost is taken on by the update
+        for doing in dict.fromkeys((method, "picard")):
+            held, steps, _ = run(
+                form,
+                held,
+                each,
+                steps,
+                everyone,
+                tolerance=tolerance,
+                scale=memory.spread,
+                max_steps=max_steps,
+                length=max_steps,
+                method=doing,
+            )
         state = form.state(held)
-        image, energy = update_and_energy(memory, state, beta)
+        image, energy = update_and_energy(memory, state, beta, block=block)
         residual = jnp.linalg.norm(state - image, axis=1) / memory.spread
         radius, order = _measured(memory, state, beta, radius_steps)
         return state, (
@@ -321,6 +330,27 @@ def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radiu
     return jax.lax.scan(step, starts - mean, betas, reverse=warm == "down")[1]
 
 
+def _directions(memory, rows):
+    # unit vectors [R, d] in the span of the centred patterns: their sums with random weights, drawn
+    # for each pattern by itself, so that blocks change nothing
+    block = block_size(memory) or memory.num_patterns
+    key = jax.random.key(0)
+
+    def add(total, part):
+        number, x = part
+        random = jax.vmap(
+            lambda i: jax.random.normal(jax.random.fold_in(key, i), (rows,), memory.dtype)
+        )(number)
+        return total + jnp.einsum("nr,nd->rd", random, x, precision="highest"), None
+
+    numbers = jnp.arange(memory.num_patterns).reshape(-1, block)
+    blocks = memory.patterns.reshape(-1, block, memory.dimension)
+    start = jnp.zeros((rows, memory.dimension), memory.dtype)
+    total, _ = jax.lax.scan(add, start, (numbers, blocks))
+    length = jnp.linalg.norm(total, axis=1, keepdims=True)
+    return total / jnp.where(length > 0, length, 1)  # none where all patterns are one
+
+
 @functools.partial(jax.jit, static_argnames="radius_steps")
 def _measured_each(memory, state, betas, radius_steps):
     return jax.lax.map(lambda row: _measured(memory, row[0], row[1], radius_steps), (state, betas))
@@ -331,4 +361,8 @@ def _measured(memory, state, beta, radius_steps):
     radius = jnp.full(state.shape[:-1], jnp.nan, memory.dtype)
     if radius_steps:
         radius = spectral_radius(memory, state, beta, radius_steps)
-    return radius, order_parameters(weights(memory, state, beta))
+    together = max(1, ROOM // memory.num_patterns)
+    order = jax.lax.map(
+        lambda row: order_parameters(weights(memory, row, beta)), state, batch_size=together
+    )
+    return radius, order

@@ -31,17 +31,17 @@ beta: 24 betas are tried, and the onset is infinite if the pattern itself falls 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
+from hopfield_jax.distances import pairs
 from hopfield_jax.energy import Memory, weights
 from hopfield_jax.iterations import Method
-from hopfield_jax.retrieval import Minima, find_minima
-from hopfield_jax.stability import certify
-from hopfield_jax.sweeps import Sweep, hysteresis, order_parameters
+from hopfield_jax.retrieval import find_minima
+from hopfield_jax.sweeps import Sweep, certify_sweep, hysteresis, order_parameters
 
 MAX_STEPS = 20_000
 
@@ -106,29 +106,15 @@ def settle(
 ) -> Settled:
     """Runs starts [R, d] at beta [] or [R] to their minima.
 
-    Rows that a bold method gave up before max_steps (it can stall beside a ghost) are taken on by
-    plain iteration from where they are.
+    Returns all weights, R N numbers: of a million patterns a hundred rows are 800 MB.
     """
-    starts = jnp.asarray(starts, memory.dtype)
-    beta = np.broadcast_to(np.asarray(beta, np.float64), starts.shape[:1])
     tolerance = tolerance or default_tolerance(memory)
-    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": max_steps}
-    found = _arrays(memory, find_minima(memory, starts, beta, method=method, **options), beta)
-    stalled = np.flatnonzero(~found.converged & (found.steps < max_steps))
-    if method == "picard" or not stalled.size:
-        return found
-    options["max_steps"] = max_steps - int(found.steps[stalled].min())
-    again = find_minima(memory, found.state[stalled], beta[stalled], method="picard", **options)
-    for old, new in zip(found, _arrays(memory, again, beta[stalled]), strict=True):
-        old[stalled] = new
-    return found
-
-
-def _arrays(memory: Memory, found: Minima, beta: np.ndarray) -> Settled:
-    """As NumPy arrays of their own, with the weights."""
+    found = find_minima(
+        memory, starts, beta, tolerance=tolerance, max_steps=max_steps, method=method
+    )
     columns = (
         found.state,
-        weights(memory, found.state, beta),
+        weights(memory, found.state, jnp.asarray(beta)),
         found.energy,
         found.minimum,
         found.converged & (found.certificate.morse_index > 0),
@@ -233,7 +219,8 @@ def loop(
 ) -> tuple[list[Settled], list[Settled]]:
     """A hysteresis loop over ascending betas [S]: starts `up` [R, d] carried upwards, `down` down.
 
-    hopfield_jax.sweeps.hysteresis with a certificate of every state; one Settled a beta each.
+    hopfield_jax.sweeps.hysteresis with a certificate of every state; one Settled a beta each. All
+    weights, S R N numbers in either direction, must fit.
     """
     tolerance = tolerance or default_tolerance(memory)
     swept = hysteresis(
@@ -251,33 +238,33 @@ def loop(
 
 
 def _certified(memory: Memory, swept: Sweep, tolerance: float) -> list[Settled]:
-    rows, d = swept.state.shape[1:]
-    betas = np.repeat(np.asarray(swept.betas), rows)
-    states = swept.state.reshape(-1, d)
-    proof = certify(memory, states, betas, tolerance=tolerance)
-    minimum = np.asarray(proof.minimum).reshape(-1, rows) & np.asarray(swept.converged)
-    p = np.asarray(weights(memory, states, betas)).reshape(len(swept.betas), rows, -1)
-    saddle = np.asarray(proof.morse_index > 0).reshape(-1, rows) & np.asarray(swept.converged)
-    radius = np.asarray(proof.spectral_radius).reshape(-1, rows)
-    rest = (swept.converged, swept.residual, swept.steps)
-    columns = (swept.state, p, swept.energy, minimum, saddle, radius, *rest)
-    return [Settled(*(np.asarray(column)[s] for column in columns)) for s in range(len(p))]
+    proof = certify_sweep(memory, swept, tolerance=tolerance)
+    columns = (
+        swept.state,
+        weights(memory, swept.state, swept.betas[:, None]),
+        swept.energy,
+        proof.minimum & swept.converged,
+        swept.converged & (proof.morse_index > 0),
+        proof.spectral_radius,
+        swept.converged,
+        swept.residual,
+        swept.steps,
+    )
+    arrays = [np.asarray(column) for column in columns]
+    return [Settled(*(column[s] for column in arrays)) for s in range(len(swept.betas))]
 
 
 def margins(memory: Memory) -> np.ndarray:
     """Lead [N] of pattern i's own logit at x_i over the best other one, per beta, at large beta."""
-    x = np.asarray(memory.patterns, np.float64)
-    gram = x @ x.T + np.asarray(memory.bias, np.float64)
-    own = np.diagonal(gram).copy()
-    np.fill_diagonal(gram, -np.inf)
-    return own - gram.max(axis=1)
+    return pairs(memory.patterns, memory.bias).lead
 
 
 def onsets(memory: Memory, *, relative: float = 1e-3, tolerance: float | None = None) -> Edge:
     """The lowest beta [N] at which each pattern has a minimum of its own, and the state there.
 
     Infinite, and not valid, where no such minimum was found from the pattern at any beta; NaN where
-    the search for one at large beta, where it must exist, did not converge.
+    the search for one at large beta, where it must exist, did not converge. Follows all N rows
+    with their N weights: for up to some 10^4 patterns, not for a million.
     """
     x = np.asarray(memory.patterns, np.float64)
     n = len(x)
@@ -338,7 +325,10 @@ class Protocols(NamedTuple):
 def protocols(
     memory: Memory, *, most: int = 16, relative: float = 1e-6, tolerance: float | None = None
 ) -> Protocols:
-    """Measures all three; the energy for at most `most` patterns, evenly spaced."""
+    """Measures all three; the energy for at most `most` patterns, evenly spaced.
+
+    For up to some 10^4 patterns, as `onsets` is.
+    """
     x = np.asarray(memory.patterns, np.float64)
     first = onsets(memory, relative=relative, tolerance=tolerance)
     low, high = _brackets(x, margins(memory))

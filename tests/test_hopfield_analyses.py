@@ -272,6 +272,24 @@ def test_retrieval_finds_nothing_below_the_onset_and_all_above(six):
     np.testing.assert_allclose(found.error[:, 0], math.sqrt(1 - 1 / N), rtol=1e-5)
 
 
+def test_retrieval_and_slices_by_blocks(six, monkeypatch):
+    which = np.arange(4)
+    queries = denoising.corrupt(six.patterns, which, 0.3, seed=3)[None]
+    states = np.asarray(six.patterns)[None]
+
+    def measured():
+        found = denoising.retrieve(six, which, queries, [4.0, 12.0])
+        return [*found, landscape.energies(six, states, [4.0, 12.0])]
+
+    whole = measured()
+    monkeypatch.setattr(energy, "BLOCK", 2)
+    jax.clear_caches()  # sizes of blocks are read when a program is traced
+    blocked = measured()
+    jax.clear_caches()
+    for a, b in zip(whole, blocked, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
 # ---- metastable states ---------------------------------------------------------------------------
 
 

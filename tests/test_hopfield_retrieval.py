@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import brentq
 
 from dng_jax import InputError
-from hopfield_jax import iterations, memory, retrieval, spaces, stability
+from hopfield_jax import iterations, memory, patterns, retrieval, spaces, stability
 from hopfield_jax.retrieval import find_fixed_points, find_minima, merge
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -130,6 +130,22 @@ def test_a_loose_tolerance_is_not_certified_at_a_ghost():
         np.testing.assert_allclose(true.state, np.tile(x.mean(0), (2, 1)), atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [6, 16])
+def test_rows_that_a_bold_method_leaves_are_taken_on(n):
+    # Newton steps end beside these ghosts after 37 steps, with residuals near 1e-6
+    beta = spinodal(n)[0] * (1 - {6: 1e-7, 16: 10**-6.25}[n])
+    x = patterns.equidistant(n, seed=1)
+    with jax.enable_x64(True):
+        found = find_minima(
+            memory(x), x[:1], beta, tolerance=1e-9, method="newton", max_steps=20_000
+        )
+        assert bool(found.minimum[0])
+        np.testing.assert_allclose(found.state[0], x.mean(axis=0), atol=1e-8)
+        short = find_minima(memory(x), x[:1], beta, tolerance=1e-9, method="newton", max_steps=90)
+        assert short.unconverged.tolist() == [0]
+        assert not bool(short.minimum[0])
+
+
 @pytest.mark.slow
 def test_a_saddle_is_a_fixed_point_but_no_minimum():
     # two orthonormal patterns together: symmetric but for rounding, which grows by rho = 4 a step
@@ -222,7 +238,7 @@ def test_rows_do_not_depend_on_their_company_and_few_programs_serve_all():
     given = jnp.asarray(starts)
     found = find_fixed_points(m, given, betas)
     programs = retrieval._advance._cache_size() - before
-    assert programs <= 3
+    assert programs <= 4  # 256, 64, 16, and 16 of few rows, taken on where rounding stopped them
     np.testing.assert_array_equal(given, starts)  # no buffer of the caller's is given away
     assert found.converged.all()
     find_fixed_points(m, starts[:257], betas[:257], tolerance=1e-5)
@@ -266,7 +282,13 @@ def test_a_tolerance_means_the_same_wherever_the_origin_lies():
         assert float(memory(x).spread) == pytest.approx(np.sqrt(15 / 16), rel=1e-14)
         for tolerance in (1e-4, 1e-13):
             here, there = (
-                find_minima(memory(x + s, "euclidean"), x[:4] + s, betas, tolerance=tolerance)
+                find_minima(
+                    memory(x + s, "euclidean"),
+                    x[:4] + s,
+                    betas,
+                    tolerance=tolerance,
+                    method="picard",
+                )
                 for s in (0, far)
             )
             assert here.converged.all()

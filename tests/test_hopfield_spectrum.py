@@ -9,7 +9,7 @@ import pytest
 
 from dng_jax.data import load
 from dng_jax.errors import InputError
-from hopfield_jax import patterns, spectrum, theory
+from hopfield_jax import distances, patterns, spectrum, theory
 
 
 def softmax(s):
@@ -78,7 +78,7 @@ def test_report_of_equidistant_patterns_is_the_theory():
 
 @pytest.mark.parametrize("energy", ["dot", "euclidean"])
 def test_report_by_brute_force(energy, monkeypatch):
-    monkeypatch.setattr(spectrum, "BLOCK", 7)  # several blocks, and one that is not full
+    monkeypatch.setattr(distances, "BLOCK", 210)  # several blocks, and one that is not full
     x = np.random.default_rng(2).normal(size=(30, 5)) + 1.5
     r = spectrum.report(x, energy, follow=False)
     gram = x @ x.T
@@ -184,7 +184,7 @@ def test_onset_of_random_unit_vectors_is_that_of_equidistant_ones(N, d, golden):
     onsets = []
     for seed in range(4 if N == 16 else 1):
         x = patterns.random((seed, N), N, d)
-        gram, a = x @ x.T, spectrum.mean_half_squared_distance(x)
+        gram, a = x @ x.T, distances.mean_half_squared(x)
         low, high = np.full(N, 3.0), np.full(N, 12.0)  # in beta_eff, every pattern on its own
         for _ in range(11):
             middle = (low + high) / 2

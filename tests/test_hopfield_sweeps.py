@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError
-from hopfield_jax import memory, stability, sweeps
+from hopfield_jax import energy, memory, stability, sweeps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -192,3 +192,39 @@ def test_sets_must_have_one_shape():
         sweeps.sweep_sets([memory(np.eye(3)), memory(np.eye(4))], np.eye(3), [1.0])
     with pytest.raises(InputError, match=r"patterns \[P, N, d\]"):
         sweeps.sweep_sets(memory(np.eye(3)), np.eye(3), [1.0])
+
+
+def test_blocks_of_patterns_change_nothing(monkeypatch):
+    # 11 patterns in blocks of 4, the last one padded, and weights sorted one row at a time
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(11, 5)) + 2
+    betas, starts = [0.3, 1.0, 4.0], np.concatenate([x[:2], x.mean(axis=0, keepdims=True)])
+    sizes = []
+
+    def spy(memory, state, beta, **options):
+        sizes.append(options.get("block"))
+        return energy.update_and_energy(memory, state, beta, **options)
+
+    def swept():
+        m = memory(x, "euclidean")
+        up, down = sweeps.hysteresis(
+            m, starts, starts, betas, tolerance=1e-12, method="anderson", radius_steps=60
+        )
+        cold = sweeps.sweep(m, starts, betas, tolerance=1e-12, radius_steps=60)
+        return up, down, cold, sweeps.certify_sweep(m, cold)
+
+    with jax.enable_x64(True):
+        whole = swept()
+        monkeypatch.setattr(energy, "BLOCK", 4)
+        monkeypatch.setattr(sweeps, "ROOM", 11)
+        monkeypatch.setattr(sweeps, "update_and_energy", spy)
+        jax.clear_caches()  # sizes of blocks are read when a program is traced
+        blocked = swept()
+        jax.clear_caches()
+        assert set(sizes) == {4}
+        for one, other in zip(whole, blocked, strict=True):
+            for name in one._fields:
+                a, b = getattr(one, name), getattr(other, name)
+                slack = 2 if name == "steps" else 1e-9
+                np.testing.assert_allclose(a, b, atol=slack, err_msg=name)
+        assert bool(whole[0].converged.all())
