@@ -12,10 +12,10 @@ eigenvalues weighted by what is left in f, so c is too small rather than too lar
 The throw is forwards (c > 0), so to first order every component that grows keeps its sign: a row
 that passes a saddle leaves it on the side on which plain iteration does.
 
-A throw is judged by the update that follows it: it stands if E(xi) <= E(T) - |f'|^2 / 4, where
-plain iteration reaches E(T) - |f'|^2 / 2 (descent.py). If not, the row goes on from T(T(xi)), at
-the cost of one update. So the energy never rises. Convergence is looked for after every second
-update.
+A throw is judged by the update that follows it: it stands if E(xi) <= E(T) - (1 + r) |f'|^2 / 2,
+which is what T(T(xi)) reaches to second order, while E falls by |f'|^2 / (2 (1 - r)) on the way to
+the fixed point (descent.py). If not, the row goes on from T(T(xi)), at the cost of one update. So
+the energy never rises. Convergence is looked for after every second update.
 
 Sources: Irons & Tuck 1969 (vectors); hopfield.md section 3 for the rates.
 """
@@ -63,7 +63,8 @@ def iterate(space: Space, rows: Rows, beta, scale) -> Rows:
     ahead = space.inner(f, difference(rows.point, rows.plain)) / rows.factor  # <f, f'>
     slope = -(1 + rows.factor) / 2 * (rows.square + ahead)
     near = descent.rounding(space, beta, rows.energy, scale)
-    fell = descent.change(energy, rows.energy, slope, near) <= -rows.square / 4
+    goal = -(1 + rows.factor / (1 + rows.factor)) / 2 * rows.square
+    fell = descent.change(energy, rows.energy, slope, near) <= goal
     stands = ~rows.thrown | fell
 
     first = choose(stands, image, rows.plain)
