@@ -174,6 +174,8 @@ def test_exact_curves_stay_within_their_range():
     number = equidistant.number_of_minima(N, [1.0, K_S + 0.01, 5.99, 6.0, 9.0])
     assert number.tolist() == [1, 7, 7, 6, 6]
     assert equidistant.weight(N, [1.0, 5.0]) == pytest.approx([1 / N, theory.pattern_weight(N, 5)])
+    p = np.array([0.4, *[0.12] * 5])
+    assert equidistant.weight_of(N, p[0] - p[1]) == pytest.approx(p[0])
     edge = equidistant.watershed(N, [1.0, 7.0])
     assert edge[0] == 1
     assert math.isnan(edge[1])
