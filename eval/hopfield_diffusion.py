@@ -43,7 +43,7 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     assert mixture is not None
     forbidden = problem.forbidden
     table = problem.table(config.sampler, config.steps)
-    prior = float(np.asarray(mixture.prior, np.float64)[list(forbidden)].sum())
+    prior = diffusion.prior_of(mixture, forbidden)
     logsnr = np.asarray(table.logsnr, np.float64)
     rules: dict[str, Any] = {
         "unguided": guidance.unguided(),
@@ -68,9 +68,8 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     exact = {name: np.asarray(r.trace["exact"], np.float64) for name, r in chains.items()}
     scale = {name: np.asarray(r.trace["scale"], np.float64)
              for name, r in chains.items() if "scale" in r.trace}  # fmt: skip
-    push = {name: scale[name] * np.asarray(chains[name].trace["gap"], np.float64) for name in scale}
-    final = np.asarray(mixture.log_posterior(chains["unguided"].x, 1.0, 0.0)).argmax(axis=1)
-    inside = np.isin(final, forbidden)
+    push = {name: diffusion.push(s, chains[name].trace["gap"]) for name, s in scale.items()}
+    inside = diffusion.ends_in(mixture, chains["unguided"].x, forbidden)
     known = diffusion.resolved(exact["unguided"], inside)
     curves = {"share of the label resolved": known}
     foreseen = diffusion.predicted_share(mixture, forbidden, logsnr)
@@ -79,9 +78,7 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
     measured = {name: diffusion.window_of(logsnr, curve) for name, curve in curves.items()}
     members = np.median(exact["unguided"][:, inside], axis=1)
     crosses = diffusion.crossing(logsnr, members, 0.5)
-    rises = diffusion.crossing(
-        logsnr, np.quantile(scale["classes"], 0.9, axis=1) / (prior / (1 - prior)), 2.0
-    )
+    rises = diffusion.scale_doubles(logsnr, scale["classes"], prior)
     predicted = diffusion.markers(mixture, forbidden)
     marks = predicted.logsnr()
 
@@ -109,10 +106,9 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
         ("tracker", "mean |dp| over the chain", "final mean |dp|", "share ending in c"),
     )
     for name in scale:
-        gap = np.abs(np.asarray(chains[name].trace["posterior"], np.float64) - exact[name])
-        end = np.asarray(mixture.log_posterior(chains[name].x, 1.0, 0.0)).argmax(axis=1)
-        errors.add(name, f"{gap.mean():.2e}", f"{gap[-1].mean():.2e}",
-                   f"{100 * np.isin(end, forbidden).mean():.2f}%")  # fmt: skip
+        error = diffusion.tracking_error(chains[name].trace["posterior"], exact[name])
+        share = diffusion.ends_in(mixture, chains[name].x, forbidden).mean()
+        errors.add(name, f"{error.chain:.2e}", f"{error.final:.2e}", f"{100 * share:.2f}%")
     write_csv(folder / "window.csv", {
         "logsnr": logsnr, "posterior_mean": exact["unguided"].mean(axis=1),
         "posterior_median_of_members": members,

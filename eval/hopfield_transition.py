@@ -314,7 +314,7 @@ def collapse(config: Collapse, chosen: None, folder: Path) -> Results:
             lost = [float(k) for k in at[~end.minimum]]
             notes += note(f"{name}, values of beta_eff", lost, NO_MINIMUM)
         for piece in equidistant.branches(n, float(at[0]), float(at[-1])):
-            p1 = (1 + (n - 1) * piece.m) / n
+            p1 = equidistant.weight_of(n, piece.m)
             style = "exact" if piece.stable else "unstable"
             word = "exact" if piece.stable else "exact, unstable"
             scaled.append((word, Curve(piece.K, p1, style, "#000000")))

@@ -371,3 +371,41 @@ def crossing(logsnr, curve, level: float) -> float:
 def window_of(logsnr, curve) -> Window:
     """Where a curve [T] from about 0 to 1 passes 10, 50 and 90%, in log SNR [T], noise first."""
     return Window(*(crossing(logsnr, curve, level) for level in LEVELS))
+
+
+def prior_of(mixture: Mixture, classes) -> float:
+    """P(c), c the set of classes named."""
+    return float(np.asarray(mixture.prior, np.float64)[np.asarray(classes, int)].sum())
+
+
+def ends_in(mixture: Mixture, x, classes) -> np.ndarray:
+    """Whether the most probable class of samples x [B, ...], free of noise, is among these, [B]."""
+    nearest = np.asarray(mixture.log_posterior(x, 1.0, 0.0)).argmax(axis=1)
+    return np.isin(nearest, np.asarray(classes, int))
+
+
+def push(scale, gap) -> np.ndarray:
+    """lambda_t |eps_c - eps_base| [T, B], the guidance that `accumulated` sums."""
+    return np.asarray(scale, np.float64) * np.asarray(gap, np.float64)
+
+
+def scale_doubles(logsnr, scale, prior: float, quantile: float = 0.9) -> float:
+    """log SNR where this quantile of lambda_t [T, B] first reaches twice w/(1-w); NaN where never.
+
+    w/(1-w), w the prior, is DNG's scale (lambda_0 = 1) while nothing is known.
+    """
+    high = np.quantile(np.asarray(scale, np.float64), quantile, axis=1)
+    return crossing(logsnr, high * (1 - prior) / prior, 2.0)
+
+
+class TrackingError(NamedTuple):
+    """Mean of |tracked - exact| posterior over chains: over all steps, and at the last."""
+
+    chain: float
+    final: float
+
+
+def tracking_error(tracked, exact) -> TrackingError:
+    """Of posteriors tracked and exact, both [T, B]."""
+    gap = np.abs(np.asarray(tracked, np.float64) - np.asarray(exact, np.float64))
+    return TrackingError(float(gap.mean()), float(gap[-1].mean()))

@@ -78,3 +78,8 @@ def watershed(n: int, K) -> np.ndarray:
         return float(theory.m_of_u(found[0], 1, n)) if k < n else math.nan
 
     return np.array([one(k) for k in np.asarray(K, np.float64)])
+
+
+def weight_of(n: int, m):
+    """p_1 of a k = 1 state whose order parameter p_1 - p_2 is m, shape of m."""
+    return (1 + (n - 1) * np.asarray(m, np.float64)) / n

@@ -174,6 +174,8 @@ def test_exact_curves_stay_within_their_range():
     number = equidistant.number_of_minima(N, [1.0, K_S + 0.01, 5.99, 6.0, 9.0])
     assert number.tolist() == [1, 7, 7, 6, 6]
     assert equidistant.weight(N, [1.0, 5.0]) == pytest.approx([1 / N, theory.pattern_weight(N, 5)])
+    p = np.array([0.4, *[0.12] * 5])
+    assert equidistant.weight_of(N, p[0] - p[1]) == pytest.approx(p[0])
     edge = equidistant.watershed(N, [1.0, 7.0])
     assert edge[0] == 1
     assert math.isnan(edge[1])
@@ -337,46 +339,7 @@ def test_slices_hold_their_states(six):
     np.testing.assert_allclose(leading.axes @ leading.axes.T, np.eye(2), atol=1e-12)
 
 
-# ---- figures and bad input -----------------------------------------------------------------------
-
-
-def test_figures_are_drawn(tmp_path):
-    x = np.geomspace(1, 20, 9)
-    curves = [
-        ("a", plots.Curve(x, x / 20, "measured")),
-        ("b", plots.Curve(x, np.where(x < 3, np.nan, 0.5), "unstable")),
-        ("", plots.Curve(x, np.ones(9), "dashed", plots.GREY)),
-    ]
-    panel = plots.Panel(curves, "y", marks={"$K_s$": 5.0, "$K_c$": 5.2, "far": 99.0})
-    label = np.array([[0, 1, 2], [0, 1, 1], [0, 0, 0]])
-    p = np.random.default_rng(0).uniform(size=(9, 20))
-    drawn = [
-        plots.panels([panel, panel], tmp_path / "a.png", title="two"),
-        plots.panels([panel], tmp_path / "b.png", across=True, legend="best"),
-        figures.phase_diagram(
-            np.array([3, 10, 30]),
-            {k: f * np.array([3.0, 10, 30]) for k, f in (("a", 0.5), ("b", 0.7), ("c", 1.0))},
-            {"m": ([3, 30], [1.5, 15])},
-            tmp_path / "c.png",
-        ),
-        plots.shares(x, {"a": x / 20, "b": 1 - x / 20}, tmp_path / "d.png", below=panel),
-        figures.merge_tree([9.0, 3.0, 1.0], label, [0, 1, 2], tmp_path / "e.png", number=[3, 2, 1]),
-        figures.landscape(
-            panel, [("one", np.outer(x, x))], x, x, [{"p": np.ones((2, 2))}], tmp_path / "f.png"
-        ),
-        figures.window(
-            x,
-            [("in", "1", p), ("out", "0", p / 2)],
-            {"share": p[:, 0]},
-            p,
-            tmp_path / "g.png",
-            marks={"speciation": 4.0},
-            measured={"share": (2.0, 4.0, math.nan)},
-            prior=0.1,
-        ),
-    ]
-    for path in drawn:
-        assert path.stat().st_size > 5000
+# ---- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dng_jax import guidance, mixtures, sample
+from dng_jax import guidance, initial_noise, mixtures, sample, sample_keys, schedules, steps
 from dng_jax.errors import InputError
 from hopfield_jax import diffusion, patterns, theory
 from hopfield_jax.energy import Memory, update
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LEVELS = [(0.9, 0.3), (0.4, 0.9165), (1.0, 5.0), (0.7, 0.2), (0.9995, 0.06)]
 CLASSES = np.array([0, 1, 1, 2, 0, 2, 1])
@@ -172,6 +174,64 @@ def test_what_is_observed_along_a_sampler(mixture, denoise, table, keys, noise):
         eps = rest(x, row, ("two", "base"))
         gap = np.linalg.norm((eps["two"] - eps["base"]).reshape(len(x), -1), axis=1)
         np.testing.assert_allclose(result.trace["gap"][t], gap, atol=2e-4)
+
+
+def test_what_is_measured_on_chains_by_hand(double):
+    mixture, scale, classes = unequal(0.3), 0.3, (0, 2)
+    weights, means = (np.exp(mixture.log_weights), np.asarray(mixture.means))
+    prior = diffusion.prior_of(mixture, classes)
+    assert prior == pytest.approx(sum(weights[c].sum() for c in classes), rel=1e-12)
+
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(30, 5))
+    square = ((x[:, None, None] - means[None]) ** 2).sum(axis=3)
+    likely = (weights * np.exp(-square / (2 * scale**2))).sum(axis=2).argmax(axis=1)
+    ends = diffusion.ends_in(mixture, x, classes)
+    assert ends.tolist() == [c in classes for c in likely]
+    assert 0 < ends.sum() < 30
+
+    lam, gap = rng.uniform(size=(2, 4, 3))
+    total = sum(lam[t, b] * gap[t, b] for t in range(4) for b in range(3))
+    half = sum(lam[t, b] * gap[t, b] for t in range(2) for b in range(3))
+    assert diffusion.accumulated(diffusion.push(lam, gap))[1] == pytest.approx(half / total)
+
+    tracked, exact = rng.uniform(size=(2, 4, 3))
+    error = diffusion.tracking_error(tracked, exact)
+    steps = [sum(abs(tracked[t, b] - exact[t, b]) for b in range(3)) / 3 for t in range(4)]
+    assert error.chain == pytest.approx(sum(steps) / 4)
+    assert error.final == pytest.approx(steps[-1])
+
+
+def test_the_scale_doubles_where_its_quantile_does():
+    # lambda of chain b is (b + 1)/10 of a line from the odds of the prior to 5 times them
+    prior, logsnr = 0.2, np.linspace(-3, 3, 7)
+    rising = 0.25 * (1 + 4 * (logsnr + 3) / 6)
+    scale = rising[:, None] * np.arange(1, 11) / 10
+    # the largest of ten doubles at a quarter of the way; the 90% quantile, .91 of it, later
+    assert diffusion.scale_doubles(logsnr, scale, prior, 1.0) == pytest.approx(-1.5)
+    later = -3 + 6 / 4 * (2 / 0.91 - 1)
+    assert diffusion.scale_doubles(logsnr, scale, prior) == pytest.approx(later)
+    assert math.isnan(diffusion.scale_doubles(logsnr, scale / 10, prior))
+
+
+def test_chains_resolve_two_gaussians_where_the_closed_form_says():
+    # Where both classes are Gaussians of one width the predicted window is exact, so that real
+    # chains may differ from it by their number and by the steps' length alone.
+    delta, s, w = 4.0, 0.5, 0.3
+    mixture = mixtures.gaussians([[0.0], [delta]], s, [0, 1], [w, 1 - w])
+    denoise = mixtures.mixture_denoiser(mixture, {"zero": [0]})
+    table = steps.ddpm(schedules.linear(), 100)
+    keys = sample_keys(0, 4000)
+    noise = initial_noise(keys, (1,), table)
+    observe = diffusion.observer(mixture, [0])
+    chains = sample(denoise, table, guidance.unguided(), keys, noise, observe=observe)
+    member = diffusion.ends_in(mixture, chains.x, [0])
+    known = diffusion.resolved(chains.trace["exact"], member)
+    logsnr = np.asarray(table.logsnr, np.float64)
+    exact = diffusion.predicted_share(mixture, [0], logsnr)
+    np.testing.assert_allclose(known, exact, atol=0.03)
+    found, truth = (diffusion.window_of(logsnr, c) for c in (known, exact))
+    np.testing.assert_allclose(found, truth, atol=0.1)
 
 
 @pytest.mark.parametrize(

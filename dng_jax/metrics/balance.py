@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special  # not scipy.stats, which takes every job a second or two to import
 
 from dng_jax.metrics.shares import SMOOTHING, checked
 
@@ -72,8 +72,11 @@ def class_balance(
     redrawn = _distance(np.random.default_rng(seed).multinomial(n, parent, size=resamples) / n, q)
     unbiased = tv - (redrawn.mean() - _distance(parent, q))
     low, high = np.clip(unbiased + np.quantile(redrawn - redrawn.mean(), [tail, 1 - tail]), 0, 1)
-    j = np.floor(n * q) + 1
-    expected = np.sum(2 * j * (1 - q) * stats.binom.pmf(j, n, q)) / (2 * n)
+    some = q[q < 1]  # one class alone has no deviation
+    j = np.floor(n * some) + 1
+    log_choose = special.gammaln(n + 1) - special.gammaln(j + 1) - special.gammaln(n - j + 1)
+    pmf = np.exp(log_choose + special.xlogy(j, some) + special.xlog1py(n - j, -some))
+    expected = np.sum(2 * j * (1 - some) * pmf) / (2 * n)
     chi_square = float(np.sum((inside - n * q) ** 2 / (n * q)))
     entropy = special.entr(h).sum() + (m - 1) / (2 * n)
     return ClassBalance(
@@ -84,7 +87,7 @@ def class_balance(
         float(expected),
         chi_square,
         # One class alone is always balanced; chi2 has no 0 degrees of freedom.
-        float(stats.chi2.sf(chi_square, m - 1)) if m > 1 else 1.0,
+        float(special.chdtrc(m - 1, chi_square)) if m > 1 else 1.0,
         float(np.exp(entropy)),
         bool((n * q).min() < 5),
     )

@@ -87,7 +87,7 @@ class Moments:
     def distances(self, features, rows) -> np.ndarray:
         """Frechet distances to bootstrap resamples features[rows[i]], [R]; rows int [R, n].
 
-        Equal to `distance` to 1e-6 of the traces, at a fifth of its cost: the root of this set's
+        Equal to `distance` to 1e-6 of the traces, at a seventh of its cost: the root of this set's
         covariance is taken once, and tr (root C root)^(1/2) needs eigenvalues alone.
         """
         root, trace = _root(self.covariance, len(self.mean), "the covariance")
