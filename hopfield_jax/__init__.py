@@ -4,12 +4,15 @@ energy      E, its gradient and its update   weight_space  the same in the weigh
 retrieval   fixed points of many rows        stability     spectra, certificates of minima
 sweeps      minima over beta, hysteresis     implicit      minima as differentiable functions
 spaces      state and weight space as one    iterations    plain, Anderson and Newton steps
-patterns    sets to store                    theory        equidistant patterns, solved exactly
+patterns    sets to store                    distances     of patterns to each other; leads
+theory      equidistant patterns, exactly    equidistant   their exact curves over beta_eff
 spectrum    beta_eff of any set              transition    onsets, windows, protocols, measured
 basins      their volumes                    capacity      patterns with minima of their own
 denoising   retrieval from noise             metastable    states of groups, trees of minima
 landscape   energies on planes               diffusion     the bridge: noise levels as beta
-attention   a transformer's keys             plots         figures (import it by name)
+attention   a transformer's keys
+
+plots and figures draw (import them by name: they need matplotlib).
 """
 
 from dng_jax.errors import InputError
@@ -19,7 +22,9 @@ from hopfield_jax import (
     capacity,
     denoising,
     diffusion,
+    distances,
     energy,
+    equidistant,
     implicit,
     iterations,
     landscape,
@@ -54,7 +59,9 @@ __all__ = [
     "certify_sweep",
     "denoising",
     "diffusion",
+    "distances",
     "energy",
+    "equidistant",
     "find_fixed_points",
     "find_minima",
     "hysteresis",

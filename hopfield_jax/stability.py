@@ -16,8 +16,24 @@ contracting, when r + rho (e^{beta D s} - 1)/(beta D) <= s and rho(s) < 1. The b
 
     beta D r < rho - 1 - log rho     =>  exactly one fixed point in that ball, a strict minimum.
 
-A state is called a minimum only where that holds, with rounding counted on the unsafe side. The
-right hand side is (1 - rho)^2 / 2 near a spinodal: there tolerances must shrink as the square.
+A state is called a minimum only where that holds with every number on its unsafe side. The right
+hand side is (1 - rho)^2 / 2 near a spinodal: there tolerances must shrink as the square.
+
+Rounding. The origin is put at the mean m (energy.centred): |c_i| <= R, the state is eta. A sum of n
+products errs by about sqrt(n) eps times their norms (random signs; Higham & Mary 2019), so with
+g(n) = (4 + sqrt n) eps, a few times what is seen, the logits are off by at most
+
+    delta = beta g(d) (R |eta| + R |m| + max |b_i|)           b as stored: 0, or -|x_i|^2 / 2
+
+some beta M^2 eps, and each weight by a factor within e^{2 delta}, though never by more than 1.
+With p as computed, f = sum_i p_i (c_i - eta) = T(xi) - xi and J, its error and its bound are
+
+    sum_i min(1, (e^{2 delta} - 1) p_i) |c_i - eta|  +  g(N) sum_i p_i |c_i - eta|  +  2 eps |eta|
+    rho <= e^{2 delta} (rho + (g(N) + g(d)) trace J)
+    rho <= trace J <= beta sum_i min(1, e^{2 delta} p_i) |c_i - mu|^2
+
+(a covariance is least about its own mean). Offsets of the origin and large beta cost proofs near
+spinodals, and never make one.
 Sources: hopfield.md sections 1 and 3; the inequality is Banach's theorem with the bound above.
 """
 
@@ -33,10 +49,11 @@ import numpy as np
 from hopfield_jax.energy import (
     Memory,
     block_size,
+    centred,
     check_beta,
     check_states,
+    fields,
     pad,
-    update_and_energy,
     weights,
 )
 from hopfield_jax.rows import scaled
@@ -109,7 +126,8 @@ def spectrum(memory: Memory, state, beta) -> jax.Array:
 def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certificate:
     """Certificates of states [R, d] at beta [] or [R].
 
-    tolerance: of the residual, in units of memory.spread. Costs R eigenvalue problems of size
+    tolerance: of the residual, in units of memory.spread; the rounding of the states themselves,
+    eps |xi|, is allowed on top. Costs R eigenvalue problems of size
     min(N, d): merge states first where many coincide. Above 4096 none is solved: rho comes from
     power iteration, minima are proved by the trace alone, and the index is -1 where that leaves it
     open.
@@ -131,25 +149,43 @@ def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certifi
 def proved(memory: Memory, states, betas, tolerance) -> Certificate:
     """`certify` of states [R, d] at betas [R] without its checks: for use under jit and vmap."""
     eps = jnp.finfo(memory.dtype).eps
-    images, _ = update_and_energy(memory, states, betas, block=block_size(memory))
-    residual = jnp.linalg.norm(states - images, axis=-1) / memory.spread
-    trace = _over_rows(memory, lambda a: jnp.sum(a**2), states, betas)
-    if min(memory.num_patterns, memory.dimension) > LARGEST_FORM:
-        rho = spectral_radius(memory, states, betas, 128)
+    middle, mean = centred(memory)
+    eta = states - mean
+    distance = jnp.linalg.norm(eta, axis=-1)
+    n, d = memory.patterns.shape
+
+    def g(size):
+        return (4 + size**0.5) * eps
+
+    far = distance + jnp.linalg.norm(mean)
+    delta = betas * g(d) * (middle.diameter / 2 * far + jnp.max(jnp.abs(memory.bias)))
+    step, width, error, trace, most = _over_rows(middle, _measured, eta, betas, delta)
+    length = jnp.linalg.norm(step, axis=-1)
+    error = error + g(n) * width + 2 * eps * distance
+
+    upper = most
+    if min(n, d) > LARGEST_FORM:
+        rho = spectral_radius(middle, eta, betas, 128)
         index = jnp.where(trace < 1, 0, -1)
-        upper = trace
     else:
-        values = _spectra(memory, states, betas)
+        values = _spectra(middle, eta, betas)
         rho = jnp.maximum(values[:, 0], 0)
         index = jnp.sum(values > 1, axis=1)
-        upper = jnp.minimum(rho + 16 * eps, trace)
+        factor = jnp.where(delta < 1, jnp.exp(2 * jnp.minimum(delta, 1)), jnp.inf)
+        # the trace is what counts where rho is 0 to all digits
+        radius = jnp.where(rho > 0, factor * (rho + (g(n) + g(d)) * trace), jnp.inf)
+        upper = jnp.minimum(radius, most)
+    upper = (1 + g(n)) * upper
     # log1p: near a spinodal the right hand side is (1 - rho)^2 / 2
     upper = jnp.maximum(upper, jnp.finfo(memory.dtype).tiny)
     log_upper = jnp.where(upper < 0.5, jnp.log(upper), jnp.log1p(upper - 1))
     room = jnp.where(upper < 1, upper - 1 - log_upper, -1)
-    needed = betas * memory.diameter * (memory.spread * residual + 4 * eps * memory.scale)
-    minimum = (residual <= tolerance) & (needed < room)
-    return Certificate(residual, rho, index.astype(jnp.int32), minimum)
+    needed = betas * middle.diameter * (length + error)
+
+    residual = length / middle.spread
+    # the state as it is stored may be no nearer to the fixed point than its rounding
+    near = length <= tolerance * middle.spread + eps * jnp.linalg.norm(states, axis=-1)
+    return Certificate(residual, rho, index.astype(jnp.int32), near & (needed < room))
 
 
 @jax.jit
@@ -159,17 +195,40 @@ def _spectra(memory, states, betas):
             return jnp.einsum("nd,md->nm", a, a, precision="highest")
         return jnp.einsum("nd,ne->de", a, a, precision="highest")
 
-    return _over_rows(memory, lambda a: jnp.linalg.eigvalsh(form(a))[::-1], states, betas)
+    def values(log_p, x, _, beta):
+        p = jnp.exp(log_p)
+        a = jnp.sqrt(beta * p)[:, None] * _from_mean(p, x)
+        return jnp.linalg.eigvalsh(form(a))[::-1]
+
+    return _over_rows(memory, values, states, betas)
 
 
-def _over_rows(memory, f, states, betas):
-    # f(A) of A = sqrt(beta p) (x - mu) [N, d], a few rows at a time
+def _measured(log_p, x, state, beta, delta):
+    # step f [d], mean |x - xi| and its part of the error of f, trace of J and its bound
+    p = jnp.exp(log_p)
+    apart = x - state
+    step = jnp.einsum("n,nd->d", p, apart, precision="highest")
+    length = jnp.linalg.norm(apart, axis=1)
+    square = jnp.sum(_from_mean(p, x) ** 2, axis=1)
+    # log(e^{2 delta} - 1), whatever the size of delta
+    change = 2 * delta + jnp.log(-jnp.expm1(-2 * delta))
+    error = jnp.sum(jnp.exp(jnp.minimum(log_p + change, 0)) * length)
+    most = jnp.sum(jnp.exp(jnp.minimum(log_p + 2 * delta, 0)) * square)
+    return step, jnp.sum(p * length), error, beta * jnp.sum(p * square), beta * most
+
+
+def _from_mean(p, x):
+    return x - jnp.einsum("n,nd->d", p, x, precision="highest")
+
+
+def _over_rows(memory, f, states, *each):
+    # f(log p [N], X [N, d], xi [d], beta, ...) of a few rows at a time
     def one(row):
-        state, beta = row
-        p = weights(memory, state, beta)
-        mu = jnp.einsum("n,nd->d", p, memory.patterns, precision="highest")
-        return f(jnp.sqrt(beta * p)[:, None] * (memory.patterns - mu))
+        state, beta, *_ = row
+        s = fields(memory, state)
+        log_p = jax.nn.log_softmax(beta * (s - jnp.max(s)) + memory.log_weights)
+        return f(log_p, memory.patterns, *row)
 
     size = memory.num_patterns * memory.dimension
     together = max(1, min(len(states), 2**22 // size))
-    return jax.lax.map(one, (states, betas), batch_size=1 << (together.bit_length() - 1))
+    return jax.lax.map(one, (states, *each), batch_size=1 << (together.bit_length() - 1))

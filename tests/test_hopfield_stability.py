@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError
-from hopfield_jax import memory, stability
+from hopfield_jax import memory, patterns, stability, theory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -165,6 +165,39 @@ def test_large_problems_are_certified_by_the_trace(monkeypatch):
         np.testing.assert_allclose(
             found.spectral_radius, [strength * n * p1 * p2, strength / n], rtol=1e-9
         )
+
+
+@pytest.mark.parametrize("n", [16, 64])
+@pytest.mark.parametrize(("offset", "least"), [(0, 0.9), (10, 0.7), (100, 0.1)])
+def test_single_precision_claims_nothing_that_double_refutes(n, offset, least):
+    # Along the way past the spinodals of equidistant patterns, up to 100 diameters from the origin:
+    # there the logits, beta |x|^2 / 2 = 5e4, hold two digits of what tells minima from ghosts
+    norm, rng = 30.0, np.random.default_rng(n)
+    limit = theory.spinodal(n).K
+    way = rng.normal(size=n)
+    x = patterns.equidistant(n, seed=1) + offset * way / np.linalg.norm(way)
+    x = (norm * x).astype(np.float32)
+    exact = x.astype(np.float64)
+    c = exact - exact.mean(axis=0)
+    field = (c**2).sum(axis=1) / 2
+    states, betas = [], []
+    for off in (-1e-2, -3e-3, -1e-3, -1e-4, -1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1):
+        beta, p = np.float32(limit * (1 + off) / norm**2), np.eye(n)[0]
+        for step in range(400):
+            p = softmax(np.float64(beta) * (c @ (c.T @ p) - field))
+            if step in (3, 6, 10, 15, 20, 30, 40, 60, 90, 130, 200, 300, 399):
+                states.append(p @ exact)
+                betas.append(beta)
+    states, betas = np.array(states, np.float32), np.array(betas)
+    options = {"tolerance": np.inf}
+    single = stability.certify(memory(x, "euclidean"), states, betas, **options)
+    with jax.enable_x64(True):
+        known = memory(exact, "euclidean")
+        double = stability.certify(known, states.astype(float), betas.astype(float), **options)
+    claimed, true = np.asarray(single.minimum), np.asarray(double.minimum)
+    assert not (claimed & ~true).any()
+    assert claimed.sum() >= least * true.sum()
+    assert true.sum() > 40 < (~true).sum()
 
 
 def test_bad_temperatures_are_named():
