@@ -100,7 +100,7 @@ def main(config: Config) -> list[HeadReport]:
     write_csv(folder / "heads.csv", {name: [getattr(r, name) for r in heads] for name in fields})
     figures.heads(
         [r.beta_eff for r in heads],
-        {"K_s, N = T": heads[0].K_s, "K_c, N = T": heads[0].K_c},
+        {"$K_s$ of as many equidistant keys": heads[0].K_s, "$K_c$": heads[0].K_c},
         {
             "one step": [r.participation_step for r in heads],
             "minimum": [r.participation for r in heads],

@@ -336,6 +336,7 @@ def heads(
     for (name, value), style in zip(marks.items(), (DASH, "-"), strict=True):
         left.axhline(value, color=COLOURS[1], linestyle=style, label=name)
     left.set(xlabel="head", ylabel=BETA_EFF, xticks=at)
+    left.set_ylim(0, 1.4 * max(np.max(beta_eff), *marks.values()))  # room for the legend
     for i, (name, values) in enumerate(participation.items()):
         right.plot(at, np.asarray(values), MARKERS[i], color=COLOURS[i + 2], label=name)
     right.set(xlabel="head", ylabel=r"keys per state, $1/\sum p^2$", xticks=at)

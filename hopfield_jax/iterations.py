@@ -96,6 +96,6 @@ def trajectory(
     def step(rows, _):
         point = rule.end(rows, nobody)
         seen = space.state(space.held(point)), space.evaluate(point, beta)[1]
-        return rule.iterate(space, rows, beta, memory.scale), seen
+        return rule.iterate(space, rows, beta, memory.spread), seen
 
     return jax.lax.scan(step, rows, length=steps + 1)[1]
