@@ -3,7 +3,10 @@
 energy      E, its gradient and its update   weight_space  the same in the weights p
 retrieval   fixed points of many rows        stability     spectra, certificates of minima
 sweeps      minima over beta, hysteresis     implicit      minima as differentiable functions
-spaces      state and weight space as one    iterations    plain, Anderson and Newton steps
+spaces      state and weight space as one    rows          arithmetic of many points
+iterations  rows, each until it is done      picard        the update itself
+aitken      two updates and a throw          anderson      mixing of the last steps
+newton      conjugate gradients              descent       whether a bold step goes down
 patterns    sets to store                    distances     of patterns to each other; leads
 theory      equidistant patterns, exactly    equidistant   their exact curves over beta_eff
 spectrum    beta_eff of any set              transition    onsets, windows, protocols, measured

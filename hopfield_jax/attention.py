@@ -285,21 +285,14 @@ def _retrieve(
 ) -> _Retrieved:
     with jax.enable_x64(True):
         network = memory(k, checked=False)
-        found = find_minima(
-            network, states, scale, tolerance=tolerance, max_steps=max_steps, method="anderson"
-        )
+        found = find_minima(network, states, scale, tolerance=tolerance, max_steps=max_steps)
         end, settled = np.array(found.state), np.array(found.minimum)
         # The ghost of a minimum is within any tolerance; only a much finer one lets it pass.
         doubtful = np.flatnonzero(np.asarray(found.converged) & ~settled)
         if doubtful.size:
             finest = min(tolerance, FINEST)
             finer = find_fixed_points(
-                network,
-                end[doubtful],
-                scale,
-                tolerance=finest,
-                max_steps=max_steps,
-                method="anderson",
+                network, end[doubtful], scale, tolerance=finest, max_steps=max_steps
             )
             end[doubtful] = finer.state
             proof = certify(network, finer.state, scale, tolerance=tolerance)

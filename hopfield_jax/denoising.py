@@ -110,7 +110,6 @@ def retrieve(
         beta,
         tolerance=tolerance or default_tolerance(memory),
         max_steps=MAX_STEPS,
-        method="newton",
     )
     minimum = np.asarray(end.minimum).reshape(shape)
     half = nearest(x, which) / 2

@@ -102,7 +102,7 @@ def settle(
     *,
     tolerance: float | None = None,
     max_steps: int = MAX_STEPS,
-    method: Method = "newton",
+    method: Method = "aitken",
 ) -> Settled:
     """Runs starts [R, d] at beta [] or [R] to their minima.
 
@@ -230,7 +230,6 @@ def loop(
         betas,
         tolerance=tolerance,
         max_steps=MAX_STEPS,
-        method="newton",
         kick=1e-4,
         radius_steps=0,
     )
