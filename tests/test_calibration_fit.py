@@ -23,6 +23,8 @@ from dng_jax import (
 )
 from dng_jax.posterior import fit_temperature, forward_evidence, replay
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TABLE = steps.ddpm(schedules.linear(), 40)
 TRACKER = posterior.classes(3, [0], prior=(2.5 / 6, 0.5 / 6, 0.5))
 

@@ -10,6 +10,8 @@ from sklearn.datasets import load_digits
 
 from dng_jax import InputError, Step, guidance, mixtures, posterior, sampling, schedules, steps
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES = (0.4, 0.1, 0.5)
 
 

@@ -6,9 +6,6 @@ import csv
 import json
 import math
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -18,11 +15,11 @@ from safetensors.numpy import save_file
 
 from dng_jax.errors import InputError
 from eval import attention as job
+from eval import runs
 from hopfield_jax import attention, patterns, theory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ROOT = Path(__file__).resolve().parents[1]
 T, D, H, DIM = 12, 10, 3, 4
 
 
@@ -289,14 +286,13 @@ def test_bad_words_to_the_job_leave_nothing_behind(tmp_path, words, said):
     assert not (tmp_path / "run").exists()
 
 
-def test_exit_code_two_and_one_sentence(tmp_path, layer):
+def test_exit_code_two_and_one_sentence(tmp_path, layer, capsys):
     path = stored(tmp_path, key=layer[1]["k"], x=layer[0])
     words = ["--file", str(path), "--key", "keys", "--inputs", "x", "--heads", "3"]
     words += ["--out", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, "-m", "eval.attention", *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "holds no tensor 'keys': nearest of its 2 names: 'key'" in done.stderr
+    with pytest.raises(SystemExit) as left:
+        runs.main(lambda: job.main(tyro.cli(job.Config, args=words)))
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "holds no tensor 'keys': nearest of its 2 names: 'key'" in said

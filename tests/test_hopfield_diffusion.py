@@ -14,6 +14,8 @@ from dng_jax.errors import InputError
 from hopfield_jax import diffusion, patterns, theory
 from hopfield_jax.energy import Memory, update
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LEVELS = [(0.9, 0.3), (0.4, 0.9165), (1.0, 5.0), (0.7, 0.2), (0.9995, 0.06)]
 CLASSES = np.array([0, 1, 1, 2, 0, 2, 1])
 

@@ -26,10 +26,13 @@ from eval import (
     problems,
     report,
     rule_specs,
+    runs,
     study,
     study_cells,
 )
 from eval.problems import Source
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ("unguided", "floor", "np=0.3", "sld=0.5", "dng:pair", "dng:odds=2", "dng")
@@ -132,12 +135,14 @@ def test_forbidding_every_class_is_refused():
         problems.make("digits", [str(k) for k in range(10)], Source("exact"))
 
 
-def test_exit_code_two_without_traceback_and_nothing_overwritten(tmp_path):
+def test_exit_code_two_without_traceback_and_nothing_overwritten(tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("keep")
-    done = run("eval.class_removal", "--samples", "8", "--out", str(tmp_path))
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "holds another run" in done.stderr
+    with pytest.raises(SystemExit) as left:
+        runs.main(lambda: class_removal.main(class_removal.Config(samples=8, out=str(tmp_path))))
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "holds another run" in said
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 

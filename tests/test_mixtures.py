@@ -9,6 +9,8 @@ import pytest
 
 from dng_jax import InputError, mixtures, sampling, schedules, steps
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LEVELS = [(0.9, 0.3), (0.4, 0.9165), (1.0, 5.0), (0.7, 0.3), (0.9995, 0.03)]
 
 
@@ -20,23 +22,33 @@ def points(exact, alpha, sigma, count=16):
     return (alpha * clean + sigma * rng.normal(size=clean.shape)).astype(np.float32)
 
 
+@jax.jit
+def values(mixture, x, alpha, sigma):
+    """All of a mixture at noised points, in one program: log density, posterior, joint, eps."""
+    level = (x, alpha, sigma)
+    eps, log_posterior = mixture.class_eps(*level)
+    density, joint = mixture.log_density(*level), mixture.log_class_joint(*level)
+    return density, mixture.log_posterior(*level), joint, eps, log_posterior
+
+
+@jax.jit
+def score_of(mixture, x, alpha, sigma):
+    return jax.grad(lambda x: mixture.log_density(x, alpha, sigma).sum())(x)
+
+
 @pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
 def test_densities_posteriors_and_denoisers_by_brute_force(mixture, exact, alpha, sigma):
     x = points(exact, alpha, sigma)
+    density, log_posterior, found, eps, _ = values(mixture, x, alpha, sigma)
+    np.testing.assert_allclose(density, exact.log_density(x, alpha, sigma), atol=1e-4)
     np.testing.assert_allclose(
-        mixture.log_density(x, alpha, sigma), exact.log_density(x, alpha, sigma), atol=1e-4
-    )
-    np.testing.assert_allclose(
-        np.exp(mixture.log_posterior(x, alpha, sigma)),
+        np.exp(log_posterior),
         exact.posterior(x, alpha, sigma),
         rtol=2e-4,  # logits of several hundred at the lowest noise: 1e-7 of them
         atol=1e-7,
     )
     joint = np.stack([exact.log_density(x, alpha, sigma, [k]) for k in range(3)], axis=1)
-    np.testing.assert_allclose(
-        mixture.log_class_joint(x, alpha, sigma), joint, rtol=1e-5, atol=1e-4
-    )
-    eps, _ = mixture.class_eps(x, alpha, sigma)
+    np.testing.assert_allclose(found, joint, rtol=1e-5, atol=1e-4)
     for k in range(3):
         np.testing.assert_allclose(eps[:, k], exact.eps(x, alpha, sigma, [k]), atol=1e-4)
 
@@ -48,12 +60,12 @@ def test_score_is_the_gradient_of_the_log_density_in_float64(exact):
         )
         for alpha, sigma in LEVELS:
             x = jnp.asarray(points(exact, alpha, sigma), jnp.float64)
-            eps, log_posterior = mixture.class_eps(x, alpha, sigma)
+            _, _, _, eps, log_posterior = values(mixture, x, alpha, sigma)
             # an independent denoiser, to 1e-10 in double precision
             for k in range(3):
                 np.testing.assert_allclose(eps[:, k], exact.eps(x, alpha, sigma, [k]), atol=1e-10)
             score_k, p = -eps / sigma, jnp.exp(log_posterior)
-            score = jax.grad(lambda x: mixture.log_density(x, alpha, sigma).sum())(x)  # noqa: B023
+            score = score_of(mixture, x, alpha, sigma)
             # score = sum_k p(k|x) score_k
             np.testing.assert_allclose(jnp.einsum("bk,bkd->bd", p, score_k), score, atol=1e-8)
             # grad log p(k|x) = score_k - score, by central differences of the NumPy twin

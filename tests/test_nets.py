@@ -16,6 +16,8 @@ from dng_jax.errors import InputError
 from dng_jax.metrics import features
 from dng_jax.nets.unet import Conv3, GroupNorm, depth_to_space, space_to_depth
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = nets.UNetConfig(
     (8, 8, 1), 3, "heads", channels=8, multipliers=(1, 2), blocks=0, middle_blocks=1, patch=2,
     head_channels=8, embed_channels=16, resample="shuffle", scale_shift=True,

@@ -7,6 +7,8 @@ import pytest
 
 from dng_jax import InputError, nets, schedules, stable_targets, training
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def by_hand(x, x0, label, a, s, references, prior):
     """E_k and E for one image, every density written out, float64."""

@@ -23,6 +23,8 @@ from dng_jax import (
     steps,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BETAS = np.linspace(1e-4, 0.02, 1000)
 ABAR = np.cumprod(1 - BETAS)
 B, D = 6, 5

@@ -1,4 +1,4 @@
-"""One run on 1, 2 and 8 devices and on 2 processes of 2; killed with SIGKILL."""
+"""One run on 1 and 8 devices and on 2 processes of 2; killed with SIGKILL."""
 
 import signal
 import socket
@@ -17,7 +17,7 @@ from train import logs
 
 PACE = ("--steps", "6", "--log-every", "1", "--save-every", "3", "--sample-every", "0")
 
-# The job itself, on the first 1, 2 and 8 of 8 devices.
+# The job itself, on the first 1 and 8 of 8 devices.
 ON_SOME_DEVICES = """
 import sys, tempfile
 from pathlib import Path
@@ -28,7 +28,7 @@ from eval import devices
 from train import logs, options
 jax.config.update("jax_num_cpu_devices", 8)
 every, curves = jax.devices(), {}
-for count in (1, 2, 8):
+for count in (1, 8):
     devices.select = lambda *_: every[:count]
     out = Path(tempfile.mkdtemp()) / "run"
     train.diffusion.run(options.DiffusionOptions(
@@ -76,8 +76,7 @@ def test_the_loss_curve_does_not_depend_on_the_number_of_devices(on_some_devices
     one = on_some_devices["devices_1"]
     assert len(one) == 6
     assert one[-1] < one[0]
-    for count in (2, 8):
-        np.testing.assert_allclose(on_some_devices[f"devices_{count}"], one, rtol=1e-5)
+    np.testing.assert_allclose(on_some_devices["devices_8"], one, rtol=1e-5)
 
 
 def test_two_processes_train_alike_and_their_state_is_anybodys(on_some_devices, tmp_path):
@@ -118,7 +117,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path):
 
 
 def test_killed_twice_the_run_ends_as_if_it_never_was(tmp_path):
-    seen = check(tmp_path, kills=2, steps=120)
+    seen = check(tmp_path, kills=2, steps=60)
     assert seen["kills"] == 2
 
 
