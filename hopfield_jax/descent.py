@@ -7,7 +7,8 @@ agree to rounding their difference says nothing, but f = T(xi) - xi = -grad E st
 
 Bold steps are tried once the residual is below NEAR: the first steps choose the basin, and a bold
 one there could leave it. Energies come from one sum (energy.partition with exact = False), whose
-rounding, of the order of eps (M^2 + (log N) / beta), is counted as agreement.
+rounding, of the order of eps (M^2 + (log N) / beta), is counted as agreement; so an energy can rise
+by that much.
 """
 
 from __future__ import annotations
@@ -25,5 +26,6 @@ def change(new, old, slope, rounding) -> jax.Array:
 
 def rounding(space, beta, energy, scale) -> jax.Array:
     """A difference of energies [R] that is no more than rounding."""
-    size = jnp.abs(energy) + scale**2 + jnp.log(space.memory.num_patterns) / beta
+    largest = jnp.maximum(scale, space.memory.scale)
+    size = jnp.abs(energy) + largest**2 + jnp.log(space.memory.num_patterns) / beta
     return 32 * jnp.finfo(energy.dtype).eps * size

@@ -81,8 +81,9 @@ class Memory:
 
     @property
     def scale(self) -> jax.Array:
-        """M, the largest norm of a pattern, []."""
-        return jnp.sqrt(jnp.max(jnp.sum(self.patterns**2, axis=-1), axis=-1))
+        """M, the largest norm of a pattern (padding is none), []."""
+        square = jnp.sum(self.patterns**2, axis=-1)
+        return jnp.sqrt(jnp.max(jnp.where(self.log_weights > -jnp.inf, square, 0), axis=-1))
 
     @property
     def mean(self) -> jax.Array:
@@ -156,7 +157,8 @@ def memory(
     square = jnp.sum(x**2, axis=1)
     if energy == "euclidean":
         return Memory(x, -square / 2, log_weights, jnp.zeros((), x.dtype))
-    return Memory(x, jnp.zeros_like(square), log_weights, jnp.max(square) / 2)
+    largest = jnp.max(jnp.where(log_weights > -jnp.inf, square, 0))
+    return Memory(x, jnp.zeros_like(square), log_weights, largest / 2)
 
 
 def pad(memory: Memory, multiple: int) -> Memory:
@@ -196,8 +198,10 @@ def check_beta(beta) -> None:
     """Raises InputError unless every inverse temperature is finite and > 0; tracers pass."""
     if isinstance(beta, jax.core.Tracer):
         return
-    values = np.asarray(beta, np.float64)
-    bad = values[~(np.isfinite(values) & (values > 0))]
+    values = np.asarray(beta)
+    values = values.astype(np.result_type(values, np.float32))
+    # numbers below the normal ones count as zero on most devices
+    bad = values[~(np.isfinite(values) & (values >= np.finfo(values.dtype).tiny))]
     if bad.size:
         raise InputError(
             f"the inverse temperature beta must be finite and > 0, got {bad.flat[0]}:"
@@ -238,8 +242,10 @@ def partition(s, beta, log_weights, exact: bool = True) -> tuple[jax.Array, jax.
 
     exact = False leaves the form for small beta out: cheaper, and F good to eps (log N) / beta.
     """
-    top = jax.lax.stop_gradient(jnp.max(s, axis=-1))
-    t = _beside(beta, s) * (s - top[..., None])
+    real = log_weights > -jnp.inf
+    lowest = jnp.finfo(s.dtype).min
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(real, s, lowest), axis=-1))
+    t = _beside(beta, s) * jnp.where(real, s - top[..., None], 0)
     z = t + log_weights
     peak = jax.lax.stop_gradient(jnp.max(z, axis=-1))
     e = jnp.exp(z - peak[..., None])
@@ -259,8 +265,12 @@ def partition(s, beta, log_weights, exact: bool = True) -> tuple[jax.Array, jax.
 
 @jax.jit
 def weights(memory: Memory, state, beta) -> jax.Array:
-    """p = softmax(beta s + log w) of states [..., d], shape [..., N]."""
-    return partition(fields(memory, state), beta, memory.log_weights)[0]
+    """p = softmax(beta s + log w) of states [..., d], shape [..., N].
+
+    Taken from the mean of the patterns: far from the origin fields are large and alike.
+    """
+    middle, mean = centred(memory)
+    return partition(fields(middle, state - mean), beta, memory.log_weights, exact=False)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("block", "exact"))
@@ -313,9 +323,11 @@ def _blocked(memory, state, beta, block):
         top, peak, mass, excess, weight, pull = carry
         x, bias, log_w = part
         s = fields(Memory(x, bias, log_w, memory.constant), state)
-        new_top = jnp.maximum(top, jax.lax.stop_gradient(jnp.max(s, axis=-1)))
+        real = log_w > -jnp.inf
+        highest = jnp.max(jnp.where(real, s, lowest), axis=-1)
+        new_top = jnp.maximum(top, jax.lax.stop_gradient(highest))
         shift = beta * (top - new_top)
-        t = beta[..., None] * (s - new_top[..., None])
+        t = beta[..., None] * jnp.where(real, s - new_top[..., None], 0)
         z = t + log_w
         highest = jnp.maximum(jax.lax.stop_gradient(jnp.max(z, axis=-1)), lowest)
         new_peak = jnp.maximum(peak + shift, highest)

@@ -7,8 +7,12 @@ r"""Fixed-point iterations of many rows at once, each until its own residual is 
     "anderson"   mixing of the last five steps                  anderson.py
     "newton"     conjugate gradients on the Hessian             newton.py
 
-None ever raises the energy, and all are plain until the residual is below 1e-2. A row stops at an
-iterate that depends on itself alone, never on the rows beside it. Source: hopfield.md section 3.
+None raises the energy by more than rounding, and all are plain until the residual is below 1e-2. A
+row stops at an iterate of its own, whatever rows are beside it; but what "aitken" and "anderson"
+remember is lost when the rows of a set are sorted out, so their rows may take another step or two
+in other company. "anderson" may end in another minimum than the update (about 1% of random starts
+within 1% of a spinodal): where the basin matters take one of the others.
+Source: hopfield.md section 3.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def _follow(
     form, mean, starts, start_of, betas, tolerance, max_steps, method, chunk
 ) -> FixedPoints:
     rows = len(betas)
-    largest = _largest(form)
+    largest = working_set(form)
     room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
     start_of = jnp.asarray(np.pad(start_of, (0, room - rows)))
     betas = jnp.asarray(np.pad(betas, (0, room - rows), mode="edge"))
@@ -234,6 +234,7 @@ def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarra
 def _each(memory, beta, starts):
     # beta of every row
     beta = np.asarray(beta, memory.dtype)
+    check_beta(beta)  # also as they are after rounding
     grid = beta.ndim == 2 and beta.shape[1] == 1 and len(beta) > 0
     if not (grid or beta.shape in ((), (starts,))):
         raise InputError(
@@ -243,8 +244,8 @@ def _each(memory, beta, starts):
     return np.broadcast_to(beta, (len(beta) if grid else 1, starts)).reshape(-1)
 
 
-def _largest(form):
-    # rows of one working set: points of 1 MB in a core's cache, logits of 256 MB on an accelerator
+def working_set(form: spaces.Space) -> int:
+    """Rows of the largest working set: points of 1 MB for a core's cache, of 256 MB elsewhere."""
     numbers = 2**18 if jax.default_backend() == "cpu" else 2**26
     wide = max(min(form.memory.num_patterns, BLOCK), form.size)
     size = SMALLEST
@@ -284,7 +285,7 @@ def _advance(form, held, steps, betas, index, tolerance, max_steps, length, enou
         steps[own],
         real,
         tolerance=tolerance,
-        scale=_unit(form.memory),
+        scale=form.memory.spread,
         max_steps=max_steps,
         length=length,
         enough=enough,
@@ -309,11 +310,14 @@ def _finish(form, held, mean, steps, betas, tolerance, *, tile):
     def one(held, beta):
         point = form.lift(held)
         image, energy = form.evaluate(point, beta)
-        residual = spaces.length(form, difference(image, point)) / _unit(form.memory)
+        # the state of the step: products of weights and fields cancel where patterns are close
+        step = form.state(form.held(difference(image, point)))
+        residual = jnp.linalg.norm(step, axis=-1) / form.memory.spread
         return form.state(held) + mean, residual, energy
 
     state, residual, energy = _tiled(one, tile, held, betas)
-    return FixedPoints(state, residual, steps, residual <= tolerance, energy)
+    converged = (residual <= tolerance) & jnp.isfinite(energy)
+    return FixedPoints(state, residual, steps, converged, energy)
 
 
 def _tiled(f, tile, *rows):
@@ -323,7 +327,3 @@ def _tiled(f, tile, *rows):
     parts = tuple(leaf.reshape(-1, tile, *leaf.shape[1:]) for leaf in rows)
     out = jax.lax.map(lambda part: f(*part), parts)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
-
-
-def _unit(memory):
-    return memory.spread

@@ -66,13 +66,15 @@ class Certificate(NamedTuple):
     """What is known of states [R].
 
     residual: |xi - T(xi)| / spread; spectral_radius: rho(J); morse_index int32: eigenvalues of J
-    above 1; minimum bool: residual within the tolerance, and a strict minimum proved to be there.
+    above 1; minimum bool: residual within the tolerance, and a strict minimum proved to be there;
+    upper: a bound of rho(J) with rounding counted.
     """
 
     residual: jax.Array
     spectral_radius: jax.Array
     morse_index: jax.Array
     minimum: jax.Array
+    upper: jax.Array
 
 
 def jvp(memory: Memory, state, v, beta) -> jax.Array:
@@ -91,7 +93,8 @@ def spectral_radius(memory: Memory, state, beta, iterations: int = 64) -> jax.Ar
     A Rayleigh quotient, so never too large but for rounding; its error falls as (second eigenvalue
     / first)^(2 iterations). Each iteration costs as much as an update. For proofs use `certify`.
     """
-    state = jnp.asarray(state, memory.dtype)
+    memory, mean = centred(memory)  # elsewhere J's products cancel
+    state = jnp.asarray(state, memory.dtype) - mean
     beta = jnp.broadcast_to(jnp.asarray(beta, memory.dtype), state.shape[:-1])
     form: Space
     if (block := block_size(memory)) is not None:
@@ -185,7 +188,7 @@ def proved(memory: Memory, states, betas, tolerance) -> Certificate:
     residual = length / middle.spread
     # the state as it is stored may be no nearer to the fixed point than its rounding
     near = length <= tolerance * middle.spread + eps * jnp.linalg.norm(states, axis=-1)
-    return Certificate(residual, rho, index.astype(jnp.int32), near & (needed < room))
+    return Certificate(residual, rho, index.astype(jnp.int32), near & (needed < room), upper)
 
 
 @jax.jit

@@ -173,7 +173,7 @@ def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> C
     known = jax.tree.map(np.array, certify(memory, state[own], betas[own], tolerance=tolerance))
     known = jax.tree.map(lambda leaf: leaf[np.searchsorted(np.flatnonzero(own), owner)], known)
 
-    radius = -np.log(np.maximum(known.spectral_radius, np.finfo(memory.dtype).tiny))
+    radius = -np.log(np.maximum(known.upper, np.finfo(memory.dtype).tiny))
     distance = np.linalg.norm(state - state[owner], axis=1)
     # half the ball: with room for rounding
     near = known.minimum & (2 * distance * betas * float(memory.diameter) < radius)

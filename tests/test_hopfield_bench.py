@@ -26,11 +26,11 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
     assert len(loops) == 3 * 3
     for name, found in loops.items():
         if not name.endswith("NumPy"):
-            assert found == "torch is not installed: pip install torch"
+            assert found == "no torch for this device: pip install torch"
             continue
         assert found["times_faster"].median > 0
         assert found["unconverged_theirs"] == 0
-        assert found["apart"] == 0
+        assert found["apart"] == found["astray_ours"] == found["astray_theirs"] == 0
         assert found["largest_difference"] < hopfield_speed.APART
         assert found["updates_ours"] > 0
     for found in results["share"].values():
@@ -43,7 +43,17 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
     assert many["peak_mb"] >= many["peak_mb_before"] > many["patterns_mb"]
     stored = json.loads((tmp_path / "b" / "results.json").read_text())
     assert stored["results"]["loops"].keys() == loops.keys()
-    assert "pip install torch" in capsys.readouterr().out
+    assert "no torch" in capsys.readouterr().out
+
+
+def test_rows_astray_are_counted_for_each_side():
+    problem = hopfield_speed.transition(8, 12, betas=6, starts=16, fine=False)
+    ends = hopfield_speed.numpy_loop(problem).states
+    wrong = ends.copy()
+    wrong[2, 5] += 0.1
+    rows = np.array([[2, 5], [3, 1]])
+    assert hopfield_speed.astray(problem, rows, ends, wrong) == (0, 1)
+    assert hopfield_speed.astray(problem, rows, wrong, ends) == (1, 0)
 
 
 def test_the_numpy_loop_does_what_it_says():

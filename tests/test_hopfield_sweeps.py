@@ -125,7 +125,9 @@ def test_rows_that_do_not_converge_have_beta_and_start(warm):
     k_s, x = SPINODAL[5], np.eye(5)
     betas, stuck = ([k_s + 1e-4, 8.0], 0) if warm == "up" else ([1.0, k_s - 1e-4, 8.0], 1)
     with jax.enable_x64(True):
-        found = sweeps.sweep(memory(x), x[:2], betas, warm=warm, max_steps=60, kick=0.0)
+        found = sweeps.sweep(
+            memory(x), x[:2], betas, warm=warm, max_steps=60, kick=0.0, method="picard"
+        )
         assert found.unconverged.tolist() == [[stuck, 0], [stuck, 1]]
         assert found.steps[stuck].tolist() == [60, 60]
 
@@ -228,3 +230,20 @@ def test_blocks_of_patterns_change_nothing(monkeypatch):
                 slack = 2 if name == "steps" else 1e-9
                 np.testing.assert_allclose(a, b, atol=slack, err_msg=name)
         assert bool(whole[0].converged.all())
+
+
+def test_cold_and_warm_sweeps_agree_far_from_the_origin():
+    # single precision, 1000 spreads away: weights and spectra must be taken from the mean
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(16, 8))
+    m = memory((x + 1000).astype(np.float32), "euclidean")
+    betas = [0.5, 4.0]
+    warm, cold = (
+        sweeps.sweep(m, x[:3] + 1000, betas, warm=way, kick=0.0, tolerance=1e-4)
+        for way in ("up", "none")
+    )
+    assert warm.converged.all()
+    assert cold.converged.all()
+    assert (cold.spectral_radius >= 0).all()
+    np.testing.assert_allclose(cold.spectral_radius[0], warm.spectral_radius[0], atol=0.02)
+    np.testing.assert_allclose(cold.p_max[0], warm.p_max[0], atol=0.02)
