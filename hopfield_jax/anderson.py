@@ -53,11 +53,7 @@ def iterate(space: Space, rows: Rows, beta, scale) -> Rows:
     trial = choose(bold, difference(rows.image, _combined(space, rows, step)), rows.image)
     image, energy = space.evaluate(trial, beta, exact=False)
     new_step = difference(image, trial)
-    both = jax.tree.map(jnp.add, step, new_step)
-    slope = -space.inner(both, difference(trial, rows.point)) / 2
-    near = descent.rounding(space, beta, rows.energy, scale)
-    fell = descent.change(energy, rows.energy, slope, near) <= -(rows.residual**2) / 4
-    kept = ~bold | fell
+    kept = ~bold | descent.falls(space, rows, trial, step, new_step, energy, beta, scale)
     point, image, energy, residual = choose(
         kept, (trial, image, energy, length(space, new_step)), rows[:4]
     )

@@ -16,6 +16,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from hopfield_jax.rows import difference
+
 NEAR = 1e-2  # residual below which bold steps are tried
 
 
@@ -29,3 +31,14 @@ def rounding(space, beta, energy, scale) -> jax.Array:
     largest = jnp.maximum(scale, space.memory.scale)
     size = jnp.abs(energy) + largest**2 + jnp.log(space.memory.num_patterns) / beta
     return 32 * jnp.finfo(energy.dtype).eps * size
+
+
+def falls(space, rows, trial, step, new_step, energy, beta, scale) -> jax.Array:
+    """Whether rows at point, with step f there, gain |f|^2 / 4 at a trial, bool [R].
+
+    new_step and energy are those of the trial; rows has point, energy and residual |f|.
+    """
+    both = jax.tree.map(jnp.add, step, new_step)
+    slope = -space.inner(both, difference(trial, rows.point)) / 2
+    near = rounding(space, beta, rows.energy, scale)
+    return change(energy, rows.energy, slope, near) <= -(rows.residual**2) / 4
