@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError
-from eval import bench, hopfield_speed
+from eval import bench, hopfield_loops, hopfield_speed
 from hopfield_jax import find_fixed_points, memory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -48,7 +48,7 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
 
 def test_rows_astray_are_counted_for_each_side():
     problem = hopfield_speed.transition(8, 12, betas=6, starts=16, fine=False)
-    ends = hopfield_speed.numpy_loop(problem).states
+    ends = hopfield_loops.numpy_loop(problem).states
     wrong = ends.copy()
     wrong[2, 5] += 0.1
     rows = np.array([[2, 5], [3, 1]])
@@ -61,7 +61,7 @@ def test_the_numpy_loop_does_what_it_says():
     x, starts, betas = problem
     assert (x.shape, starts.shape, betas.shape) == ((8, 12), (16, 12), (6,))
     assert all(a.dtype == np.float32 for a in problem)
-    ends = hopfield_speed.numpy_loop(problem)
+    ends = hopfield_loops.numpy_loop(problem)
     assert ends.converged.all()
     assert ends.updates % len(starts) == 0
     found = find_fixed_points(memory(x), starts, betas[:, None])
@@ -71,9 +71,9 @@ def test_the_numpy_loop_does_what_it_says():
 def test_the_torch_loop_is_the_numpy_loop():
     pytest.importorskip("torch")
     problem = hopfield_speed.transition(8, 12, betas=6, starts=16, fine=True)
-    ours = hopfield_speed.numpy_loop(problem)
-    for follow in (hopfield_speed.plain, hopfield_speed.association):
-        theirs = hopfield_speed.torch_loop(follow)(problem)
+    ours = hopfield_loops.numpy_loop(problem)
+    for follow in (hopfield_loops.plain, hopfield_loops.association):
+        theirs = hopfield_loops.torch_loop(follow)(problem)
         np.testing.assert_allclose(ours.states, theirs.states, atol=2e-5)
         assert theirs.converged.all()
         # the association looks at weights, and from its second update on
