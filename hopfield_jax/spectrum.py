@@ -38,7 +38,6 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from scipy.linalg import eigh
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import softmax
 
@@ -184,8 +183,8 @@ class _Point:
 
     @cached_property
     def radius(self) -> float:
-        last = len(self.J) - 1
-        return float(eigh(self.J, eigvals_only=True, subset_by_index=[last, last])[0])
+        # All of them: LAPACK's search for one (syevr) fails where the others are nearly equal.
+        return float(np.linalg.eigvalsh(self.J)[-1])
 
     def bordered(self, tangent: np.ndarray) -> np.ndarray:
         r = len(self.F)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,3 +225,30 @@ def test_digits_are_norm_biased_until_they_are_normalised(digits):
 def test_bad_input_is_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_degenerate_spectra_on_every_processor():
+    # OpenBLAS's kernels for AVX-512 on Intel round such that LAPACK's syevr gives up on these.
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists() or "avx512f" not in cpuinfo.read_text():
+        pytest.skip("needs a processor with AVX-512")
+    code = """
+import numpy as np
+from dng_jax.metrics import Moments
+from hopfield_jax import patterns, spectrum
+for n in range(2, 17):
+    for extra in range(4):
+        x = patterns.equidistant(n, n + extra, 2.0, 1.3, seed=5)
+        found = spectrum.report(x).first_instability
+        assert n < 3 or abs(found.beta * spectrum.beta_eff(x) / n - 1) < 1e-9, (n, found)
+        features = Moments.zero(n + extra).update(x)
+        assert features.distance(features) < 1e-6
+print("all")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"OPENBLAS_CORETYPE": "SkylakeX"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "all\n", run.stderr[-500:]

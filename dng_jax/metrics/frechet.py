@@ -96,7 +96,7 @@ class Moments:
         for chosen in np.asarray(rows):
             other = Moments.zero(len(self.mean)).update(features[chosen])
             covariance = other.covariance
-            overlap = np.sqrt(np.maximum(linalg.eigvalsh(root @ covariance @ root), 0)).sum()
+            overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0)).sum()
             gap = np.sum((self.mean - other.mean) ** 2)
             out.append(max(0.0, gap + trace + np.trace(covariance) - 2 * overlap))
         return np.array(out)
@@ -150,7 +150,8 @@ def _root(cov, features: int, name: str) -> tuple[np.ndarray, float]:
         raise InputError(
             f"{name} is not symmetric: pass a covariance, not a root or a factor of it"
         )
-    values, vectors = linalg.eigh((cov + cov.T) / 2)
+    # Not scipy's eigh: LAPACK's syevr behind it fails on some spectra of equal eigenvalues.
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     # 1e-5 lets covariances in that were summed in float32; below it the sign is rounding.
     if values[0] < -1e-5 * max(values[-1], scale):
         raise InputError(
