@@ -36,11 +36,13 @@ from dng_jax import (
     sample_keys,
 )
 from dng_jax.errors import InputError, MissingDataError, choose
+from dng_jax.experiments import problems
+from dng_jax.experiments.problems import Source
+from dng_jax.jobs import cli, runs
+from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import calibration, reliability
 from dng_jax.steps import StepTable, noise_ratio
-from eval import problems, runs
-from eval.devices import Devices
-from eval.problems import Source
 
 TRACKERS = ("pair", "odds", "classes")
 FITS = ("raw", "fitted on data", "fitted on runs")
@@ -118,7 +120,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     results = {"config": config, "provenance": runs.provenance(), "judge": problem.judge_name}
     runs.write_json(folder / "results.json", results | {"records": records})
     draw(folder, records, tables)
-    runs.publish(folder, table_of(config, records))
+    publish(folder, table_of(config, records))
     print(f"written to {folder}")
     return records
 
@@ -266,9 +268,9 @@ def draw(folder, records, tables) -> None:
         )
 
 
-def table_of(config: Config, records) -> runs.Table:
+def table_of(config: Config, records) -> Table:
     """The table a person reads."""
-    table = runs.Table(
+    table = Table(
         f"{config.dataset}, {config.source.denoiser}, {config.steps} steps,"
         f" {config.samples // 2} held-out runs",
         (
@@ -302,4 +304,4 @@ def table_of(config: Config, records) -> runs.Table:
 
 
 if __name__ == "__main__":
-    runs.main(lambda: main(tyro.cli(Config, description=__doc__)))
+    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -4,17 +4,17 @@
     python -m eval.class_removal --forbid 3 --forbid 8 --rules unguided np=0.3 dng:pair dng:classes
     python -m eval.class_removal --denoiser exact --steps 100 --samples 4096 --tracker pair
     python -m eval.class_removal --dataset mnist --cpu-devices 2
-    python -m eval.class_removal --study --help        every class, scale and seed: eval.study
+
+Every class, scale and seed: python -m eval.study.
 
 Writes to --out: results.json (one record a rule), samples.png, trade_off.png and, where a rule
-tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, floor (eval.rule_specs).
+tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, floor
+(dng_jax.experiments.rule_specs).
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -23,12 +23,20 @@ import tyro
 
 from dng_jax import plots
 from dng_jax.errors import InputError
+from dng_jax.experiments import problems, rule_specs
+from dng_jax.experiments.generating import (
+    Generated,
+    generate,
+    generate_floor,
+    median,
+    network_calls,
+)
+from dng_jax.experiments.problems import Problem, Source
+from dng_jax.experiments.rule_specs import Spec, TrackerOptions
+from dng_jax.jobs import cli, runs
+from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import ClassReport, Moments, class_report
-from eval import problems, rule_specs, runs, study
-from eval.devices import Devices
-from eval.generating import Generated, generate, generate_floor, median, network_calls
-from eval.problems import Problem, Source
-from eval.rule_specs import Spec, TrackerOptions
 
 DEFAULT_RULES = ("unguided", "floor", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes")
 
@@ -80,7 +88,7 @@ def main(config: Config) -> list[dict[str, Any]]:
 
     # ---- sample -------------------------------------------------------------------------------
     results: list[list[Generated]] = []
-    with runs.progress_bar() as bar:
+    with cli.progress_bar() as bar:
         for spec, rule in zip(specs, rules, strict=True):
             task = bar.add_task(str(spec), total=config.samples * len(config.seeds))
             advance = functools.partial(bar.advance, task)
@@ -113,7 +121,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         },
     )
     draw(folder, title, problem, specs, records, results, table)
-    runs.publish(folder, table_of(title, records))
+    publish(folder, table_of(title, records))
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records
 
@@ -155,10 +163,10 @@ def record(
     }
 
 
-def table_of(title: str, records: list[dict[str, Any]]) -> runs.Table:
+def table_of(title: str, records: list[dict[str, Any]]) -> Table:
     """The table a person reads."""
     n = records[0]["report"].samples
-    table = runs.Table(
+    table = Table(
         f"{title}, n = {n} a rule",
         (
             "rule",
@@ -229,15 +237,5 @@ def draw(folder, title, problem, specs, records, results, table) -> None:
         )
 
 
-def cli(words: Sequence[str] | None = None) -> None:
-    """The command line; with --study, that of the whole study (eval.study)."""
-    words = list(sys.argv[1:] if words is None else words)
-    if "--study" in words:
-        words.remove("--study")
-        study.main(tyro.cli(study.Config, description=study.__doc__, args=words))
-    else:
-        main(tyro.cli(Config, description=__doc__, args=words))
-
-
 if __name__ == "__main__":
-    runs.main(cli)
+    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -31,10 +31,12 @@ from dng_jax import (
     steps,
 )
 from dng_jax.errors import InputError
+from dng_jax.experiments import problems
+from dng_jax.jobs import cli, runs
+from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import linear
-from eval import problems, runs
 
 DNG = guidance.dynamic_negative
 PLANE_WEIGHTS = (0.1, 0.45, 0.45)
@@ -83,7 +85,7 @@ def main(config: Config) -> dict[str, Any]:
     rows = [*digits(problem, config.samples, config.seed)]
     identity = exact_identity(problem, config.samples, config.seed)
     plane = [*in_the_plane(2 * config.samples, config.seed)]
-    runs.publish(
+    publish(
         folder,
         table_of(f"digits mixture, digit 0 forbidden, n = {config.samples}", rows),
         table_of(f"three Gaussians in the plane, 10% forbidden, n = {2 * config.samples}", plane),
@@ -229,9 +231,9 @@ def exact_identity(
     }
 
 
-def table_of(title: str, rows: list[Measured]) -> runs.Table:
+def table_of(title: str, rows: list[Measured]) -> Table:
     """One table."""
-    table = runs.Table(
+    table = Table(
         title,
         (
             "rule",
@@ -255,4 +257,4 @@ def table_of(title: str, rows: list[Measured]) -> runs.Table:
 
 
 if __name__ == "__main__":
-    runs.main(lambda: main(tyro.cli(Config, description=__doc__)))
+    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -21,32 +21,30 @@ plots and figures draw (import them by name: they need matplotlib).
 from dng_jax.errors import InputError
 from hopfield_jax import (
     attention,
-    basins,
-    capacity,
-    denoising,
     diffusion,
     distances,
     energy,
     equidistant,
-    implicit,
-    iterations,
-    landscape,
-    metastable,
     patterns,
-    retrieval,
-    spaces,
     spectrum,
-    stability,
-    sweeps,
     theory,
-    transition,
-    weight_space,
 )
+from hopfield_jax.analyses import basins, capacity, landscape, metastable, sweeps, transition
+from hopfield_jax.analyses import retrieval as denoising
+from hopfield_jax.analyses.sweeps import Sweep, certify_sweep, hysteresis, sweep, sweep_sets
 from hopfield_jax.energy import Memory, memory
-from hopfield_jax.implicit import minimum
-from hopfield_jax.retrieval import FixedPoints, Minima, find_fixed_points, find_minima, merge
-from hopfield_jax.stability import Certificate, certify
-from hopfield_jax.sweeps import Sweep, certify_sweep, hysteresis, sweep, sweep_sets
+from hopfield_jax.solvers import certificates as stability
+from hopfield_jax.solvers import fixed_points as retrieval
+from hopfield_jax.solvers import implicit, iterations, spaces, weight_space
+from hopfield_jax.solvers.certificates import Certificate, certify
+from hopfield_jax.solvers.fixed_points import (
+    FixedPoints,
+    Minima,
+    find_fixed_points,
+    find_minima,
+    merge,
+)
+from hopfield_jax.solvers.implicit import minimum
 
 __all__ = [
     "Certificate",

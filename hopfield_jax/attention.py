@@ -13,14 +13,14 @@ that resemble each other are hotter, whatever their norms: only their spread cou
 unequal norms are drawn to the longest ones (norm bias), which equidistant keys cannot show.
 
 `phase` is what equidistant keys of that beta_eff would do; what these keys do is measured. From the
-queries (or the keys themselves) the update is followed to minima (hopfield_jax.retrieval), and of
-the weights there
+queries (or the keys themselves) the update is followed to minima
+(hopfield_jax.solvers.fixed_points), and of the weights there
 
     participation    1 / sum_j p_j^2      how many keys a state averages over, from 1 to T
 
 is reported after one step, which is what the layer computes, and at the minima. A minimum is only
-what hopfield_jax.stability proves to be one; the starts that reached none are counted as not
-settled. Steps are those of the update until the residual is 1e-2, and Anderson's, which only
+what hopfield_jax.solvers.certificates proves to be one; the starts that reached none are counted as
+not settled. Steps are those of the update until the residual is 1e-2, and Anderson's, which only
 descend, from there; residuals are in units of the keys' spread (Memory.spread), so that a common
 part of the keys, however large, changes nothing.
 
@@ -51,11 +51,11 @@ from safetensors import SafetensorError, safe_open
 
 from dng_jax.errors import InputError, choose
 from hopfield_jax import theory
+from hopfield_jax.analyses.sweeps import order_parameters
 from hopfield_jax.distances import mean_half_squared, pairs
 from hopfield_jax.energy import memory, weights
-from hopfield_jax.retrieval import find_fixed_points, find_minima, merge
-from hopfield_jax.stability import certify
-from hopfield_jax.sweeps import order_parameters
+from hopfield_jax.solvers.certificates import certify
+from hopfield_jax.solvers.fixed_points import find_fixed_points, find_minima, merge
 
 LAYOUTS = ("out_in", "in_out")
 Layout = Literal["out_in", "in_out"]

@@ -14,7 +14,8 @@ A run is a folder:
     metrics.jsonl        one line every `log_every` steps: step, seconds, loss and its parts,
                          images_per_second since the line before
     tensorboard/         the same numbers as event files
-    states/              saved TrainStates (dng_jax.run_states); --resume continues from the newest
+    states/              saved TrainStates (dng_jax.training.checkpoints); --resume continues from
+                         the newest
     samples/             image grids drawn with the averaged weights
     model.safetensors    the averaged weights, written at the end; model.md, its card
     model.reference.safetensors    of a classifier: what the training images look like to it, so

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 import tyro
 
-from dng_jax import checkpoints, data, nets, training
+from dng_jax import data, nets, training
 from dng_jax.errors import InputError
+from dng_jax.experiments import problems
+from dng_jax.jobs import cli
 from dng_jax.metrics import features
-from dng_jax.run_states import disk_errors
-from eval import problems, runs
+from dng_jax.training.checkpoints import disk_errors
+from dng_jax.weights import files as checkpoints
 from train import finish, presets, session, start
 from train.options import Options
 
@@ -80,4 +82,4 @@ def run(options: Options) -> Path | None:
 
 
 if __name__ == "__main__":
-    runs.main(lambda: run(tyro.cli(Options)))
+    cli.main(lambda: run(tyro.cli(Options)))

@@ -8,9 +8,10 @@ from pathlib import Path
 import jax
 import tyro
 
-from dng_jax import nets, schedules, stable_targets, training
-from dng_jax.run_states import disk_errors
-from eval import runs
+from dng_jax import nets, schedules, training
+from dng_jax.jobs import cli
+from dng_jax.training import stable_targets
+from dng_jax.training.checkpoints import disk_errors
 from train import finish, presets, samples, session, start
 from train.options import DiffusionOptions
 
@@ -78,4 +79,4 @@ def run(options: DiffusionOptions) -> Path | None:
 
 
 if __name__ == "__main__":
-    runs.main(lambda: run(tyro.cli(DiffusionOptions)))
+    cli.main(lambda: run(tyro.cli(DiffusionOptions)))

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from dng_jax import checkpoints, nets
+from dng_jax import nets
 from dng_jax.errors import InputError
+from dng_jax.jobs import runs
 from dng_jax.training import TrainState
-from eval import runs
+from dng_jax.weights import files as checkpoints
 from train import logs
 from train.options import Options
 from train.presets import DiffusionJob, Job

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from dng_jax.errors import InputError
-from eval import runs
+from dng_jax.jobs import runs
 
 
 def read(folder: Path) -> list[dict[str, float]]:

@@ -21,8 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dng_jax import training
 from dng_jax.errors import NonFiniteError
-from dng_jax.run_states import RunStates
 from dng_jax.training import TrainState
+from dng_jax.training.checkpoints import RunStates
 from train.logs import Log
 
 

@@ -18,8 +18,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from dng_jax import checkpoints
 from dng_jax.errors import InputError, choose
+from dng_jax.weights import files as checkpoints
 from train.presets import Job
 
 J = TypeVar("J", bound=Job)

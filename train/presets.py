@@ -38,7 +38,7 @@ class DiffusionJob(Job):
     """only_class: train on this class alone, as the paper does for a forbidden one.
 
     references: images of every class drawn each step for targets of low variance
-    (dng_jax.stable_targets), for networks with one head a class; 0: plain targets.
+    (dng_jax.training.stable_targets), for networks with one head a class; 0: plain targets.
     """
 
     network: UNetConfig

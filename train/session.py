@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dng_jax import nets
-from dng_jax.run_states import RunStates, disk_errors
+from dng_jax.jobs import runs
 from dng_jax.training import TrainState
-from eval import runs
+from dng_jax.training.checkpoints import RunStates, disk_errors
 from train import loop
 from train.logs import Log
 from train.options import Options

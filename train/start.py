@@ -21,10 +21,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors import safe_open
 
-from dng_jax import checkpoints, data
+from dng_jax import data
 from dng_jax.errors import InputError
+from dng_jax.jobs import devices, runs
 from dng_jax.training import TrainState
-from eval import devices, runs
+from dng_jax.weights import files as checkpoints
 from train.options import Options
 from train.presets import DiffusionJob, Job
 

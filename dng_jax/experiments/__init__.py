@@ -1,0 +1,1 @@
+"""What is sampled, by which rule, and which classifier looks at it."""

@@ -1,0 +1,1 @@
+"""What every job does around its work: run folders, tables, devices, exit codes."""

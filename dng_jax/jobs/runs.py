@@ -1,0 +1,275 @@
+"""What every job does around its work: a folder per run, its provenance, its JSON.
+
+A run folder holds run.json beside the results:
+
+    config       what was asked for
+    provenance   what it last ran on; results are those of this
+    sittings     the same of every start and resume, the first one first
+    and what the job adds
+
+Nothing here deletes anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dng_jax import disk
+from dng_jax.errors import InputError
+
+PACKAGES = (
+    "dng-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+)
+
+
+WHERE_NOT_WHAT = ("out", "overwrite", "resume", "devices")
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def new_run_folder(
+    path: str | Path | None,
+    config: Any,
+    *,
+    job: str = "run",
+    overwrite: bool = False,
+    option: str = "--overwrite",
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Makes the folder of a run and writes its run.json; returns the path.
+
+    path None: the first of runs/JOB, runs/JOB-2, ... that does not exist.
+    config: a dataclass or mapping; its fields `out`, `overwrite`, `resume` and `devices` say where
+    the run goes, not what it is, and do not count when two configurations are compared. A folder
+    that holds anything is refused with InputError, unless it holds the run of the same
+    configuration and overwrite is True: then its files stay and the job may continue from them or
+    write them anew.
+    option: the command-line option that sets overwrite, for the message. facts: added to run.json.
+    InputError, too, where the disk refuses.
+    """
+    if path is None:
+        names = (job if n == 1 else f"{job}-{n}" for n in itertools.count(1))
+        path = next(p for p in (Path("runs") / name for name in names) if not p.exists())
+    path = Path(path)
+    wanted = to_json(config)
+    if not isinstance(wanted, dict):
+        raise InputError(
+            f"a run's config must be a dataclass or a mapping, got {type(config).__name__}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # Half a run.json, of a job killed before it began, holds nothing.
+        held = any(not p.name.startswith(".run.json.") for p in path.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {path} ({error.strerror}): choose another --out"
+        ) from error
+    if held:
+        stored = _identity((read_run(path) or {}).get("config"))
+        if stored is None:
+            raise InputError(
+                f"{path} holds another run, or files of no run at all: choose another --out"
+            )
+        if stored != _identity(wanted):
+            raise InputError(
+                f"{path} holds another run ({_difference(stored, _identity(wanted))}):"
+                " choose another --out"
+            )
+        if not overwrite:
+            raise InputError(
+                f"{path} already holds this run: choose another --out, or add {option}"
+            )
+    now, before = provenance(), read_run(path) or {}
+    # Written by an earlier version, run.json tells of the newest sitting alone.
+    earlier = before.get("sittings", [before["provenance"]] if "provenance" in before else [])
+    record = {"config": wanted, "provenance": now, "sittings": [*earlier, now], **(facts or {})}
+    write_json(path / "run.json", record)
+    return path
+
+
+def read_run(path: str | Path) -> dict[str, Any] | None:
+    """The run.json of a folder; None where there is none that can be read."""
+    try:
+        stored = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) else None
+
+
+def provenance() -> dict[str, Any]:
+    """What a result depends on besides its configuration: versions, machine, commit, UTC time.
+
+    git is None outside a checkout of this project. Names neither the machine nor its user.
+    """
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None  # run from a checkout that is not installed
+    devices = jax.devices()
+    return {
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "backend": devices[0].platform,
+        "device": devices[0].device_kind,
+        "device_count": len(devices),
+        "git": _git(ROOT),
+    }
+
+
+def to_json(value: Any) -> Any:
+    """The value as strict JSON types.
+
+    Dataclasses and named tuples become objects, arrays lists, paths and enum members strings.
+    NaN becomes null, infinities the strings "Infinity" and "-Infinity": JSON has neither.
+    InputError for what has no such form.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(to_json(k)): to_json(v) for k, v in value.items()}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return to_json(value._asdict())
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted((to_json(v) for v in value), key=str)
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return to_json(np.asarray(value).tolist())
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    raise InputError(
+        f"cannot write {type(value).__name__} as JSON: pass numbers, strings, arrays or mappings"
+    )
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Writes `to_json(value)`, whole or not at all: a reader never sees half a file."""
+    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_text(path, text)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a file whole or not at all; InputError where the disk refuses."""
+    path = Path(path)
+    # In the same folder, because os.replace is atomic within one file system only.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with _refused(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if (refused := disk.refusal(error)) is None:
+            raise
+        reason, remedy = refused
+        raise InputError(
+            f"cannot write {path} ({reason}): {remedy}, or choose another --out"
+        ) from error
+
+
+def _identity(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return None
+    return {k: v for k, v in config.items() if k not in WHERE_NOT_WHAT}
+
+
+def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first three fields, at any depth, in which two configurations differ."""
+    a, b = _flat(stored), _flat(wanted)
+    names = [n for n in {**a, **b} if a.get(n, ...) != b.get(n, ...)]
+    told = [f"{n} {_short(a, n)}, not {_short(b, n)}" for n in names[:3]]
+    return "; ".join(told) + ("; ..." if len(names) > 3 else "")
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{above}{name}.") if isinstance(value, dict) else {}
+        found |= inner or {above + name: value}
+    return found
+
+
+def _short(values: Mapping[str, Any], name: str) -> str:
+    text = json.dumps(values[name], ensure_ascii=False) if name in values else "unset"
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _git(root: Path) -> dict[str, Any] | None:
+    """Commit, and whether the code differs from it; None where root is not a checkout's top."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                # A status would otherwise take the index lock from whoever is committing.
+                ["git", "--no-optional-locks", "-C", str(root), *words],
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    # Installed below somebody else's checkout, git would answer with that project's commit.
+    if (top := ask("rev-parse", "--show-toplevel")) is None or Path(top).resolve() != root:
+        return None
+    commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "-uno")
+    # A new module counts although it is untracked; results written into the checkout do not.
+    new = ask("ls-files", "--others", "--exclude-standard", "--", "*.py")
+    return None if commit is None else {"commit": commit, "dirty": bool(changes or new)}

@@ -1,0 +1,89 @@
+"""Tables of results: for a person at the terminal, and as Markdown for a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dng_jax.errors import InputError
+from dng_jax.jobs.runs import write_text
+
+
+class Table:
+    """Results by rows: for a person at the terminal, or as Markdown for a report.
+
+    Cells: strings as they are, floats to 4 significant digits, None and NaN as an en dash.
+    """
+
+    def __init__(self, title: str, columns: Sequence[str]) -> None:
+        self.title, self.columns = title, tuple(columns)
+        self.rows: list[tuple[str, ...]] = []
+
+    def add(self, *cells: object) -> None:
+        """Adds one row; InputError unless it has one cell per column."""
+        if len(cells) != len(self.columns):
+            raise InputError(
+                f"a row of '{self.title}' needs {len(self.columns)} cells, got {len(cells)}"
+            )
+        self.rows.append(tuple(_cell(c) for c in cells))
+
+    def print(self, console: Console | None = None) -> None:
+        """Prints to the console, by default stdout."""
+        if console is None:
+            console = Console()
+            if not console.is_terminal:
+                # Rich takes a pipe for 80 columns wide and would break numbers over two lines.
+                console = Console(width=200)
+        table = RichTable(title=Text(self.title), title_justify="left")
+        for i, column in enumerate(self.columns):
+            table.add_column(Text(column), justify="left" if i == 0 else "right")
+        for row in self.rows:
+            # As Text, or rich would take the [0.1, 0.2] of an interval for markup.
+            table.add_row(*(Text(c) for c in row))
+        console.print(table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Title, columns and rows, as `eval.study.report` reads them."""
+        return {"title": self.title, "columns": list(self.columns), "rows": self.rows}
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, first column left, the others right."""
+        rule = [":--"] + ["--:"] * (len(self.columns) - 1)
+        head = [[_escaped(c) for c in self.columns], rule]
+        body = [[_escaped(c) for c in row] for row in self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in head + body)
+
+
+def publish(folder: str | Path, *tables: Table) -> None:
+    """Prints tables, and writes them as Markdown to the folder's tables.md."""
+    for table in tables:
+        table.print()
+    write_tables(folder, *tables)
+
+
+def write_tables(folder: str | Path, *tables: Table) -> None:
+    """Writes tables as Markdown to the folder's tables.md."""
+    text = "\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
+    write_text(Path(folder) / "tables.md", text)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        value = np.asarray(value).tolist()
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

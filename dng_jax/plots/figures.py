@@ -1,0 +1,410 @@
+r"""Figures: arrays in, one file out.
+
+Nothing here touches matplotlib's global state (no pyplot), so a job may draw from any thread and
+without a display. Every function writes `path` (the suffix picks the format; folders are made)
+and returns it. Colours are Okabe & Ito's (2008), told apart by colour-blind readers; each curve
+also has its own marker or line style.
+
+Symbols: R rows, C columns, T steps, B images, N points; p a probability; KL in nats;
+logsnr = log(alpha^2/sigma^2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from dng_jax.errors import InputError
+from dng_jax.metrics import Reliability
+from dng_jax.plots.style import (
+    COLOURS,
+    GREY,
+    LINES,
+    MARKERS,
+    faded,
+    new_axes,
+    plain_ticks,
+    save,
+    tidy,
+)
+
+
+def image_grid(
+    images,
+    path: str | Path,
+    row_labels: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+) -> Path:
+    """Rows of images, one row a rule.
+
+    images: [R, C, H, W, 1 or 3], -1 black to 1 white, clipped. row_labels: R names, on the left.
+    Each pixel is shown as a whole number of screen pixels, unsmoothed.
+    """
+    images = np.asarray(images, np.float32)
+    if images.ndim != 5 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise InputError(
+            f"image_grid needs images [rows, columns, H, W, 1 or 3], got {list(images.shape)}"
+        )
+    rows, columns, height, width = images.shape[:4]
+    if row_labels is not None and len(row_labels) != rows:
+        raise InputError(f"image_grid needs {rows} row labels, got {len(row_labels)}")
+    if not np.all(np.isfinite(images)):
+        raise InputError("image_grid got pixels that are not finite: look at the run's trace first")
+    zoom, gap = max(1, round(72 / max(height, width))), 6
+    cell_h, cell_w = height * zoom + gap, width * zoom + gap
+    # One canvas instead of R * C axes: fast, and the layout engine cannot resample a pixel.
+    canvas = np.ones((rows * cell_h - gap, columns * cell_w - gap, 3), np.float32)
+    for r in range(rows):
+        for c in range(columns):
+            tile = np.clip((images[r, c] + 1) / 2, 0, 1)
+            tile = np.repeat(np.repeat(tile, zoom, axis=0), zoom, axis=1)
+            y, x = r * cell_h, c * cell_w
+            canvas[y : y + height * zoom, x : x + width * zoom] = np.broadcast_to(
+                tile, (*tile.shape[:2], 3)
+            )
+    dpi, font = 150, 9.0
+    longest = max((len(line) for s in row_labels or () for line in s.split("\n")), default=0)
+    left = round(longest * font * 0.62 * dpi / 72) + 24 * (longest > 0)
+    top = 34 if title else 0
+    h, w = canvas.shape[:2]
+    full_w, full_h = left + w + 8, top + h + 16
+    figure = Figure(figsize=(full_w / dpi, full_h / dpi), dpi=dpi)
+    axes = figure.add_axes((left / full_w, 8 / full_h, w / full_w, h / full_h))
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for r, label in enumerate(row_labels or ()):
+        middle = r * cell_h + (cell_h - gap) / 2
+        axes.text(-10, middle, label, ha="right", va="center", fontsize=font)
+    if title:
+        figure.text(left / full_w, 1 - 8 / full_h, title, ha="left", va="top", fontsize=font + 1)
+    return save(figure, path)
+
+
+def trade_off(
+    curves: Mapping[str, tuple],
+    path: str | Path,
+    *,
+    floor: float | None = None,
+    floor_label: str = "floor",
+    points: Mapping[str, tuple[float, float]] | None = None,
+    x_label: str = "samples of the forbidden class (%)",
+    y_label: str = "KL(target || generated) (nats)",
+    title: str | None = None,
+) -> Path:
+    """Safety against diversity: one curve a rule, one point a guidance scale, joined as given.
+
+    curves: name -> (x, x_low, x_high, y, y_low, y_high), each [N], x in per cent, low <= value <=
+    high; None for a missing bound. The x axis is logarithmic above the smallest x that is not 0
+    and linear below, so that a run with no leak at all can be shown. floor: a horizontal line,
+    for instance the KL that n perfect samples would score. points: single reference marks.
+    """
+    if not curves:
+        raise InputError("trade_off needs at least one curve, got none")
+    figure, axes = new_axes(title)
+    smallest: list[float] = []
+    largest: list[float] = []
+    for i, (name, curve) in enumerate(curves.items()):
+        if len(curve) != 6:
+            raise InputError(
+                f"curve '{name}' needs (x, x_low, x_high, y, y_low, y_high), "
+                f"got {len(curve)} arrays"
+            )
+        x, x_low, x_high, y, y_low, y_high = (
+            None if part is None else _vector(part, name) for part in curve
+        )
+        if x is None or y is None or x.shape != y.shape or x.size == 0:
+            raise InputError(f"curve '{name}' needs x and y of one length, at least one point each")
+        axes.errorbar(
+            x,
+            y,
+            xerr=_error(x, x_low, x_high, name),
+            yerr=_error(y, y_low, y_high, name),
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4.5,
+            linewidth=1.2,
+            elinewidth=0.6,
+            ecolor=faded(COLOURS[i % len(COLOURS)]),
+        )
+        smallest.extend(x[x > 0])
+        largest.append(max(x.max(), 0 if x_high is None else x_high.max()))
+    for name, (px, py) in (points or {}).items():
+        axes.plot(px, py, marker="*", markersize=9, color=GREY, linestyle="none")
+        axes.annotate(
+            name,
+            (px, py),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=GREY,
+        )
+        smallest.extend([px] if px > 0 else [])
+        largest.append(px)
+    if floor is not None:
+        axes.axhline(floor, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+        axes.annotate(
+            floor_label,
+            (1, floor),
+            (-3, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=GREY,
+        )
+    knee = min(smallest, default=0.1)
+    axes.set_xscale("symlog", linthresh=knee, linscale=0.5, subs=range(2, 10))
+    axes.set_xlim(-0.15 * knee, 1.5 * max(max(largest), knee))
+    plain_ticks(axes, knee, max(largest))
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False, fontsize=9)
+    return save(figure, path)
+
+
+def posterior_over_time(
+    curves: Mapping[str, object],
+    path: str | Path,
+    *,
+    logsnr=None,
+    trajectories: int = 3,
+    y_label: str = "posterior of the forbidden class",
+    title: str | None = None,
+) -> Path:
+    """Median and 10-90% band over images of a probability along sampling, noise on the left.
+
+    curves: name -> [T, B] values in step order, or [T, 3] wrapped as ("quantiles", array) holding
+    the 10, 50 and 90% quantiles. logsnr: [T] shared abscissa, else the step number. trajectories:
+    how many single images to draw thinly beside the band.
+    """
+    if not curves:
+        raise InputError("posterior_over_time needs at least one curve, got none")
+    figure, axes = new_axes(title)
+    for i, (name, values) in enumerate(curves.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        if isinstance(values, tuple) and len(values) == 2 and values[0] == "quantiles":
+            quantiles, single = np.asarray(values[1], np.float64), None
+            if quantiles.ndim != 2 or quantiles.shape[1] != 3:
+                raise InputError(
+                    f"curve '{name}' needs quantiles [T, 3], got {list(quantiles.shape)}"
+                )
+        else:
+            single = np.asarray(values, np.float64)
+            if single.ndim != 2 or single.size == 0:
+                raise InputError(f"curve '{name}' needs values [T, B], got {list(single.shape)}")
+            quantiles = np.quantile(single, [0.1, 0.5, 0.9], axis=1).T
+        t = _abscissa(logsnr, len(quantiles), name)
+        axes.fill_between(
+            t, quantiles[:, 0], quantiles[:, 2], color=colour, alpha=0.18, linewidth=0
+        )
+        if single is not None and trajectories > 0:
+            # Evenly spaced images: the choice must not depend on how they turned out.
+            few = np.unique(np.linspace(0, single.shape[1] - 1, trajectories).astype(int))
+            axes.plot(t, single[:, few], color=colour, linewidth=0.5, alpha=0.55)
+        axes.plot(
+            t,
+            quantiles[:, 1],
+            color=colour,
+            linewidth=1.8,
+            linestyle=LINES[i % len(LINES)],
+            label=name,
+        )
+    # A tracked posterior is often far below 1: use the room, but never show more than [0, 1].
+    top = min(1.0, axes.dataLim.ymax)
+    axes.set_ylim(-0.02 * top, 1.04 * top)
+    _time_axis(axes, logsnr)
+    axes.set_ylabel(y_label)
+    # Outside: bands often fill the axes, and a legend on top of them is read as data.
+    figure.legend(
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+        title="median, and 10-90% of images",
+        title_fontsize=8,
+    )
+    return save(figure, path)
+
+
+def reliability(
+    curves: Mapping[str, Reliability],
+    path: str | Path,
+    *,
+    title: str | None = None,
+) -> Path:
+    """Observed share against predicted probability, with Wilson intervals and the counts below.
+
+    curves: name -> what `dng_jax.metrics.reliability` returns.
+    """
+    if not curves:
+        raise InputError("reliability needs at least one curve, got none")
+    figure = Figure(figsize=(4.6, 5.4), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=[4, 1], sharex=True)
+    tidy(axes)
+    tidy(below)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+    for i, (name, curve) in enumerate(curves.items()):
+        full = curve.count > 0
+        axes.errorbar(
+            curve.mean_p[full],
+            curve.observed[full],
+            yerr=np.maximum(
+                0, [(curve.observed - curve.low)[full], (curve.high - curve.observed)[full]]
+            ),
+            color=COLOURS[i % len(COLOURS)],
+            ecolor=faded(COLOURS[i % len(COLOURS)]),
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4.5,
+            linewidth=1.2,
+            elinewidth=0.9,
+            label=name,
+        )
+        below.stairs(
+            curve.count,
+            curve.edges,
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=LINES[i % len(LINES)],
+            linewidth=1.2,
+        )
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("observed share")
+    # Outside: an uncalibrated forecast may lie anywhere in the square.
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=len(curves))
+    below.set_yscale("symlog", linthresh=1)
+    below.set_ylim(bottom=0)
+    below.set_ylabel("count")
+    below.set_xlabel("predicted probability")
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
+    return save(figure, path)
+
+
+def error_over_time(
+    curves: Mapping[str, object],
+    path: str | Path,
+    *,
+    logsnr=None,
+    log: bool = True,
+    y_label: str = "mean |p - exact|",
+    title: str | None = None,
+) -> Path:
+    """One error per step and tracker, noise on the left.
+
+    curves: name -> [T] in step order; logsnr: [T] shared abscissa, else the step number. On the
+    logarithmic axis exact zeros are left out.
+    """
+    if not curves:
+        raise InputError("error_over_time needs at least one curve, got none")
+    figure, axes = new_axes(title)
+    for i, (name, values) in enumerate(curves.items()):
+        error = _vector(values, name)
+        axes.plot(
+            _abscissa(logsnr, len(error), name),
+            np.where(error > 0, error, np.nan) if log else error,
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=LINES[i % len(LINES)],
+            linewidth=1.5,
+            label=name,
+        )
+    if log:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    _time_axis(axes, logsnr)
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False, fontsize=9)
+    return save(figure, path)
+
+
+def responses(
+    panels: Mapping[str, Mapping[str, tuple]],
+    path: str | Path,
+    *,
+    log_x: Sequence[str] = (),
+    title: str | None = None,
+) -> Path:
+    """How leak and KL answer to one number at a time: a column a number, a curve a tracker.
+
+    panels: name of the number -> {tracker: (value, leak, leak_low, leak_high, kl, kl_low,
+    kl_high)}, each [N], leak in per cent, KL in nats; names in log_x get a logarithmic axis.
+    """
+    if not panels or not all(panels.values()):
+        raise InputError("responses needs at least one panel, and a curve in each")
+    figure = Figure(figsize=(1.2 + 2.2 * len(panels), 4.6), layout="constrained")
+    grid = figure.subplots(2, len(panels), sharex="col", sharey="row", squeeze=False)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    for column, (knob, curves) in zip(grid.T, panels.items(), strict=True):
+        for name, curve in curves.items():
+            if len(curve) != 7:
+                raise InputError(f"curve '{name}' of '{knob}' needs 7 vectors, got {len(curve)}")
+            value, *rest = (_vector(part, name) for part in curve)
+            i = names.index(name)
+            for axes, (y, low, high) in zip(column, (rest[:3], rest[3:]), strict=True):
+                axes.errorbar(
+                    value,
+                    y,
+                    yerr=_error(y, low, high, name),
+                    label=name,
+                    color=COLOURS[i % len(COLOURS)],
+                    marker=MARKERS[i % len(MARKERS)],
+                    markersize=4,
+                    linewidth=1.2,
+                    elinewidth=0.7,
+                )
+        for axes in column:
+            tidy(axes)
+            if knob in log_x:
+                axes.set_xscale("log")
+                axes.set_xticks(sorted({x for curve in curves.values() for x in curve[0]}))
+                axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+                axes.xaxis.set_minor_formatter(NullFormatter())
+        column[1].set_xlabel(knob, fontsize=9)
+    for axes in grid[:, 0]:
+        # Once all columns are drawn: setting one bound of a shared axis fixes the other.
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    grid[0, 0].set_ylabel("forbidden (%)", fontsize=9)
+    grid[1, 0].set_ylabel("KL (nats)", fontsize=9)
+    grid[0, 0].legend(frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return save(figure, path)
+
+
+def _time_axis(axes: Axes, logsnr) -> None:
+    axes.set_xlabel("step" if logsnr is None else "log signal-to-noise ratio")
+
+
+def _abscissa(logsnr, length: int, name: str) -> np.ndarray:
+    if logsnr is None:
+        return np.arange(length)
+    t = _vector(logsnr, "logsnr")
+    if len(t) != length:
+        raise InputError(f"curve '{name}' has {length} steps but logsnr has {len(t)}")
+    return t
+
+
+def _vector(values, name: str) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1:
+        raise InputError(f"'{name}' needs vectors, got shape {list(values.shape)}")
+    return values
+
+
+def _error(value, low, high, name: str) -> np.ndarray | None:
+    """Distances [2, N] to the two bounds, as errorbar wants them."""
+    if low is None or high is None:
+        return None
+    if low.shape != value.shape or high.shape != value.shape:
+        raise InputError(f"curve '{name}' needs bounds as long as its {len(value)} points")
+    # A bound can pass its value by rounding, or where a corrected estimate fell below 0.
+    return np.maximum(0, np.stack([value - low, high - value]))

@@ -1,0 +1,1 @@
+"""Speed: python -m eval.bench."""

@@ -1,0 +1,388 @@
+r"""Speed of hopfield_jax: against loops over beta, against the peak, and as problems grow.
+
+    python -m eval.bench hopfield
+
+loops       128 (512) betas x 128 (16) starts, float32: every start is followed at every beta until
+            the state moves by less than 1e-6 of the patterns' spread. The loops take one beta after
+            the other, all its starts as one product, xi <- X^T softmax(beta X xi), until the
+            slowest has come to rest:
+        NumPy         as plain as it can be written
+        PyTorch       the same
+        association   in PyTorch, as hopfield-layers iterates its association: on the weights, with
+                      a head's activity as a mask over queries, keys and weights. Its criterion, the
+                      norm of all changes together, is replaced by the largest: fewer updates.
+            `find_fixed_points` takes all rows at once and returns residuals and energies besides.
+    wide        equidistant patterns, N = 64 in d = 128; betas over [0.9 K_s, 1.1 N], geometric
+    fine        the same within 1% of K_s, where the update slows down
+    flat        N = 1024 random patterns in d = 256, beta far above the transition: few updates
+share       of a large matrix product's speed that the default iteration reaches on one working set:
+            4 R N d operations an update in state space, 2 R N^2 in weight space, nothing counted
+            for the softmax
+growth      seconds ~ size^exponent over doublings of patterns, states and betas, in state space;
+            every row takes at most 4 updates
+many        1e6 patterns in d = 64, by blocks: their logits are never all there
+
+Starts of "wide" and "fine": the patterns, the centroid, and points of the hull, as many as fit.
+The limit and the tolerance are the same for all. Differences of results are taken over rows that
+converge in both. Rows that end apart are done again in float64 by plain iteration to 1e-9: how many
+of them the library, and how many the loop, has at another fixed point. Near K_s float32 may end
+anywhere within the rounding of beta, in loops as here. All on one device. Sources:
+hopfield.md sections 3 and 6; hopfield-layers is the code of Ramsauer et al. 2020.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax.errors import InputError
+from dng_jax.jobs.tables import Table
+from eval.bench import throughput, timing
+from eval.bench.loops import (
+    MAX_STEPS,
+    TOLERANCE,
+    Problem,
+    association,
+    numpy_loop,
+    plain,
+    torch_loop,
+)
+from hopfield_jax import find_fixed_points, memory, patterns, theory
+from hopfield_jax.solvers import fixed_points as retrieval
+from hopfield_jax.solvers import iterations, spaces
+
+APART = 1e-3  # of the spread: rows farther apart than this ended at different fixed points
+OCTAVES = 3
+UPDATES = 4
+NO_TORCH = "no torch for this device: pip install torch"
+
+
+def measure(config) -> Iterator[tuple[str, Any, Table]]:
+    """Figures at 1/config.shrink of their sizes, from config.pairs alternations: name, results and
+    table of one part after the other."""
+    shrink, pairs = config.shrink, config.pairs
+    if jax.device_count() > 1:
+        raise InputError(
+            f"the hopfield suite times one device, and there are {jax.device_count()}:"
+            " leave --cpu-devices out, or hide the others"
+        )
+    # first, while the process's peak of memory is its own
+    many = many_patterns(max(1_000_000 // shrink, 64), 64, 64, pairs)
+    yield "many", many, many_table(many)
+    n, d, s, b = (max(size // shrink, 4) for size in (64, 128, 128, 128))
+    problems = {
+        "wide": transition(n, d, s, b, fine=False),
+        "fine": transition(n, d, s, b, fine=True),
+        "flat": flat(*(max(size // shrink, 4) for size in (1024, 256, 512, 16))),
+    }
+    kinds = {"association": torch_loop(association), "PyTorch": torch_loop(plain)}
+    loops = {
+        f"{name}, against {kind}": versus(problem, loop, pairs)
+        for name, problem in problems.items()
+        for kind, loop in (kinds | {"NumPy": numpy_loop}).items()
+    }
+    yield "loops", loops, loops_table(loops)
+    forms = {
+        f"{form} space, N = {n}, d = {d}": share(form, n, d, pairs)
+        for form, n, d in (
+            ("state", 1024 // shrink, 256 // shrink),
+            ("weights", 1024 // shrink, 1024 // shrink),
+            ("weights", 64 // min(shrink, 16), 128 // min(shrink, 16)),
+        )
+    }
+    yield "share", forms, share_table(forms)
+    grown = growth(shrink, pairs)
+    yield "growth", grown, growth_table(grown)
+
+
+def transition(N: int, d: int, betas: int, starts: int, *, fine: bool) -> Problem:
+    """Orthonormal patterns, for which K = beta, and betas across the transition."""
+    x = patterns.equidistant(N, d, seed=0)
+    weights = np.random.default_rng(0).dirichlet(np.ones(N), max(starts - N - 1, 0))
+    limit = theory.spinodal(N).K
+    window = (0.99 * limit, 1.01 * limit) if fine else (0.9 * limit, 1.1 * N)
+    begin = np.concatenate([x, x.mean(axis=0, keepdims=True), weights @ x])[:starts]
+    return _single(x, begin, np.geomspace(*window, betas))
+
+
+def flat(N: int, d: int, betas: int, states: int) -> Problem:
+    """Random unit patterns; starts with as much noise as signal, two octaves above K_c."""
+    x = patterns.random(0, N, d)
+    limit = theory.critical(N)
+    begin = x[:states] + np.random.default_rng(1).normal(size=(states, d)) / np.sqrt(d)
+    return _single(x, begin, np.geomspace(limit, 4 * limit, betas))
+
+
+def versus(problem: Problem, loop, pairs: int) -> dict[str, Any] | str:
+    """How many times faster the library is than a loop, and whether they agree."""
+    if loop is None:
+        return NO_TORCH
+    x, starts, betas = problem
+    network = memory(x)
+
+    def ours():
+        return find_fixed_points(
+            network, starts, betas[:, None], tolerance=TOLERANCE, max_steps=MAX_STEPS
+        )
+
+    theirs, found = loop(problem), ours()
+    shape = theirs.converged.shape
+    converged = np.asarray(found.converged).reshape(shape)
+    both = converged & theirs.converged
+    difference = np.linalg.norm(np.asarray(found.state).reshape(*shape, -1) - theirs.states, axis=2)
+    difference = np.where(both, difference / float(network.spread), 0)
+    together = difference[difference <= APART]
+    apart = np.argwhere(difference > APART)
+    wrong_ours, wrong_theirs = astray(problem, apart, np.asarray(found.state), theirs.states)
+    return {
+        "times_faster": timing.ratio_of_pairs(lambda: loop(problem), ours, pairs),
+        "updates_theirs": theirs.updates,
+        "updates_ours": int(np.sum(found.steps)),
+        "rows": converged.size,
+        "unconverged_theirs": int(np.sum(~theirs.converged)),
+        "unconverged_ours": int(np.sum(~converged)),
+        "apart": len(apart),
+        "astray_ours": wrong_ours,
+        "astray_theirs": wrong_theirs,
+        "largest_difference": float(together.max(initial=0)),
+    }
+
+
+def astray(problem: Problem, rows, ours, theirs) -> tuple[int, int]:
+    """How many of some rows (beta, start) ended elsewhere than plain iteration in float64."""
+    if not len(rows):
+        return 0, 0
+    beta, start = rows.T
+    with jax.enable_x64(True):
+        network = memory(problem.patterns.astype(np.float64))
+        exact = find_fixed_points(
+            network,
+            problem.starts[start].astype(np.float64),
+            problem.betas[beta].astype(np.float64),
+            tolerance=1e-9,
+            max_steps=100_000,
+            method="picard",
+        )
+        limit = APART * float(network.spread)
+        ends = np.asarray(exact.state)
+    ours = ours.reshape(*theirs.shape)[beta, start]
+    off = [np.linalg.norm(a - ends, axis=1) > limit for a in (ours, theirs[beta, start])]
+    return int(off[0].sum()), int(off[1].sum())
+
+
+def share(form, N: int, d: int, pairs: int, steps: int = 16) -> dict[str, float]:
+    """Operations a second of the iterations of one working set, against a large product's."""
+    x = patterns.random(0, N, d).astype(np.float32)
+    space = spaces.space(memory(x), form)
+    rows = retrieval.working_set(space)
+    starts = jnp.asarray(np.resize(x, (rows, d)))
+    betas = jnp.full(rows, theory.critical(N), jnp.float32)
+
+    @jax.jit
+    def iterate(space, held, betas):
+        return iterations.run(
+            space,
+            held,
+            betas,
+            jnp.zeros(rows, jnp.int32),
+            jnp.ones(rows, bool),
+            tolerance=-1.0,  # never reached
+            scale=1.0,
+            max_steps=steps,
+            length=steps,
+            method="aitken",
+        )
+
+    held = space.begin(space.seen(starts), betas)
+    ratio = timing.ratio_of_pairs(lambda: iterate(space, held, betas), throughput.product(), pairs)
+    operations = steps * rows * (4 * N * d if form == "state" else 2 * N**2)
+    peak = 2 * throughput.SIDE**3
+    low, middle, high = operations / peak / np.array([ratio.high, ratio.median, ratio.low])
+    return {
+        "rows": rows,
+        "operations_per_second": operations / ratio.a,
+        "peak_operations_per_second": peak / ratio.b,
+        "share_of_peak": float(middle),
+        "share_low": float(low),
+        "share_high": float(high),
+    }
+
+
+def growth(shrink: int, pairs: int) -> dict[str, Any]:
+    """Seconds over doublings of one size at a time, and their exponents."""
+    small = {name: max(size // shrink, 4) for name, size in SMALL.items()}
+    d = max(64 // shrink, 4)
+    out = {}
+    for axis in small:
+        sizes = [small[axis] * 2**k for k in range(OCTAVES + 1)]
+        runs_of = [_retrieval(d=d, **(small | {axis: size})) for size in sizes]
+        for run in runs_of:
+            timing.seconds(run)
+        # all sizes in turn, so that a slow minute falls on each
+        times = np.array([[timing.seconds(run) for run in runs_of] for _ in range(pairs)])
+        out[axis] = {"sizes": sizes, **exponent(sizes, np.median(times, axis=0))}
+    return out
+
+
+SMALL = {"patterns": 1024, "states": 32, "betas": 32}
+
+
+def exponent(sizes, seconds) -> dict[str, Any]:
+    """The slope of log seconds against log size, and by what share the worst point is off it."""
+    x, y = np.log(sizes), np.log(seconds)
+    slope, intercept = np.polyfit(x, y, 1)
+    worst = np.abs(y - slope * x - intercept).max()
+    return {"seconds": seconds, "exponent": float(slope), "off": float(np.expm1(worst))}
+
+
+def _retrieval(d: int, patterns: int, states: int, betas: int) -> Callable[[], Any]:
+    problem = flat(patterns, d, betas, states)
+    network = memory(problem.patterns)
+    return functools.partial(
+        find_fixed_points,
+        network,
+        problem.starts,
+        problem.betas[:, None],
+        tolerance=1e-30,
+        max_steps=UPDATES,
+        space="state",
+    )
+
+
+def many_patterns(N: int, d: int, states: int, pairs: int) -> dict[str, Any]:
+    """Retrieval from very many patterns: seconds, and the process's peak of memory."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, d), dtype=np.float32)
+    x /= np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
+    noise = rng.standard_normal((states, d), dtype=np.float32) / np.sqrt(d)
+    starts = x[:states] + noise / 2
+    network = memory(x)
+    built = _peak_memory()
+    run = functools.partial(find_fixed_points, network, starts, 100.0, tolerance=TOLERANCE)
+    found = run()
+    return {
+        "patterns": N,
+        "states": states,
+        "seconds": float(np.median([timing.seconds(run) for _ in range(min(pairs, 3))])),
+        "converged": int(np.sum(found.converged)),
+        "most_updates": int(np.max(found.steps)),
+        "patterns_mb": x.nbytes / 1e6,
+        "logits_mb": 4 * N * states / 1e6,
+        "peak_mb_before": built,
+        "peak_mb": _peak_memory(),
+    }
+
+
+def loops_table(loops: dict[str, Any]) -> Table:
+    """Times faster than loops."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+    table = Table(
+        f"Against loops over beta ({device}; float32, tolerance {TOLERANCE:g} of the spread)",
+        (
+            "figure",
+            "times faster",
+            "quartiles",
+            "loop s",
+            "hopfield_jax s",
+            "updates of a row, loop / here",
+            "unconverged, loop / here",
+            f"rows apart > {APART:g}: of them astray, loop / here",
+            "largest difference of others",
+        ),
+    )
+    for name, found in loops.items():
+        if isinstance(found, str):
+            table.add(name, found, *["–"] * 7)
+            continue
+        ratio, rows = found["times_faster"], found["rows"]
+        table.add(
+            name,
+            f"{ratio.median:.1f}",
+            f"{ratio.low:.1f} .. {ratio.high:.1f}",
+            ratio.a,
+            ratio.b,
+            f"{found['updates_theirs'] / rows:.1f} / {found['updates_ours'] / rows:.1f}",
+            f"{found['unconverged_theirs']} / {found['unconverged_ours']} of {rows}",
+            f"{found['apart']}: {found['astray_theirs']} / {found['astray_ours']}",
+            f"{found['largest_difference']:.1e}",
+        )
+    return table
+
+
+def share_table(forms: dict[str, Any]) -> Table:
+    """Speeds beside that of a product."""
+    table = Table(
+        "Share of a matrix product's speed",
+        ("iteration", "Gop/s", "product Gop/s", "share % [quartiles]"),
+    )
+    for name, f in forms.items():
+        table.add(
+            name,
+            f"{f['operations_per_second'] / 1e9:.0f}",
+            f"{f['peak_operations_per_second'] / 1e9:.0f}",
+            f"{100 * f['share_of_peak']:.0f} [{100 * f['share_low']:.0f}, "
+            f"{100 * f['share_high']:.0f}]",
+        )
+    return table
+
+
+def growth_table(growth: dict[str, Any]) -> Table:
+    """Seconds over sizes."""
+    table = Table(
+        "Growth: seconds ~ size^exponent", ("size", "values", "s", "exponent", "off the line by")
+    )
+    for name, f in growth.items():
+        table.add(
+            name,
+            " ".join(map(str, f["sizes"])),
+            " ".join(f"{s:.3g}" for s in f["seconds"]),
+            f"{f['exponent']:.2f}",
+            f"{100 * f['off']:.0f}%",
+        )
+    return table
+
+
+def many_table(m: dict[str, Any]) -> Table:
+    """Seconds and memory of very many patterns."""
+    table = Table(
+        f"{m['patterns']:,} patterns by blocks",
+        (
+            "states",
+            "converged",
+            "updates",
+            "s",
+            "peak memory MB",
+            "of it before",
+            "patterns MB",
+            "all logits MB",
+        ),
+    )
+    table.add(
+        str(m["states"]),
+        m["converged"],
+        m["most_updates"],
+        m["seconds"],
+        *(f"{m[v]:.0f}" for v in ("peak_mb", "peak_mb_before", "patterns_mb", "logits_mb")),
+    )
+    return table
+
+
+def _single(*arrays) -> Problem:
+    return Problem(*(np.ascontiguousarray(a, np.float32) for a in arrays))
+
+
+def _peak_memory() -> float:
+    """MB of the device's memory at its highest so far; of the process where the device is a CPU."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,132 @@
+"""Images a second of training and sampling, and how close that comes to a matrix product's speed.
+
+    share = (program's operations / seconds) / (2 m^3 devices / seconds of the products)
+
+Operations are those XLA counts in the program before it optimises (2 m n k for a product, the same
+for a convolution written as one); the products are float32, m = 2048, one on every device at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax import denoisers, guidance, initial_noise, nets, sample, sample_keys, schedules, steps
+from dng_jax import training as t
+from dng_jax.jobs import devices
+from dng_jax.jobs.tables import Table
+from eval.bench import timing
+
+SIDE = 2048
+SAMPLING_STEPS = 5
+
+
+def measure(config) -> dict[str, Any]:
+    """{network: {"training": ..., "sampling": ...}}, medians over config.pairs alternations."""
+    return {name: _network(name, config) for name in config.networks}
+
+
+def _network(name: str, config) -> dict[str, Any]:
+    module = nets.UNet(nets.CONFIGS[name])
+    training, operations = _training(module, config.batch)
+    sampling, per_call = _sampling(module, config.samples)
+    return {
+        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(_params(module))),
+        "training": _figure(training, operations, config.batch, config.pairs),
+        "sampling": _figure(sampling, per_call, config.samples * SAMPLING_STEPS, config.pairs),
+    }
+
+
+def _figure(run: Callable, operations: float, images: int, pairs: int) -> dict[str, float]:
+    ratio = timing.ratio_of_pairs(run, product(), pairs)
+    peak = 2 * SIDE**3 * jax.device_count()  # operations of the products
+    share = operations / peak / np.array([ratio.median, ratio.high, ratio.low])
+    return {
+        "images_per_second": images / ratio.a,
+        "operations_per_image": operations / images,
+        "peak_operations_per_second": peak / ratio.b,
+        "share_of_peak": float(share[0]),
+        "share_low": float(share[1]),
+        "share_high": float(share[2]),
+    }
+
+
+def product() -> Callable:
+    """Two SIDE x SIDE float32 matrices multiplied, on every device at once."""
+    count = jax.device_count()
+    a = devices.spread(jnp.ones((count, SIDE, SIDE)))
+    multiply = jax.jit(lambda a: jnp.einsum("nij,njk->nik", a, a, precision="highest"))
+    return lambda: multiply(a)
+
+
+def _training(module, batch: int) -> tuple[Callable, float]:
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    whole, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
+    optimiser = t.make_optimiser(1000, 1e-4, 10)
+    state = t.init_state(module, optimiser, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    shape = module.config.image_shape
+    images = rng.integers(0, 256, (4 * batch, *shape), dtype=np.uint8)
+    labels = rng.integers(0, module.config.num_classes, 4 * batch).astype(np.int32)
+    state, images, labels = jax.device_put((state, images, labels), whole)
+    step = t.make_diffusion_step(module, optimiser, schedules.linear(), batch, 0.999, split)
+    return lambda: step(state, images, labels), _operations(step, state, images, labels)
+
+
+def _sampling(module, count: int) -> tuple[Callable, float]:
+    shape, k = module.config.image_shape, module.config.num_classes
+    make: Any = denoisers.BY_CONDITIONING.get(module.config.conditioning)
+    params = _params(module)
+    denoise = (
+        make(module, params, k) if make is not None else denoisers.plain_network(module, params)
+    )
+    table, rule = steps.ddpm(schedules.linear(), SAMPLING_STEPS), guidance.unguided()
+    keys = sample_keys(0, count)
+    keys, x = devices.spread((keys, initial_noise(keys, shape, table)))
+    row = jax.tree.map(lambda a: a[0], table)
+    per_call = _operations(jax.jit(lambda x: denoise(x, row, ("base",))["base"]), x)
+    return lambda: sample(denoise, table, rule, keys, x).x, per_call * SAMPLING_STEPS
+
+
+def _params(module):
+    optimiser = t.make_optimiser(2, 1e-4, 1)
+    return t.init_state(module, optimiser, jax.random.key(0)).params
+
+
+def _operations(program, *args) -> float:
+    return float(program.lower(*args).cost_analysis()["flops"])
+
+
+def table_of(results: dict[str, Any]) -> Table:
+    """The table a person reads."""
+    device = jax.devices()[0].device_kind
+    table = Table(
+        f"{jax.device_count()} x {device}",
+        (
+            "network",
+            "what",
+            "images or calls/s",
+            "Mflop/image or call",
+            "product peak Gflop/s",
+            "share of it % [quartiles]",
+        ),
+    )
+    for name, found in results.items():
+        for what in ("training", "sampling"):
+            f = found[what]
+            table.add(
+                f"{name} ({found['parameters']:,} parameters)",
+                what + (" step" if what == "training" else " (one call)"),
+                f"{f['images_per_second']:.0f}",
+                f"{f['operations_per_image'] / 1e6:.0f}",
+                f"{f['peak_operations_per_second'] / 1e9:.0f}",
+                f"{100 * f['share_of_peak']:.0f} [{100 * f['share_low']:.0f}, "
+                f"{100 * f['share_high']:.0f}]",
+            )
+    return table

@@ -1,0 +1,1 @@
+"""Modern Hopfield networks as energy landscapes: python -m eval.hopfield."""

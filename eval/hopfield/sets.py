@@ -1,0 +1,223 @@
+"""Pattern sets by name, and what every subcommand of `eval.hopfield` does around its work.
+
+equidistant   --count, --dimension, --norm, --angle (degrees)
+random        --count, --dimension, --norm
+ultrametric   --groups, --count (patterns in all), --norm, --within, --between
+digits, mnist, any data set of dng_jax.data: the first --count images, equally many a class
+              (test split where there is one), centred and of unit norm unless --normalise says
+              otherwise
+FILE.npy      rows [N, d], or images [N, ...] flattened: all of them, or the first --count, as
+              they are unless --normalise says otherwise
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax import data
+from dng_jax.errors import InputError, choose
+from dng_jax.jobs import runs
+from hopfield_jax import energy, patterns, spectrum
+from hopfield_jax.energy import Memory
+
+MADE = ("equidistant", "random", "ultrametric")
+PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which patterns are stored; see the file's docstring."""
+
+    patterns: str = "equidistant"
+    """equidistant, random, ultrametric, digits, mnist, another data set, or FILE.npy."""
+    count: int | None = None
+    """Number of patterns N; default: all rows of a FILE.npy, 60 images, else by subcommand."""
+    dimension: int | None = None
+    """Dimension d of made patterns; default: as few as they need, 64 for random ones."""
+    norm: float = 1.0
+    """Norm of made patterns."""
+    angle: float = 90.0
+    """Angle between equidistant patterns, in degrees."""
+    groups: int = 4
+    """Groups of ultrametric patterns; within and between are inner products."""
+    within: float = 0.8
+    between: float = 0.0
+    normalise: Literal["none", "unit", "centred-unit"] | None = None
+    """What is done to images (default centred-unit), or to the rows of FILE.npy (default none)."""
+    energy: Literal["dot", "euclidean"] = "dot"
+    """dot-product energy, or the Euclidean one, under which every pattern is retrievable."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every subcommand."""
+
+    seed: int = 0
+    out: str | None = None
+    """Folder of the results; default: a new one, runs/hopfield-NAME, runs/hopfield-NAME-2, ..."""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Precise(Common):
+    """Options of every subcommand that searches minima."""
+
+    precision: Literal["float32", "float64"] = "float64"
+    """Of the fixed-point search; critical values are good to about 1e-4 in float32."""
+
+
+@dataclass(frozen=True)
+class PatternSet:
+    """Patterns [N, d] float64, their classes [N] or None, a name; whether the theory is exact."""
+
+    name: str
+    patterns: np.ndarray
+    labels: np.ndarray | None
+    energy: Literal["dot", "euclidean"]
+    equidistant: bool = False
+
+    @property
+    def scale(self) -> float:
+        """beta_eff / beta."""
+        return float(spectrum.beta_eff(self.patterns))
+
+    def memory(self) -> Memory:
+        """In the precision that is switched on (`precise`)."""
+        dtype = jnp.float64 if jax.config.values["jax_enable_x64"] else jnp.float32
+        return energy.memory(self.patterns, self.energy, dtype=dtype)
+
+
+def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
+    """The set that the options describe; InputError where they describe none.
+
+    count: how many patterns are made where the options do not say.
+    """
+    if source.count is not None and source.count < 2:
+        raise InputError(f"--count must be at least 2 patterns, got {source.count}")
+    choose(source.energy, ("dot", "euclidean"), "energy")
+    labels = None
+    if source.patterns.endswith(".npy"):
+        normalise = source.normalise or "none"
+        x = patterns.from_images(_rows(source.patterns)[: source.count], normalise)
+        name = f"{Path(source.patterns).stem} ({normalise})"
+    elif source.patterns in MADE:
+        x, labels = _made(source, source.count or count, seed)
+        name = source.patterns
+    else:
+        normalise = source.normalise or "centred-unit"
+        x, labels = _images(source.patterns, source.count or 60, normalise, seed)
+        name = f"{source.patterns} ({normalise})"
+    x = patterns.check(x)
+    energy_name = "" if source.energy == "dot" else ", Euclidean energy"
+    title = f"{name}, N = {len(x)}, d = {x.shape[1]}{energy_name}"
+    return PatternSet(title, x, labels, source.energy, source.patterns == "equidistant")
+
+
+def _made(source: Source, count: int, seed: int):
+    if source.patterns == "equidistant":
+        angle = math.radians(source.angle)
+        return patterns.equidistant(count, source.dimension, source.norm, angle), None
+    if source.patterns == "random":
+        d = 64 if source.dimension is None else source.dimension
+        return patterns.random(seed, count, d, source.norm), None
+    each, rest = divmod(count, source.groups) if source.groups > 0 else (0, 1)
+    if rest:
+        raise InputError(
+            f"{count} patterns cannot be split into {source.groups} equal groups:"
+            " choose --count as a multiple of --groups"
+        )
+    x = patterns.ultrametric(
+        source.groups, each, source.norm**2, source.within, source.between, source.dimension
+    )
+    return x, np.repeat(np.arange(source.groups), each)
+
+
+def _images(name: str, count: int, normalise, seed: int):
+    images, labels, info = data.load(name, "all" if name == "digits" else "test")
+    if count > len(images):
+        raise InputError(f"{name} has {len(images)} images, --count asks for {count}")
+    # Equally many a class, so that no class leads the mean; seed 0 keeps the order of the source.
+    order = np.arange(len(labels))
+    if seed:
+        order = np.random.default_rng(seed).permutation(order)
+    rank = np.empty(len(labels), int)
+    for label in range(info.num_classes):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    chosen = order[np.lexsort((labels[order], rank[order]))][:count]
+    return patterns.from_images(images[chosen], normalise), labels[chosen]
+
+
+def _rows(name: str) -> np.ndarray:
+    try:
+        rows = np.load(name, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"cannot read {name} as an array of patterns ({error}): name a .npy file of rows [N, d]"
+        ) from None
+    if rows.ndim < 2:
+        raise InputError(f"{name} must hold patterns as rows [N, d], got shape {list(rows.shape)}")
+    # Whole numbers are numbers here; only bytes are pixels.
+    whole = np.issubdtype(rows.dtype, np.integer) and rows.dtype != np.uint8
+    return rows.astype(np.float64) if whole else rows
+
+
+@contextlib.contextmanager
+def precise(precision: str) -> Iterator[None]:
+    """Runs its block in the named precision."""
+    choose(precision, PRECISIONS, "precision")
+    with jax.enable_x64(precision == "float64"):
+        yield
+
+
+def between(low: float | None, high: float | None, default: tuple[float, float], count: int):
+    """count values of beta_eff, evenly spaced in their logarithm."""
+    low, high = default[0] if low is None else low, default[1] if high is None else high
+    if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
+        raise InputError(
+            f"beta_eff must run from a number > 0 to a larger one, got {low:g} to {high:g}:"
+            " set --low and --high"
+        )
+    if count < 2:
+        raise InputError(f"--betas must be at least 2, got {count}")
+    return np.geomspace(low, high, count)
+
+
+def at_least(name: str, value: int, low: int) -> None:
+    """InputError where a count is too small."""
+    if value < low:
+        raise InputError(f"--{name} must be at least {low}, got {value}")
+
+
+def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
+    """Columns of one length, by name, as CSV with all digits."""
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(arrays)
+    writer.writerows(zip(*(a.tolist() for a in arrays.values()), strict=True))
+    runs.write_text(path, text.getvalue())
+
+
+def note(what: str, rows: Iterable[object], told: str) -> list[str]:
+    """[one sentence that names the rows], [] where there are none; told: what became of them."""
+    names = [f"{row:.4g}" if isinstance(row, float) else str(row) for row in rows]
+    if not names:
+        return []
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return [f"{what}: {told} for {len(names)} of them ({shown})"]
+
+
+NO_MINIMUM = "no certified minimum, left out of what is shown,"
+ONLY_BOUND = "the search did not settle, so that the value is only a bound,"

@@ -1,0 +1,1 @@
+"""The class-removal study: python -m eval.study."""

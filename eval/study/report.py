@@ -1,0 +1,153 @@
+"""A study folder as one self-contained HTML page, and as the README's tables.
+
+    python -m eval.study.report runs/study-mnist
+
+Writes report.html (tables, pictures inside it, configuration, provenance; no file or address
+outside it is needed to read it) and readme.md (the line of provenance, the tables of the curves)
+into the folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dng_jax.errors import InputError
+from dng_jax.jobs import cli, runs
+from dng_jax.jobs.tables import Table
+
+TITLES = {
+    "curves": "Trade-offs",
+    "sensitivity": "Sensitivity of Dynamic Negative Guidance",
+    "steps": "Number of steps",
+    "several": "Several classes forbidden at once",
+    "path": "Images along the guidance curve",
+    "calibration": "The tracked posterior against the classifier",
+}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 68em; padding: 0 1em;
+  color: #1b1b1b; background: #fff }
+h1 { font-size: 1.6em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
+img { max-width: 100% }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px;
+  margin: 1em 0; display: block; overflow-x: auto }
+caption { text-align: left; font-weight: 600; padding: .3em 0; font-size: 14px }
+th, td { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left } pre { background: #f5f5f5; padding: 1em;
+  overflow-x: auto; font-size: 12px }
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Report of a study."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of a study (eval.study)."""
+
+
+def main(config: Config) -> Path:
+    """Writes report.html and readme.md; returns the path of the page."""
+    results = read(config.folder)
+    page = config.folder / "report.html"
+    runs.write_text(page, render(results, config.folder))
+    runs.write_text(config.folder / "readme.md", readme(results))
+    print(f"written: {page}, {config.folder / 'readme.md'}")
+    return page
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """results.json of a study; InputError where there is none."""
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no results.json: run eval.study first") from None
+    except ValueError as error:
+        raise InputError(f"{folder / 'results.json'} cannot be read ({error})") from None
+    if not isinstance(results, dict) or "tables" not in results:
+        raise InputError(f"{folder} holds the results of another job, not of a study")
+    return results
+
+
+def render(results: dict[str, Any], folder: Path) -> str:
+    """The page as one string."""
+    config = results["config"]
+    title = f"Class removal on {config['dataset']}"
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(origin(results))}</p>"]
+    for part, heading in TITLES.items():
+        tables = [t for t in results["tables"] if t["part"] == part]
+        pictures = [p for p in results["pictures"] if p["part"] == part]
+        if tables or pictures:
+            parts.append(f"<h2>{html.escape(heading)}</h2>")
+        parts += [_picture(folder / p["file"], p["caption"]) for p in pictures]
+        parts += [_table(t) for t in tables]
+    facts = {key: results[key] for key in ("command", "config", "provenance", "judge", "classes")}
+    text = html.escape(json.dumps(facts, indent=2, ensure_ascii=False))
+    parts.append(f"<h2>Configuration and provenance</h2><pre>{text}</pre>")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>'
+        f"{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def readme(results: dict[str, Any]) -> str:
+    """The tables of the curves in Markdown, under a line that says where they come from."""
+    tables = [t for t in results["tables"] if t["part"] == "curves"]
+    body = "\n".join(f"**{t['title']}**\n\n{_runs_table(t).markdown()}" for t in tables)
+    return f"{origin(results)}\n\n{body}"
+
+
+def origin(results: dict[str, Any]) -> str:
+    """Where the figures come from, in one line."""
+    config, p = results["config"], results["provenance"]
+    git = p["git"] or {"commit": "unknown", "dirty": False}
+    commit = git["commit"][:7] + (" with changes" if git["dirty"] else "")
+    seeds = ", ".join(map(str, config["seeds"]))
+    return (
+        f"`{results['command']}`, seeds {seeds}, "
+        f"{config['samples']} images a seed, setting and forbidden class, {config['steps']} steps; "
+        f"commit {commit}, {p['device_count']} x {p['device']} ({p['cpu']}, {p['cpu_count']} cores)"
+        f", jax {p['packages']['jax']}, {p['time_utc'][:10]}"
+    )
+
+
+def _runs_table(stored: dict[str, Any]) -> Table:
+    table = Table(stored["title"], stored["columns"])
+    for row in stored["rows"]:
+        table.add(*row)
+    return table
+
+
+def _table(stored: dict[str, Any]) -> str:
+    def line(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    rows = "\n".join(line(row, "td") for row in stored["rows"])
+    return (
+        f"<table><caption>{html.escape(stored['title'])}</caption>"
+        f"<thead>{line(stored['columns'], 'th')}</thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _picture(path: Path, caption: str) -> str:
+    try:
+        data = base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): run the study again") from None
+    text = html.escape(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+if __name__ == "__main__":
+    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -1,0 +1,1 @@
+"""What minima do as beta changes: sweeps, transitions, basins, capacity, retrieval."""

@@ -1,0 +1,1 @@
+"""Figures of energy landscapes (curves: panels over beta; figures: one kind each)."""

@@ -1,0 +1,346 @@
+"""Networks: the three forms, published sizes, what depends on what, files, bundled weights."""
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from dng_jax import data, nets, training
+from dng_jax.errors import InputError
+from dng_jax.metrics import features
+from dng_jax.nets.unet import Conv3, GroupNorm, depth_to_space, space_to_depth
+from dng_jax.weights import files as checkpoints
+from dng_jax.weights import pretrained
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TINY = nets.UNetConfig(
+    (8, 8, 1), 3, "heads", channels=8, multipliers=(1, 2), blocks=0, middle_blocks=1, patch=2,
+    head_channels=8, embed_channels=16, resample="shuffle", scale_shift=True,
+)  # fmt: skip
+
+
+def params_of(module, *inputs):
+    """Random parameters, drawn by NumPy: nothing is compiled and nothing starts at zero."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return jax.tree.map(lambda s: rng.normal(0, 0.1, s.shape).astype(np.float32), shapes)
+
+
+def count(config):
+    x, logsnr = jnp.zeros((1, *config.image_shape)), jnp.zeros(1)
+    shapes = jax.eval_shape(nets.UNet(config).init, jax.random.key(0), x, logsnr)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("conditioning", ["none", "label", "heads"])
+def test_shapes_of_the_three_forms(conditioning, patch):
+    config = replace(TINY, conditioning=conditioning, patch=patch, image_shape=(8, 8, 2))
+    label = (jnp.array([0, 3]),) if conditioning == "label" else ()
+    inputs = jnp.ones((2, 8, 8, 2)), jnp.array([-9.0, 9.0]), *label
+    out, _ = jax.eval_shape(nets.UNet(config).init_with_output, jax.random.key(0), *inputs)
+    assert out.shape == ((2, 4, 8, 8, 2) if conditioning == "heads" else (2, 8, 8, 2))
+    assert out.dtype == jnp.float32
+
+
+def test_published_sizes():
+    # Ho et al. 2020, section 4 and appendix B: "Our CIFAR10 model has 35.7 million parameters".
+    assert abs(count(nets.CONFIGS["cifar10"]) - 35.7e6) < 0.1e6
+    assert 24e6 < count(nets.CONFIGS["mnist"]) < 26e6
+
+
+def test_one_by_one_heads_are_the_centre_of_three_by_three_ones():
+    wide, narrow = nets.UNet(TINY), nets.UNet(replace(TINY, head_kernel=1))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.zeros(2)
+    params = params_of(wide, x, logsnr)
+    kernel = np.zeros_like(params["Conv3_2"]["kernel"])
+    kernel[1, 1] = params["Conv3_2"]["kernel"][1, 1]
+    centre = {"kernel": kernel, "bias": params["Conv3_2"]["bias"]}
+    only_centre = {**params, "Conv3_2": centre}
+    moved = {name: leaf for name, leaf in params.items() if name != "Conv3_2"}
+    moved["heads"] = {"kernel": kernel[1, 1], "bias": centre["bias"]}
+    a = jax.jit(wide.apply)({"params": only_centre}, x, logsnr)
+    b = jax.jit(narrow.apply)({"params": moved}, x, logsnr)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patch": 3}, "patch 3 is not supported: choose 1, 2 or 4"),
+        ({"head_kernel": 2}, "head_kernel 2 is not supported: choose 1 or 3"),
+        ({"multipliers": ()}, "multipliers must be one or more numbers from 1"),
+        ({"multipliers": (1, 0)}, "multipliers must be one or more numbers from 1"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"embed_channels": -1}, "embed_channels must be at least 1, got -1"),
+        ({"head_channels": 0}, "head_channels must be at least 1, got 0"),
+        ({"blocks": -1}, "blocks must be at least 0, got -1"),
+        ({"middle_blocks": -1}, "middle_blocks must be at least 0, got -1"),
+        ({"global_channels": -1}, "global_channels must be at least 0, got -1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"dropout": float("nan")}, "dropout must be at least 0 and below 1, got nan"),
+    ],
+)
+def test_sizes_that_are_not_there_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"widths": ()}, "widths must be one or more numbers from 1"),
+        ({"widths": (8, 0)}, "widths must be one or more numbers from 1"),
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
+        ({"features": 0}, "features must be at least 1, got 0"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"widths": (4, 4, 4, 4, 4)}, "images of 8x8 cannot be halved 4 times"),
+    ],
+)
+def test_sizes_a_classifier_cannot_have_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        replace(nets.CLASSIFIER_CONFIGS["digits"], **changes)
+
+
+def test_the_global_part_belongs_to_its_head():
+    module = nets.UNet(replace(TINY, global_channels=4))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([-1.0, 2.0])
+    params = params_of(module, x, logsnr)
+    apply = jax.jit(module.apply)
+    out = apply({"params": params}, x, logsnr)
+    table = np.array(params["Embed_0"]["embedding"])
+    table[1] += 1
+    moved = apply({"params": {**params, "Embed_0": {"embedding": table}}}, x, logsnr)
+    change = np.abs(np.asarray(moved - out)).max((2, 3, 4))
+    assert np.all(change[:, 1] > 1e-3)
+    assert np.all(change[:, [0, 2, 3]] == 0)
+    # Without the last layer it is the network without a global part.
+    zero = {**params, "spread": jax.tree.map(np.zeros_like, params["spread"])}
+    plain = nets.UNet(TINY)
+    names = jax.eval_shape(plain.init, jax.random.key(0), x, logsnr)["params"]
+    local = jax.jit(plain.apply)({"params": {n: params[n] for n in names}}, x, logsnr)
+    np.testing.assert_allclose(apply({"params": zero}, x, logsnr), local, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_taken_over_where_names_and_shapes_agree():
+    old_config, new_config = TINY, replace(TINY, global_channels=4)
+    x, logsnr = jnp.ones((1, 8, 8, 1)), jnp.zeros(1)
+    old = params_of(nets.UNet(old_config), x, logsnr)
+    new = jax.tree.map(lambda a: a + 1, params_of(nets.UNet(new_config), x, logsnr))
+    merged, taken, total = checkpoints.overlay(new, old)
+    assert jax.tree.structure(merged) == jax.tree.structure(new)
+    np.testing.assert_array_equal(merged["ResBlock_0"]["Conv3_0"]["kernel"],
+                                  old["ResBlock_0"]["Conv3_0"]["kernel"])  # fmt: skip
+    # The global part is new.
+    np.testing.assert_array_equal(merged["Embed_0"]["embedding"], new["Embed_0"]["embedding"])
+    kept = [leaf.size for leaf in jax.tree.leaves(new)]
+    assert 0 < taken < total == sum(kept)
+
+
+def test_label_form_reads_its_label_and_refuses_to_miss_it():
+    module = nets.UNet(replace(TINY, conditioning="label"))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.zeros(2)
+    params = params_of(module, x, logsnr, jnp.array([0, 0]))
+    apply = jax.jit(module.apply)
+    out = [apply({"params": params}, x, logsnr, jnp.full(2, k)) for k in (0, 3)]
+    assert np.abs(out[0] - out[1]).max() > 1e-3
+    with pytest.raises(InputError, match="without a label"):
+        module.apply({"params": params}, x, logsnr)
+    with pytest.raises(InputError, match="with a label"):
+        nets.UNet(TINY).apply({"params": params}, x, logsnr, jnp.array([0, 0]))
+
+
+def test_a_head_learns_from_its_own_class_only():
+    module = nets.UNet(TINY)
+    x0 = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    params = params_of(module, x0, jnp.zeros(4))
+    labels = jnp.array([0, 2, 2, 0])
+
+    def loss(params):
+        return training.diffusion_loss(
+            module, params, x0, labels, jnp.zeros(4), jax.random.key(3), True
+        )[0]
+
+    # The last convolution's outputs are ordered (row, column, head) within each 2x2 patch.
+    bias = jax.jit(jax.grad(loss))(params)["Conv3_2"]["bias"].reshape(2, 2, 4)
+    assert np.all(bias[..., 1] == 0)
+    assert np.all(np.abs(bias[..., [0, 2, 3]]).max((0, 1)) > 0)
+
+
+def test_dropout_is_off_unless_training():
+    module = nets.UNet(replace(TINY, dropout=0.5))
+    x, logsnr = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.zeros(2)
+    params = params_of(module, x, logsnr)
+    apply = jax.jit(module.apply, static_argnames="train")
+
+    def run(seed, train):
+        rngs = {"dropout": jax.random.key(seed)}
+        return apply({"params": params}, x, logsnr, train=train, rngs=rngs)
+
+    np.testing.assert_array_equal(run(0, False), run(1, False))
+    assert np.abs(run(0, True) - run(1, True)).max() > 1e-3
+
+
+def test_matrix_product_form_of_the_convolution():
+    import flax.linen as nn
+
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 5))
+    params = params_of(Conv3(7), x)
+    reference = nn.Conv(7, (3, 3)).apply({"params": params}, x)
+    np.testing.assert_allclose(Conv3(7).apply({"params": params}, x), reference, atol=1e-5)
+
+
+def test_group_norm_is_flax_group_norm():
+    import flax.linen as nn
+
+    x = 50 + jax.random.normal(jax.random.key(0), (3, 4, 4, 24))
+    params = params_of(GroupNorm(), x)
+    reference = nn.GroupNorm(2, use_fast_variance=False).apply({"params": params}, x)
+    np.testing.assert_allclose(GroupNorm().apply({"params": params}, x), reference, atol=1e-4)
+
+
+def test_space_to_depth_there_and_back():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    folded = space_to_depth(x, 2)
+    assert folded.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(folded[0, 0, 0, 3:6], x[0, 0, 1])
+    np.testing.assert_array_equal(depth_to_space(folded, 2), x)
+
+
+@pytest.mark.parametrize("name", list(nets.CONFIGS))
+def test_configuration_round_trips_through_json(name):
+    module = nets.UNet(nets.CONFIGS[name])
+    assert nets.build(json.loads(json.dumps(nets.describe(module)))) == module
+
+
+def test_bad_configurations_are_refused():
+    with pytest.raises(InputError, match="do not divide by 16"):
+        replace(TINY, multipliers=(1, 1, 1, 1))
+    with pytest.raises(InputError, match="did you mean 'heads'"):
+        replace(TINY, conditioning="head")
+    with pytest.raises(InputError, match="patch 3"):
+        replace(TINY, patch=3)
+    with pytest.raises(InputError, match="unknown field of UNetConfig 'chanels'"):
+        nets.build({"kind": "unet", "image_shape": [8, 8, 1], "chanels": 3})
+
+
+def test_model_file_round_trip(tmp_path):
+    module = nets.UNet(TINY)
+    params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+    checkpoints.save_model(tmp_path / "m.safetensors", params, nets.describe(module), {"note": "x"})
+    loaded, restored, config = checkpoints.load_model(tmp_path / "m.safetensors")
+    assert loaded == module
+    assert config == nets.describe(module)
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+    for dtype, rtol in (("float16", 2**-11), ("bfloat16", 2**-8)):  # half a unit of 10 and 7 bits
+        path = tmp_path / f"{dtype}.safetensors"
+        checkpoints.save_model(path, params, nets.describe(module), dtype=dtype)
+        assert path.stat().st_size < 0.6 * (tmp_path / "m.safetensors").stat().st_size
+        _, half, _ = checkpoints.load_model(path)
+        assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half))
+        close = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-6)
+        jax.tree.map(close, half, params)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    module = nets.UNet(TINY)
+    params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+    path = tmp_path / "m.safetensors"
+    checkpoints.save_model(path, params, nets.describe(module))
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[:50], b"not weights at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="not a whole safetensors file"):
+            checkpoints.load_model(path)
+    save_file({"a": np.zeros(3)}, path)
+    with pytest.raises(InputError, match="no model file"):
+        checkpoints.load_model(path)
+    with pytest.raises(InputError, match="does not exist"):
+        checkpoints.load_model(tmp_path / "none.safetensors")
+
+
+def test_bundled_weights_are_small_and_described():
+    folder = Path(pretrained.__file__).parent
+    files = sorted(folder.glob("*.safetensors"))
+    assert sum(f.stat().st_size for f in files) <= 20e6
+    networks = [f for f in files if not f.name.endswith(".reference.safetensors")]
+    assert sorted(f.stem for f in networks) == sorted(pretrained.NAMES)
+    assert all(f.with_suffix(".md").exists() for f in networks)
+
+
+def test_bundled_names_only():
+    with pytest.raises(InputError, match="did you mean 'digits-heads'"):
+        pretrained.load("digit-heads")
+
+
+def test_bundled_classifier_is_accurate():
+    module, params, _ = pretrained.load("digits-classifier")
+    images, labels, _ = data.load("digits", "test")
+    logits, features = module.apply({"params": params}, data.to_unit(images), features=True)
+    assert features.shape == (len(images), 64)
+    assert np.mean(np.argmax(logits, -1) == labels) >= 0.98
+
+
+def test_mnist_reference_is_that_of_the_training_images_through_the_bundled_classifier():
+    found = pretrained.reference("mnist-classifier")
+    # Images a digit in the 60,000 of the training split, as published.
+    assert [m.count for m in found.moments] == [
+        5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
+    ]  # fmt: skip
+    _, params, _ = pretrained.load("mnist-classifier")
+    last = params["logits"]
+    logits = found.features @ last["kernel"] + last["bias"]
+    assert np.mean(np.argmax(logits, -1) == found.labels) >= 0.99
+    moments, kept = found.excluding([0])
+    own = kept.mean(0)
+    assert np.abs(own - moments.mean).max() < 0.2 * np.abs(moments.mean).max()
+    assert pretrained.reference("digits-classifier") is None
+
+
+def test_mnist_classifier_is_accurate():
+    try:
+        images, labels, _ = data.load("mnist", "test", download=False)
+    except InputError:
+        pytest.skip("no MNIST here")
+    module, params, _ = pretrained.load("mnist-classifier")
+    predicted, _ = features.judge(module, params)(data.to_unit(images[:2000]))
+    assert np.mean(predicted == labels[:2000]) >= 0.99
+
+
+@pytest.mark.parametrize("name", ["digits-heads", "digits-label"])
+def test_bundled_diffusion_networks_denoise_by_class(name):
+    """At a log-SNR of -1 the right class's prediction beats a wrong one's by a quarter."""
+    module, params, config = pretrained.load(name)
+    images, labels, _ = data.load("digits", "test")
+    x0, logsnr = jnp.asarray(data.to_unit(images)), jnp.full(len(images), -1.0)
+    loss = jax.jit(
+        lambda labels: training.diffusion_loss(
+            module, params, x0, labels, logsnr, jax.random.key(0), False
+        )[1]
+    )
+    right, wrong = loss(jnp.asarray(labels)), loss((jnp.asarray(labels) + 1) % 10)
+    key = "loss_class" if name == "digits-heads" else "loss"
+    assert config["conditioning"] == name.split("-")[1]
+    assert right[key] < 0.75 * wrong[key]
+
+
+@pytest.mark.parametrize("name", list(nets.CLASSIFIER_CONFIGS))
+def test_classifier_sizes_give_logits_and_features(name):
+    config = nets.CLASSIFIER_CONFIGS[name]
+    module = nets.Classifier(config)
+
+    def shapes(key):
+        x = jnp.zeros((2, *config.image_shape))
+        return module.init_with_output(key, x, features=True)[0]
+
+    logits, features = jax.eval_shape(shapes, jax.random.key(0))
+    assert logits.shape == (2, 10)
+    assert features.shape == (2, config.features)

@@ -1,0 +1,505 @@
+"""Every subcommand of eval.hopfield end to end on little data: its results, what it hands to its
+figures, and what it says to bad input."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from dng_jax.errors import InputError
+from dng_jax.experiments import problems
+from dng_jax.jobs import cli
+from eval.hopfield import __main__ as hopfield
+from eval.hopfield import patterns as hopfield_patterns
+from eval.hopfield import transition as hopfield_transition
+from hopfield_jax import diffusion, patterns, theory
+from hopfield_jax.plots import curves as plots
+from hopfield_jax.plots import figures
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SIX = ("--count", "6")
+
+
+@pytest.fixture
+def handed(monkeypatch):
+    """What the figures are given: a list of the calls of each drawing function, arguments by name.
+
+    The figures are drawn all the same.
+    """
+    calls: dict[str, list] = {}
+
+    def spied(name, function):
+        def spy(*args, **named):
+            given = inspect.signature(function).bind(*args, **named).arguments
+            calls.setdefault(name, []).append(given)
+            return function(*args, **named)
+
+        return spy
+
+    for module, names in (
+        (plots, ("panels", "shares")),
+        (figures, ("phase_diagram", "landscape", "merge_tree", "window")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, spied(name, getattr(module, name)))
+    return calls
+
+
+def curves(panel, *names: str):
+    """(x, y) of all curves of a panel with one of these names, as arrays."""
+    found = [
+        (np.asarray(c.x, float), np.asarray(c.y, float)) for n, c in panel.curves if n in names
+    ]
+    assert found, (names, [n for n, _ in panel.curves])
+    return found
+
+
+def on_branch(k, m, n, stable):
+    """Points (K, p_1 - p_2) are fixed points of the update, with J's eigenvalues on this side of 1.
+
+    One step from overlap m and the spectrum of J, written out for N equidistant patterns.
+    """
+    np.testing.assert_allclose(np.expm1(k * m) / (np.exp(k * m) + n - 1), m, atol=1e-6)
+    p1, p2 = (1 + (n - 1) * m) / n, (1 - m) / n
+    radius = np.maximum(k * p2, k * n * p1 * p2)
+    assert (radius <= 1 + 1e-6 if stable else radius >= 1 - 1e-6).all()
+
+
+def energy_of(k, m, n):
+    """Energy less the centroid's, of orthonormal patterns at beta = K."""
+    p1, p2 = (1 + (n - 1) * m) / n, (1 - m) / n
+    own = -np.log(np.exp(k * p1) + (n - 1) * np.exp(k * p2)) / k + (p1**2 + (n - 1) * p2**2) / 2
+    return own - (-np.log(n * np.exp(k / n)) / k + 1 / (2 * n))
+
+
+def axes_of(x):
+    """The plane of three patterns: along the second less the first, and at right angles."""
+    first = (x[1] - x[0]) / np.linalg.norm(x[1] - x[0])
+    second = x[2] - x[0] - ((x[2] - x[0]) @ first) * first
+    return np.stack([first, second / np.linalg.norm(second)])
+
+
+def spinodal(n):
+    """K_s from its equation in u, by bisection."""
+    low, high = 0.5, 3 * math.log(n) + 3
+    for _ in range(80):
+        u = (low + high) / 2
+        above = math.exp(u) + n - 2 - (n - 1) * math.exp(-u) - n * u > 0
+        low, high = (low, u) if above else (u, high)
+    return u * (math.exp(u) + n - 1) / math.expm1(u)
+
+
+def marked(marks, n, doubt=""):
+    exact = theory.characteristic(n)
+    assert list(marks) == [f"$K_s${doubt}", f"$K_c${doubt}", f"$N${doubt}"]
+    assert list(marks.values()) == pytest.approx(list(exact))
+
+
+def work(tmp_path, *words: str):
+    """Runs a subcommand; returns its results and the columns of its CSV file."""
+    out = tmp_path / "run"
+    results = hopfield.main([*words, "--out", str(out)])
+    stored = json.loads((out / "results.json").read_text())
+    assert stored["provenance"]["packages"]["jax"]
+    assert stored["config"]["command"] == words[0]
+    assert (out / "tables.md").read_text().count("|") > 10
+    assert all(p.stat().st_size > 5000 for p in out.glob("*.png"))
+    assert any(out.glob("*.png"))
+    columns: dict[str, list[str]] = {}
+    for path in sorted(out.glob("*.csv")):
+        with path.open() as file:
+            rows = list(csv.DictReader(file))
+        columns |= {name: [row[name] for row in rows] for name in rows[0]}
+    return results, columns
+
+
+def numbers(column) -> np.ndarray:
+    return np.array(list(map(float, column)))
+
+
+def test_bifurcation_shows_the_transition(tmp_path, capsys, handed):
+    words = ("--betas", "6", "--low", "3", "--high", "7")
+    results, columns = work(tmp_path, "bifurcation", *SIX, *words)
+    at, up, down = (numbers(columns[k]) for k in ("beta_eff", "overlap_up", "overlap_down"))
+    k_s, k_c, k_n = theory.characteristic(6)
+    np.testing.assert_allclose(up[at < k_n], 0, atol=1e-4)
+    np.testing.assert_allclose(down[at < k_s], 0, atol=1e-4)
+    assert (up[at > k_n] > 0.9).all()
+    assert (down[at > k_s] > 0.6).all()
+    minima = numbers(columns["minima"])
+    expected = np.where(at < k_s, 1, np.where(at < k_n, 7, 6))
+    np.testing.assert_array_equal(minima, expected)
+    gap = numbers(columns["energy_gap"])
+    both = (at > k_s) & (at < k_n)
+    assert np.isnan(gap[~both]).all()
+    assert ((gap[both] < 0) == (at[both] > k_c)).all()
+    measured = results["measured"]
+    assert measured.patterns * results["scale"] == pytest.approx(k_s, rel=1e-5)
+    assert "started at the centroid (N)" in capsys.readouterr().out
+
+    minima_over_beta, orders = (call["rows"] for call in handed["panels"])
+    for panel in (*minima_over_beta, *orders):
+        marked(panel.marks, 6)
+    overlaps, number, gaps = minima_over_beta
+    for stable, style in ((True, "exact, stable"), (False, "exact, unstable")):
+        for k, m in curves(overlaps, style):
+            on_branch(k, m, 6, stable)
+            assert k.min() >= 3 - 1e-9
+            assert k.max() <= 7 + 1e-9
+    for name, values in (("up from the centroid", up), ("down from the patterns", down)):
+        ((k, m),) = curves(overlaps, name)
+        np.testing.assert_array_equal([k, m], [at, values])
+        on_branch(k, m, 6, stable=True)
+    ((k, count),) = curves(number, "exact, stable")
+    np.testing.assert_array_equal(count, np.where(k < k_s, 1, np.where(k < k_n, 7, 6)))
+    ((k, e),) = curves(gaps, "exact, stable")
+    ((_, m), *_) = curves(overlaps, "exact, stable")
+    np.testing.assert_allclose(e, energy_of(k, m, 6), atol=1e-9)
+    ((k, e),) = curves(gaps, "minima found")
+    np.testing.assert_allclose(e[both], energy_of(k[both], down[both], 6), atol=1e-7)
+
+    p1, p2 = (1 + 5 * down) / 6, (1 - down) / 6
+    expected = (
+        1 / (p1**2 + 5 * p2**2),
+        -p1 * np.log(p1) - 5 * p2 * np.log(p2),
+        1 + np.ceil(np.maximum(0.9 - p1, 0) / p2),
+        np.maximum(at * p2, at * 6 * p1 * p2),
+    )
+    for panel, values in zip(orders, expected, strict=True):
+        ((_, y),) = curves(panel, "down from the patterns")
+        np.testing.assert_allclose(y, values, rtol=1e-4)
+
+
+def test_phase_diagram_and_collapse_lie_on_the_exact_curves(tmp_path, monkeypatch, handed):
+    results, _ = work(tmp_path / "a", "phase-diagram", "--counts", "4", "6")
+    assert all(row["error"] < 1e-5 for row in results["rows"])
+    shapes = ((2.0, 60.0, 1), (0.5, None, 1))
+    monkeypatch.setattr(hopfield_transition, "SHAPES", shapes)
+    results, columns = work(tmp_path / "b", "collapse", "--counts", "6", "--betas", "6")
+    assert len(results["rows"]) == 2
+    assert all(row["error"] < 1e-6 for row in results["rows"])
+    assert len(columns["p1"]) == 12
+    first, second = (numbers(columns[k]).reshape(2, 6) for k in ("beta", "beta_eff"))
+    assert not np.allclose(first[0], first[1])
+    np.testing.assert_allclose(second[0], second[1])
+
+    (diagram,) = handed["phase_diagram"]
+    assert diagram["n"].tolist() == [4, 5, 6]
+    lines = list(diagram["exact"].values())
+    np.testing.assert_allclose(lines[0], [3.2187411, 3.5645018, spinodal(6)], rtol=1e-7)
+    np.testing.assert_allclose(
+        lines[1], [2 * (n - 1) / (n - 2) * math.log(n - 1) for n in (4, 5, 6)]
+    )
+    np.testing.assert_array_equal(lines[2], [4, 5, 6])
+    for line, (sizes, values) in zip(lines, diagram["measured"].values(), strict=True):
+        assert sizes == [4, 6]
+        np.testing.assert_allclose(values, line[[0, 2]], rtol=1e-5)
+
+    raw, scaled, single = handed["panels"][0]["rows"]
+    marks = dict(zip(("$K_s(6)$", "$K_c(6)$", "$N=6$"), theory.characteristic(6), strict=True))
+    assert scaled.marks == pytest.approx(marks)
+    own = [name for name, _ in raw.curves]
+    assert len(own) == 2
+    for name, a in zip(own, (4 * 0.5, 0.25 * 1.2), strict=True):  # D^2/2 of the two shapes
+        ((beta, p),), ((k, q),), ((ratio, r),) = (curves(c, name) for c in (raw, scaled, single))
+        np.testing.assert_allclose(beta * a, k)
+        np.testing.assert_allclose(ratio * spinodal(6), k)
+        assert p.tolist() == q.tolist() == r.tolist()
+        on_branch(k, (6 * p - 1) / 5, 6, stable=True)
+        np.testing.assert_allclose(p[ratio < 1], 1 / 6, atol=1e-6)
+        assert (p[ratio > 1] > 0.5).all()
+    for word, stable in (("exact", True), ("exact, unstable", False)):
+        for panel, unit in ((scaled, 1.0), (single, spinodal(6))):
+            ((k, p),) = curves(panel, word)
+            on_branch(k * unit, (6 * p - 1) / 5, 6, stable)
+
+
+def test_basins_and_landscape(tmp_path, handed):
+    results, columns = work(
+        tmp_path / "a",
+        "basins",
+        *SIX,
+        "--betas",
+        "4",
+        "--starts",
+        "32",
+        "--low",
+        "3",
+        "--high",
+        "8",
+    )
+    shares = [numbers(columns[k]) for k in list(columns)[2:5]]
+    np.testing.assert_allclose(sum(shares), 1)
+    edge, exact = numbers(columns["watershed"]), results["exact_watershed"]
+    np.testing.assert_allclose(edge, exact, atol=2e-4)
+    (drawn,) = handed["shares"]
+    marked(drawn["marks"], 6)
+    np.testing.assert_array_equal(list(drawn["parts"].values()), shares)
+    at, below = np.asarray(drawn["x"]), drawn["below"]
+    assert (np.asarray(list(drawn["parts"].values()))[:, at < spinodal(6)].T == [1, 0, 0]).all()
+    ((k, m),) = curves(below, "watershed, exact")
+    on_branch(k, m, 6, stable=False)
+    ((k, m),) = curves(below, "watershed, measured")
+    known = (k > spinodal(6)) & (k < 6)
+    assert known.any()
+    np.testing.assert_allclose(
+        np.expm1(k * m)[known] / (np.exp(k * m) + 5)[known], m[known], atol=1e-3
+    )
+
+    results, _ = work(
+        tmp_path / "b", "landscape", *SIX, "--resolution", "12", "--at", "3", "5", "8"
+    )
+    assert results["minima"] == [1, 7, 6]
+    (drawn,) = handed["landscape"]
+    line, u, half = drawn["line"], drawn["u"], drawn["u"][-1]
+    np.testing.assert_array_equal(u, drawn["v"])
+    x = patterns.equidistant(6)[:3]
+    corners = np.linalg.norm(x - x.mean(axis=0), axis=1)
+    for (name, grid), marks, k in zip(drawn["grids"], drawn["points"], (3, 5, 8), strict=True):
+        assert name.endswith(f"= {k}")
+        assert grid.shape == (12, 12)
+        assert np.isfinite(grid).all()
+        # E at the corner of the map, from its place in the plane
+        corner = x.mean(axis=0) - half * axes_of(x).sum(axis=0)
+        z = k * patterns.equidistant(6) @ corner
+        truth = -np.log(np.exp(z).sum()) / k + corner @ corner / 2 + math.log(6) / k + 0.5
+        assert grid[0, 0] == pytest.approx(truth, abs=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(marks["pattern"], axis=1), corners, atol=1e-9)
+        own, other = marks["pattern's own minimum"], marks["undecided minimum"]
+        assert (len(own), len(other)) == {3: (0, 1), 5: (3, 1), 8: (3, 0)}[k]
+        np.testing.assert_allclose(other, 0, atol=1e-6)
+        p = theory.pattern_weight(6, k) if len(own) else 0
+        shrunk = marks["pattern"] * (6 * p - 1) / 5
+        assert not len(own) or np.abs(own[:, None] - shrunk).sum(axis=2).min(axis=1).max() < 1e-6
+    for (_, curve), k in zip(line.curves, (3, 5, 8), strict=True):
+        zero = np.abs(curve.x).argmin()
+        assert curve.x[zero] == pytest.approx(0, abs=1e-9)
+        # the state at s has order parameter s
+        np.testing.assert_allclose(curve.y, energy_of(k, np.asarray(curve.x), 6), atol=1e-6)
+
+
+def test_retrieval_and_spectrum_of_random_patterns(tmp_path, handed):
+    made = ("--patterns", "random", "--dimension", "6", *SIX)
+    results, columns = work(
+        tmp_path / "a", "retrieval", *made, "--noise", "0.3", "--mask", "0.2", "--betas", "3"
+    )
+    assert [r["corruption"] for r in results["records"]] == ["noise", "mask"]
+    assert set(columns["corruption"]) == {"noise", "mask"}
+    assert numbers(columns["found"]).max() == 1
+    noise, mask, errors = handed["panels"].pop()["rows"]
+    for panel, name in ((noise, "noise 0.3"), (mask, "mask 0.2")):
+        assert panel.marks == {"$K_s$": pytest.approx(spinodal(6))}
+        record = next(r for r in results["records"] if name.startswith(r["corruption"]))
+        ((k, share),) = curves(panel, name)
+        np.testing.assert_array_equal(share, record["found"])
+        np.testing.assert_allclose(k[[0, -1]], [0.5 * spinodal(6), 30 * spinodal(6)])
+        assert (share[[0, -1]] == [0, 1]).all()
+    assert [name for name, _ in errors.curves] == ["noise 0.3", "noise 0.3, one update"]
+    results, columns = work(tmp_path / "b", "spectrum", *made)
+    assert results["report"]["N"] == 6
+    assert len(columns["onset_beta_eff"]) == 6
+    axes, separations, share = handed["panels"].pop()["rows"]
+    x = patterns.random(0, 6, 6)
+    spread = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    ((rank, values),) = curves(axes, "")
+    assert rank.tolist() == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(values, spread[:5] / spread.sum(), rtol=1e-9)
+    a = np.mean([np.sum((x[i] - x[j]) ** 2) / 2 for i in range(6) for j in range(i)])
+    gram = x @ x.T
+    lead = [gram[i, i] - max(gram[i, j] for j in range(6) if j != i) for i in range(6)]
+    ((found, order),) = curves(separations, "")
+    np.testing.assert_allclose(found, np.sort(lead) / a, rtol=1e-6)
+    np.testing.assert_allclose(order, np.arange(1, 7) / 6)
+    onset = numbers(columns["onset_beta_eff"])
+    ((k, y),) = curves(share, "")
+    np.testing.assert_allclose(y, [np.mean(onset <= at) for at in k])
+    marks = dict(share.marks)
+    first = results["report"]["first_instability"]["beta"] * a
+    assert marks.pop("mean lost") == pytest.approx(first)
+    marked(marks, 6, doubt="?")
+
+
+def test_capacity_and_metastable(tmp_path, monkeypatch, handed):
+    results, columns = work(
+        tmp_path / "a", "capacity", "--sizes", "6x6", "--patterns", "none", "--repeats", "2"
+    )
+    (record,) = results["records"]
+    assert len(record["onset"]) == len(columns["onset"]) == 12
+    assert record["predicted"] == pytest.approx(theory.spinodal(6).K)
+    steps, points = handed["panels"].pop()["rows"]
+    onset = numbers(columns["onset"])
+    ((k, share),) = curves(steps, "random 6x6")
+    np.testing.assert_allclose(share, [np.mean(onset <= at) for at in k])
+    assert (share[0], share[-1]) == (0, np.mean(np.isfinite(onset)))
+    ((x, y),) = curves(points, "random 6x6")
+    assert x == pytest.approx(spinodal(6))
+    assert y == np.sort(onset)[5]
+    ((x, y),) = curves(points, "")
+    assert x.tolist() == y.tolist()
+    monkeypatch.setattr(hopfield_patterns, "WINDOWS", ((4, 2, 1.0, 0.8, 0.0),))
+    results, _ = work(
+        tmp_path / "b", "metastable", "--patterns", "ultrametric", "--count", "8", "--betas", "8"
+    )
+    (window,) = results["windows"]
+    np.testing.assert_allclose(window["low"], window["exact"][0], rtol=1e-4)
+    np.testing.assert_allclose(window["high"], window["exact"][1], rtol=1e-4)
+    assert results["trees"][0]["minima"][[0, -1]].tolist() == [8, 1]
+    (drawn,) = handed["merge_tree"]
+    label, leaves = drawn["label"], drawn["order"]
+    assert (np.diff(drawn["beta_eff"]) < 0).all()
+    assert label[0].tolist() == list(range(8))  # a leaf is a minimum
+    assert drawn["number"].tolist() == [len(np.unique(row)) for row in label]
+    assert sorted(leaves) == list(range(8))
+    for row in label:  # what has met lies side by side, so that no two branches cross
+        assert len(np.unique(row)) == 1 + np.count_nonzero(np.diff(row[leaves]))
+    assert drawn["names"] == [str(i // 2) for i in range(8)]
+    assert drawn["colours"] == [i // 2 for i in range(8)]
+    assert drawn["marks"] == {"$K_s(N)$": pytest.approx(spinodal(8))}
+
+
+@pytest.mark.slow
+def test_diffusion_compares_markers_with_sampler_traces(tmp_path, handed):
+    results, columns = work(tmp_path, "diffusion", "--samples", "1024", "--steps", "50")
+    logsnr = numbers(columns["logsnr"])
+    known = numbers(columns["share of the label resolved"])
+    mixture = problems.make("digits", ("0",), problems.Source("exact")).mixture
+    present = np.isfinite(np.asarray(mixture.log_weights))
+    means = np.asarray(mixture.means, float)[present]
+    weights = np.exp(np.asarray(mixture.log_weights, float)[present])
+    label = np.nonzero(present)[0]
+    scale = float(np.asarray(mixture.scales)[present].max())
+
+    # What is known: the exact posterior of images noised by hand, in place of a sampler's states.
+    rng = np.random.default_rng(0)
+    which = rng.choice(len(means), 4000, p=weights / weights.sum())
+    x0, zero = means[which] + scale * rng.normal(size=(4000, 64)), label[which] == 0
+    share, members = [], []
+    for level in logsnr:
+        sigma = math.exp(-level / 2)
+        x = x0 + sigma * rng.normal(size=x0.shape)
+        p = np.exp(np.asarray(mixture.log_posterior(x.astype(np.float32), 1.0, sigma))[:, 0])
+        share.append(p[zero].mean() - p[~zero].mean())
+        members.append(np.median(p[zero]))
+    np.testing.assert_allclose(known, share, atol=0.06)  # a hundred chains end in the class
+    window = results["measured"]["share of the label resolved"]
+    np.testing.assert_allclose(window, diffusion.window_of(logsnr, share), atol=0.25)
+    half = diffusion.crossing(logsnr, members, 0.5)
+    assert results["members_cross"] == pytest.approx(half, abs=0.2)
+
+    # The markers from the data alone; the two Gaussians of the others only resemble the digits.
+    marks = results["predicted_logsnr"]
+    share = np.array([weights[label == c].sum() for c in range(10)])
+    centres = [weights[label == c] @ means[label == c] / share[c] for c in range(10)]
+    spread, between = (
+        np.linalg.eigvalsh(np.cov(np.transpose(x), bias=True, aweights=w))[-1]
+        for x, w in ((means, weights), (centres, share))
+    )
+    assert marks["speciation"] == pytest.approx(-math.log(spread + scale**2))
+    assert marks["class_speciation"] == pytest.approx(-math.log(between))
+    mean_half = means.var(axis=0).sum() * len(means) / (len(means) - 1)
+    beta = 2 * math.log(len(means)) / mean_half
+    assert marks["collapse"] == pytest.approx(-math.log(1 / beta - scale**2))
+    assert marks["evidence"] == pytest.approx(half, abs=0.4)
+    assert results["measured"]["resolved, predicted"].middle == pytest.approx(
+        window.middle, abs=0.5
+    )
+
+    (drawn,) = handed["window"]
+    assert list(drawn["marks"].values()) == list(marks.values())
+    assert drawn["measured"] == results["measured"]
+    np.testing.assert_array_equal(drawn["resolved"]["share of the label resolved"], known)
+    (_, _, inside), (_, _, outside) = drawn["bands"]
+    assert inside.shape == (50, results["chains_in_class"])
+    assert outside.shape == (50, 1024 - results["chains_in_class"])
+    assert inside[-1].min() > 0.5 > outside[-1].max()
+    assert drawn["prior"] == pytest.approx(share[0])
+    np.testing.assert_allclose(drawn["scale"][0], share[0] / (1 - share[0]), rtol=0.05)
+
+
+def test_patterns_from_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "keys.npy", rng.normal(size=(6, 2, 3)))
+    source = hopfield.transition.Source(str(tmp_path / "keys.npy"))
+    made = hopfield.build(source, count=3)
+    assert made.patterns.shape == (6, 6)  # all of it, as it is
+    assert made.name.startswith("keys")
+
+
+def test_images_are_the_same_for_a_seed_and_equally_many_a_class():
+    source = hopfield.transition.Source("digits", count=40)
+    first, again, other = (hopfield.build(source, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.patterns, again.patterns)
+    assert not np.array_equal(first.patterns, other.patterns)
+    for made in (first, other):
+        assert np.bincount(made.labels).tolist() == [4] * 10
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bifurcation", "--count", "1"), "--count must be at least 2 patterns, got 1"),
+        (("bifurcation", "--low", "0"), "from a number > 0 to a larger one, got 0 to"),
+        (("bifurcation", "--low", "-2"), "from a number > 0 to a larger one, got -2 to"),
+        (("bifurcation", "--betas", "1"), "--betas must be at least 2, got 1"),
+        (("bifurcation", "--angle", "170"), "16 patterns can have equal angles"),
+        (("bifurcation", "--patterns", "digit"), "did you mean 'digits'?"),
+        (("bifurcation", "--patterns", "nan.npy"), "row 1 of the patterns holds NaN or infinity"),
+        (
+            ("bifurcation", "--patterns", "zero.npy"),
+            "row 2 of the patterns holds nothing but zeros",
+        ),
+        (("bifurcation", "--patterns", "same.npy"), "rows 0 and 2 of the patterns are equal"),
+        (("bifurcation", "--patterns", "flat.npy"), "must hold patterns as rows [N, d], got shape"),
+        (("bifurcation", "--patterns", "one.npy"), "at least 2 patterns, got N = 1"),
+        (("bifurcation", "--patterns", "text.npy"), "as an array of patterns"),
+        (("bifurcation", "--patterns", "none.npy"), "cannot read none.npy"),
+        (("phase-diagram", "--counts", "2", "6"), "--counts must be at least 3, got 2"),
+        (("phase-diagram", "--counts", "6"), "at least two numbers of patterns"),
+        (("collapse", "--betas", "2"), "--betas must be at least 6, got 2"),
+        (("basins", "--starts", "0"), "--starts must be at least 1, got 0"),
+        (("basins", "--concentration", "0"), "--concentration must be a number > 0, got 0"),
+        (("landscape", "--at", "-1"), "beta must be finite and > 0, got -1"),
+        (("landscape", "--plane", "pca"), "unknown plane 'pca'"),
+        (("landscape", "--count", "2"), "a plane needs at least 3 patterns, got 2"),
+        (("retrieval", "--noise", "0"), "--noise must be > 0, got 0"),
+        (("retrieval", "--mask", "2"), "--mask must be > 0 and at most 1, got 2"),
+        (("retrieval", "--count", "9999"), "digits has 1797 images, --count asks for 9999"),
+        (("capacity", "--sizes", "64"), "--sizes are written NxD, such as 64x128, got '64'"),
+        (("capacity", "--normalise", "units"), "did you mean 'unit'?"),
+        (("capacity", "--repeats", "0"), "--repeats must be at least 1, got 0"),
+        (("metastable", "--count", "10"), "10 patterns cannot be split into 4 equal groups"),
+        (("diffusion", "--forbid", "ten"), "unknown digits class 'ten'"),
+        (("diffusion", "--steps", "2000"), "2000 steps lie outside the schedule"),
+        (("diffusion", "--samples", "1"), "--samples must be at least 16, got 1"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(4, 3))
+    for name, row, value in (("nan", 1, math.nan), ("zero", 2, 0.0), ("same", 2, rows[0])):
+        bad = rows.copy()
+        bad[row] = value
+        np.save(f"{name}.npy", bad)
+    np.save("flat.npy", rows[0])
+    np.save("one.npy", rows[:1])
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        hopfield.main([*words, "--out", "run"])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_exit_code_two_without_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(lambda: hopfield.main(["basins", "--count", "1", "--out", str(tmp_path / "x")]))
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --count must be at least 2")
+    assert said.count("\n") == 1

@@ -1,0 +1,75 @@
+"""The README's example runs as it stands, and its commands exist."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import re
+from pathlib import Path
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+
+
+def test_the_first_example_runs_and_prints_what_it_says():
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    assert len(code.strip().splitlines()) <= 12
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    assert out.getvalue().strip() == "(64, 8, 8, 1) (50, 64)"
+
+
+def test_the_hopfield_example_finds_every_minimum():
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    assert "K_s=6.92458464" in out.getvalue()
+    assert "64 certified minima" in out.getvalue()
+
+
+def test_the_last_example_builds_its_rule():
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
+
+    def network(x, row, roles):
+        return dict.fromkeys(roles, x)
+
+    scope = {"my_base": network, "my_negative": network}
+    exec(code, scope)
+    assert set(scope["rule"].roles) == {"base", "positive", "negative"}
+
+
+def test_commands_and_files_named_in_the_readme_exist():
+    root = Path(__file__).resolve().parents[2]
+    jobs = set(re.findall(r"python -m ([a-z_.]+)|\.\.\. ((?:train|eval)\.[a-z_]+)", README))
+    names = {name for pair in jobs for name in pair if name}
+    assert {"eval.class_removal", "eval.study.report", "train.classifier"} <= names
+    for name in names:
+        assert importlib.util.find_spec(name) is not None, name
+    for file in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (root / file).exists(), file
+
+
+def test_options_named_in_the_readme_are_options():
+    import tyro
+
+    from eval import class_removal
+    from eval.bench import __main__ as bench
+    from eval.study import __main__ as study
+    from train import options, presets
+
+    lines = re.findall(r"(?:python -m|\.\.\.) ((?:train|eval)\.[a-z_]+) ([^`\n#]+)", README)
+    read = {"class_removal": 0, "study": 0, "diffusion": 0, "classifier": 0, "bench": 0}
+    for job, line in lines:
+        words = line.split()
+        name = job.rpartition(".")[2]
+        if name in ("class_removal", "study", "bench"):
+            config = {"class_removal": class_removal, "study": study, "bench": bench}[name].Config
+            tyro.cli(config, args=words)
+        elif name in ("diffusion", "classifier"):
+            kind = options.DiffusionOptions if name == "diffusion" else options.Options
+            known = presets.DIFFUSION if name == "diffusion" else presets.CLASSIFIER
+            assert tyro.cli(kind, args=words).job(known).steps > 0
+        read[name] = read.get(name, 0) + 1
+    assert all(read.values()), read

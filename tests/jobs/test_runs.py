@@ -1,0 +1,189 @@
+"""Run folders are never overwritten by accident; results are strict JSON; exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dng_jax.errors import InputError, NonFiniteError
+from dng_jax.jobs import cli, runs
+from dng_jax.jobs.tables import Table
+from dng_jax.metrics import class_report
+
+
+@dataclasses.dataclass
+class Config:
+    """A job's settings."""
+
+    out: Path
+    steps: int = 50
+    scales: tuple[float, ...] = (0.3, float("inf"))
+    overwrite: bool = False
+
+
+def test_a_new_folder_records_config_and_provenance(tmp_path):
+    folder = runs.new_run_folder(tmp_path / "a" / "b", Config(Path("anywhere")))
+    stored = json.loads((folder / "run.json").read_text())
+    assert stored["config"]["scales"] == [0.3, "Infinity"]
+    found = stored["provenance"]
+    assert found["packages"]["jax"]
+    assert found["device_count"] >= 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["time_utc"])
+    assert found["git"] is None or re.fullmatch(r"[0-9a-f]{40}", found["git"]["commit"])
+
+
+def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path):
+    folder = runs.new_run_folder(tmp_path / "run", Config(tmp_path, steps=50))
+    (folder / "result.json").write_text("1")
+    first = json.loads((folder / "run.json").read_text())["provenance"]
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    refused = r"holds another run \(steps 50, not 51\): choose another --out$"
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=refused):
+            runs.new_run_folder(folder, Config(tmp_path, steps=51), overwrite=overwrite)
+    with pytest.raises(InputError, match="already holds this run"):
+        runs.new_run_folder(folder, Config(tmp_path))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    # `out` and `overwrite` themselves do not make it another run; earlier results stay.
+    again = Config(tmp_path / "elsewhere", overwrite=True)
+    assert runs.new_run_folder(folder, again, overwrite=True) == folder
+    sittings = json.loads((folder / "run.json").read_text())["sittings"]
+    assert [s["time_utc"] for s in sittings[:1]] == [first["time_utc"]]
+    assert len(sittings) == 2
+    assert (folder / "result.json").read_text() == "1"
+
+
+def test_three_fields_that_differ_are_named_wherever_they_lie(tmp_path):
+    config = {"network": {"channels": 8, "kind": "unet"}, "a": 1, "b": None, "c": [1], "d": "x"}
+    folder = runs.new_run_folder(tmp_path / "run", config)
+    other = {"network": {"channels": 16, "kind": "unet"}, "a": 1, "c": [2], "d": "y"}
+    with pytest.raises(InputError) as caught:
+        runs.new_run_folder(folder, other)
+    told = "network.channels 8, not 16; b null, not unset; c [1], not [2]; ..."
+    assert f"holds another run ({told}): choose" in str(caught.value)
+
+
+def test_a_full_disk_is_one_sentence_and_other_faults_keep_their_traceback(tmp_path, monkeypatch):
+    def refuse(number):
+        def write_text(path, *_, **__):
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(Path, "write_text", write_text)
+
+    refuse(errno.ENOSPC)
+    with pytest.raises(InputError, match=r"run.json \(no space left on device\): make room"):
+        runs.new_run_folder(tmp_path / "run", {"steps": 1})
+    refuse(errno.EACCES)
+    with pytest.raises(InputError, match=r"r.json \(permission denied\): see to the folder"):
+        runs.write_json(tmp_path / "r.json", 1)
+    refuse(errno.EMFILE)
+    with pytest.raises(OSError, match="Too many open files"):
+        runs.write_json(tmp_path / "r.json", 1)
+
+
+def test_a_job_killed_before_its_run_json_was_whole_leaves_the_folder_free(tmp_path):
+    (tmp_path / ".run.json.4711").write_text('{"config": {"st')
+    assert runs.new_run_folder(tmp_path, Config(tmp_path)) == tmp_path
+    with pytest.raises(InputError, match="already holds this run"):
+        runs.new_run_folder(tmp_path, Config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "run.json"])
+def test_foreign_files_are_refused_even_with_overwrite(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="another run"):
+        runs.new_run_folder(tmp_path, {"steps": 1}, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="cannot make the folder"):
+            runs.new_run_folder(path, {})
+
+
+def test_git_of_a_folder_inside_another_checkout_is_none(tmp_path):
+    (tmp_path / "inner").mkdir()
+    assert runs._git(tmp_path) is None
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert runs._git(tmp_path / "inner") is None
+
+
+def test_json_is_strict_and_whole(tmp_path):
+    value = {
+        "nan": float("nan"),
+        "inf": np.float32(-np.inf),
+        "array": np.array([[1.0, np.nan]]),
+        "jax": jnp.arange(2, dtype=jnp.bfloat16),
+        "count": np.int64(3),
+        "flag": np.bool_(True),
+        7: Path("a/b"),
+        "report": class_report(np.array([1, 9, 9]), np.array([False, True, True])).forbidden,
+    }
+    path = runs.write_json(tmp_path / "r.json", value)
+    read = json.loads(path.read_text(), parse_constant=lambda c: pytest.fail(f"not JSON: {c}"))
+    assert read["nan"] is None
+    assert read["inf"] == "-Infinity"
+    assert read["array"] == [[1.0, None]]
+    assert read["jax"] == [0.0, 1.0]
+    assert (read["count"], read["flag"], read["7"]) == (3, True, "a/b")
+    assert read["report"]["count"] == 1
+    before = path.read_text()
+    with pytest.raises(InputError, match="cannot write object"):
+        runs.write_json(path, {"x": object()})
+    assert path.read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("steps must be > 0"), 2),
+        (NonFiniteError("step 3"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes_and_one_sentence(capsys, error, code):
+    def job():
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        cli.main(job)
+    assert left.value.code == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert str(error) in captured.err
+
+
+def test_faults_keep_their_traceback_and_success_returns():
+    with pytest.raises(ZeroDivisionError):
+        cli.main(lambda: 1 / 0)
+    assert cli.main(lambda: 1) is None
+
+
+def test_table_gives_markdown_and_prints_intervals(capsys):
+    table = Table("leak", ["rule", "KL(q||g)", "leak [95%]"])
+    table.add("pair", np.float32(0.123456), "[0.1, 0.2]")
+    table.add("classes", float("nan"), None)
+    with pytest.raises(InputError, match="3 cells"):
+        table.add("short")
+    assert table.markdown() == (
+        "| rule | KL(q\\|\\|g) | leak [95%] |\n| :-- | --: | --: |\n"
+        "| pair | 0.1235 | [0.1, 0.2] |\n| classes | – | – |\n"
+    )
+    table.add("x" * 90, 1, 2)
+    table.print()
+    printed = capsys.readouterr().out
+    assert "[0.1, 0.2]" in printed  # not taken for markup
+    assert "x" * 90 in printed  # a pipe is not 80 columns wide

@@ -1,0 +1,470 @@
+"""The training jobs end to end on little data: what they write, how they stop, what they refuse."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import signal
+import struct
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tyro
+from safetensors import safe_open
+
+import train.classifier
+import train.diffusion
+from dng_jax import data, nets, training
+from dng_jax.errors import InputError
+from dng_jax.experiments import problems
+from dng_jax.jobs import cli, runs
+from dng_jax.metrics.reference import Reference
+from dng_jax.training.checkpoints import RunStates
+from dng_jax.weights import files as checkpoints
+from dng_jax.weights import pretrained
+from tests.jobs.kill_resume import TINY, equal, newest, numbers, state_like
+from train import finish, logs, loop, options, presets, start
+from train.options import DiffusionOptions, Options
+
+SMALL = DiffusionOptions(
+    set=TINY, steps=10, batch_size=32, log_every=5, save_every=5, sample_every=0
+)
+
+
+PLAIN = ("network.conditioning=none",)
+CLASSIFIER = Path(pretrained.__file__).parent / "digits-classifier.safetensors"
+
+
+def small(out, **changes):
+    return dataclasses.replace(SMALL, out=out, **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_compilation):
+    """All jobs here."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was never disturbed, with sample grids."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train.diffusion.run(small(out, sample_every=5, dtype="bfloat16"))
+    return out
+
+
+def test_diffusion_job_writes_what_it_says(finished):
+    assert {p.name for p in finished.iterdir()} == {
+        "run.json", "metrics.jsonl", "tensorboard", "states", "samples", "model.safetensors",
+        "model.md",
+    }  # fmt: skip
+    lines = logs.read(finished)
+    assert [line["step"] for line in lines] == [5, 10]
+    for before, line in zip([{"step": 0, "seconds": 0}, *lines], lines, strict=False):
+        rate = 32 * (line["step"] - before["step"]) / (line["seconds"] - before["seconds"])
+        assert line["images_per_second"] == pytest.approx(rate, rel=0.05, abs=1)
+    assert {p.name for p in (finished / "samples").iterdir()} == {
+        "step-000005.png",
+        "step-000010.png",
+    }
+    module, params, _ = checkpoints.load_model(finished / "model.safetensors")
+    state = newest(finished, *state_like(10))
+    assert int(state.step) == 10
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), params, state.ema)
+    assert module == state_like(10)[0]
+
+    with safe_open(finished / "model.safetensors", framework="numpy") as file:
+        told = file.metadata()
+    assert (told["dataset"], told["schedule"], told["images"]) == ("digits", "linear", "320")
+    assert abs(float(told["seconds"]) - lines[-1]["seconds"]) < 30
+    assert told["command"].startswith("python -m train.diffusion --preset digits --steps 10 ")
+    card = (finished / "model.md").read_text()
+    for fact in (
+        "10 steps, 320 images seen", "digits, split all: all 1,797 images, 8x8x1", "bfloat16",
+        "| final, mean of the 1 logged batch in the last 5% of the steps |",
+        "--set network.channels=8",
+        f"loss {lines[-1]['loss']:.4f}", "samples/step-000010.png", "| schedule | linear |",
+    ):  # fmt: skip
+        assert fact in card
+
+
+def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_path):
+    out = tmp_path / "run"
+    chosen = small(out, only_class=3, set=(*TINY, "network.conditioning=none"))
+    job = chosen.job(presets.DIFFUSION)
+    runs.new_run_folder(out, job, facts={"init": {"file": "a.safetensors", "steps": "7|8\n9"}})
+    record = runs.read_run(out)
+    known = record["provenance"]
+    record["sittings"] = [
+        known | {"git": {"commit": c * 40, "dirty": c == "a"}, "device": d}
+        for c, d in (("a", "cpu"), ("b", "x"), ("c", "cpu"))
+    ]
+    runs.write_json(out / "run.json", record)
+    lines = [{"step": s, "seconds": s, "loss": s / 100} for s in (50, 96, 98, 100)]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    state = types.SimpleNamespace(step=job.steps)
+    told = finish.facts("diffusion", job, chosen, state, 3.0, out, 183, {})
+    assert told["commit"] == "a" * 40 + " with changes (start), " + "c" * 40 + " (end)"
+    assert told["hardware"].count("cpu, ") == told["hardware"].count("x, ") == 1
+    assert told["used"] == "all 183 images of class 3"
+    assert told["final"] == "loss 0.9800"
+    assert told["final_mean_of"] == "3 logged batches in the last 5% of the steps"
+    assert told["started_from"] == "a.safetensors: steps 7/8 9"
+    assert " --init a.safetensors " in told["command"]
+
+
+def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys):
+    out, path, (module, _) = tmp_path / "run", finished / "model.safetensors", state_like(10)
+    job, where = small(out).job(presets.DIFFUSION), start.place(SMALL)
+    optimiser = training.make_optimiser(10, 1e-3, 2)
+    fresh = functools.partial(training.init_state, module, optimiser, jax.random.key(0))
+    init = start.read_init(path, fresh)
+    start.open_run(out, job, False, where, init)
+    facts = runs.read_run(out)["init"]
+    assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (facts["file"], facts["steps"], facts["images"]) == ("model.safetensors", "10", "320")
+    assert facts["command"].startswith("python -m train.diffusion ")
+    _, stored, _ = checkpoints.load_model(path)
+    state = start.first_state(fresh, init, out, where)
+    for tree in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, tree, stored)
+    assert "parameters from" in capsys.readouterr().out
+
+    with pytest.raises(InputError, match="no saved state yet: give --init again"):
+        start.open_run(out, job, True, where)
+    (out / "states" / "5").mkdir(parents=True)
+    start.open_run(out, job, True, where)
+    start.open_run(out, job, True, where, init)
+    assert runs.read_run(out)["init"] == facts
+    assert len(runs.read_run(out)["sittings"]) == 3
+    start.first_state(fresh, init, out, where)
+    assert "parameters from" not in capsys.readouterr().out
+
+    other = jax.tree.map(lambda leaf: leaf + 1, stored)
+    checkpoints.save_model(tmp_path / "other.safetensors", other, nets.describe(module))
+    with pytest.raises(InputError, match=r"started from another model.safetensors \(sha256 "):
+        start.open_run(
+            out, job, True, where, start.read_init(tmp_path / "other.safetensors", fresh)
+        )
+    with pytest.raises(InputError, match="started without --init"):
+        start.open_run(finished, job, True, where, init)
+
+
+def test_event_files_hold_the_same_numbers(finished):
+    from tensorboardX.proto.event_pb2 import Event
+
+    (path,) = (finished / "tensorboard").iterdir()
+    content, found, at = path.read_bytes(), {}, 0
+    while at < len(content):
+        (length,) = struct.unpack_from("<Q", content, at)  # length, its checksum, data, checksum
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        found |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
+        at += length + 16
+    for line in logs.read(finished):
+        for name in ("loss", "loss_class", "grad_norm"):
+            assert found[line["step"], name] == pytest.approx(line[name], abs=1e-6)
+
+
+def test_sigterm_saves_leaves_with_0_and_resume_ends_the_same(finished, tmp_path, capsys):
+    out, make = tmp_path / "run", training.make_diffusion_step
+
+    def signalled(*arguments):
+        step = make(*arguments)
+
+        def run(state, *arrays):
+            if int(state.step) == 5:
+                signal.raise_signal(signal.SIGTERM)
+            return step(state, *arrays)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_diffusion_step", signalled)
+        assert cli.main(lambda: train.diffusion.run(small(out, save_every=100))) is None
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    said = capsys.readouterr().out
+    assert "stopped by SIGTERM: step 6 of 10 is saved" in said
+    assert "--resume" in said
+    assert not (out / "model.safetensors").exists()
+    assert json.loads((out / "run.json").read_text())["config"]["network"]["channels"] == 8
+
+    train.diffusion.run(small(out, save_every=100, resume=True))
+    assert "going on from step 6" in capsys.readouterr().out
+    assert equal(newest(finished, *state_like(10)), newest(out, *state_like(10)))
+    assert numbers(finished) == numbers(out)
+
+
+def test_a_second_interrupt_leaves_at_once():
+    # A job in the background may have inherited that Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        stop = loop.StopSignal()
+        with stop.listening():
+            signal.raise_signal(signal.SIGINT)
+            assert stop.agreed()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.name == "SIGINT"
+
+
+def test_nan_and_full_disk_leave_with_2_and_one_sentence(tmp_path, capsys, monkeypatch):
+    def main(job):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(job)
+        assert caught.value.code == 2
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        assert message.count("\n") == 1
+        return message
+
+    make = training.make_diffusion_step
+
+    def spoiled(*arguments):
+        step = make(*arguments)
+
+        def run(state, *arrays):
+            new, metrics = step(state, *arrays)
+            return new, metrics | {"grad_norm": metrics["grad_norm"] / (new.step != 8)}
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_diffusion_step", spoiled)
+        message = main(lambda: train.diffusion.run(small(tmp_path / "nan")))
+    assert "step 8, where the grad norm inf is not finite" in message
+    assert int(newest(tmp_path / "nan", *state_like(10)).step) == 5
+
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", refuse)
+        message = main(lambda: train.diffusion.run(small(tmp_path / "full")))
+    assert "no space left on device" in message
+    # The same folder goes on once there is room.
+    train.diffusion.run(small(tmp_path / "full", resume=True))
+    assert (tmp_path / "full" / "model.safetensors").exists()
+
+
+def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
+    """Attention, dropout, three channels, class labels, one class alone, best state, bfloat16."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 32, 32, 3)).astype(np.uint8)
+    labels = np.arange(64, dtype=np.int32) % 10
+    asked = []
+
+    def load(name, split):
+        asked.append((name, split))
+        names = tuple("abcdefghij")
+        return images, labels, data.Info("cifar10", 10, names, (32, 32, 3))
+
+    monkeypatch.setattr(data, "load", load)
+    little = (
+        "network.channels=8", "network.multipliers=1,1", "network.blocks=0", "warmup=1",
+        "network.embed_channels=16", "network.patch=4", "network.middle_blocks=1",
+    )  # fmt: skip
+    out = tmp_path / "run"
+    path = train.diffusion.run(
+        DiffusionOptions(
+            preset="cifar10-label", out=out, set=little, steps=4, batch_size=8, examples=40,
+            log_every=1, save_every=2, sample_every=4, precision="bfloat16", export="best",
+        )
+    )  # fmt: skip
+    assert asked == [("cifar10", "train")]
+    lines = logs.read(out)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    # The output starts at zero: the first loss is the mean square of the noise, near 1.
+    assert lines[0]["loss"] == pytest.approx(1, abs=0.1)
+    _, params, config = checkpoints.load_model(path)
+    assert config["conditioning"] == "label"
+    assert config["attention_levels"] == [1]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    assert "cifar10, split train: the first 40 images, 32x32x3" in (out / "model.md").read_text()
+    assert (out / "samples" / "step-000004.png").exists()
+
+
+def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
+    out = tmp_path / "run"
+    small = Options(out=out, steps=40, batch_size=32, log_every=20, save_every=20, examples=300)
+    train.classifier.run(small)
+    said = capsys.readouterr().out
+    lines = logs.read(out)
+    assert [line["step"] for line in lines] == [20, 40]
+    assert set(lines[0]) == {
+        "step", "seconds", "loss", "accuracy", "grad_norm", "images_per_second",
+    }  # fmt: skip
+    module, params, _ = checkpoints.load_model(out / "model.safetensors")
+    images, labels, _ = data.load("digits", "test")
+    logits = module.apply({"params": params}, data.to_unit(images))
+    accuracy = np.mean(np.argmax(logits, -1) == labels)
+    assert f"test accuracy {accuracy:.4f} on 355 images" in said
+    assert f"| test accuracy | {accuracy:.4f} |" in (out / "model.md").read_text()
+    # What real images look like is asked of all of them, few as the network was trained on.
+    whole = np.bincount(data.load("digits", "train")[1])
+    reference = Reference.load(problems.reference_path(out / "model.safetensors"))
+    assert [float(m.count) for m in reference.moments] == whole.tolist()
+    assert "split train: the first 300 images" in (out / "model.md").read_text()
+    with pytest.raises(InputError, match="already holds this run"):
+        train.classifier.run(small)
+    with pytest.raises(InputError, match=r"holds another run \(steps 40, not 30\)"):
+        train.classifier.run(dataclasses.replace(small, steps=30, resume=True))
+
+
+def test_classifier_job_refuses_at_the_start_what_would_fail_at_the_end(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="does not exist: check the path"):
+        train.classifier.run(Options(out=out, init=tmp_path / "nothing"))
+    load = data.load
+
+    def one_seven(name, split):
+        images, labels, info = load(name, split)
+        kept = (labels != 7) | (np.cumsum(labels == 7) == 1)
+        return images[kept], labels[kept], info
+
+    monkeypatch.setattr(data, "load", one_seven)
+    with pytest.raises(InputError, match=r"classes \[7\] have fewer than two images in digits"):
+        train.classifier.run(Options(out=out))
+    assert not out.exists()
+
+
+def test_states_of_another_network_are_refused(finished, tmp_path):
+    out, (module, state) = tmp_path / "run", state_like(10)
+    runs.new_run_folder(out, small(out).job(presets.DIFFUSION))
+    other = nets.describe(module) | {"channels": 16}
+    with RunStates(out / "states", other) as states:
+        states.save(state._replace(step=state.step + 5), 1.0)
+    with pytest.raises(InputError, match=r"another network \(channels 16, not 8\)"):
+        train.diffusion.run(small(out, resume=True))
+    with RunStates(out / "states", other) as states:
+        assert states.steps() == [5]
+
+
+def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"pip install 'dng-jax\[wandb\]'"):
+        logs.Log(tmp_path, 0, wandb="project")
+    seen = []
+    run = types.SimpleNamespace(
+        log=lambda values, step: seen.append((step, values)),
+        finish=lambda exit_code: seen.append(exit_code),
+    )
+    asked = []
+    fake = types.SimpleNamespace(init=lambda **options: asked.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with logs.Log(tmp_path, 0, wandb="project") as log:
+        log.write(5, 1.0, {"loss": 0.5})
+    assert seen == [(5, {"loss": 0.5}), 0]
+    # A resumed run has its id again; a folder of the same name elsewhere has another.
+    (tmp_path / "elsewhere" / tmp_path.name).mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "elsewhere" / tmp_path.name):
+        with logs.Log(folder, 0, wandb="project"):
+            pass
+    first, again, other = (options["id"] for options in asked)
+    assert first == again == (tmp_path / "wandb-id").read_text().strip()
+    assert first not in (other, tmp_path.name)
+    assert {options["project"] for options in asked} == {"project"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "digit"}, "did you mean 'digits'"),
+        ({"set": ("ema_decy=0.9",)}, "unknown field 'ema_decy': did you mean 'ema_decay'"),
+        ({"set": ("network.chanels=9",)}, "did you mean 'channels'"),
+        ({"set": ("steps=ten",)}, "steps takes int, got 'ten'"),
+        ({"set": ("network.multipliers=1,x",)}, "network.multipliers takes"),
+        ({"set": ("network.scale_shift=maybe",)}, "takes bool, got 'maybe'"),
+        ({"set": ("network=3",)}, "network has fields of its own"),
+        ({"set": ("steps.more=3",)}, "steps has no fields"),
+        ({"set": ("steps",)}, "has no value"),
+        ({"set": ("network.patch=3",)}, "patch 3"),
+        ({"set": ("learning_rate=nan",)}, "learning_rate must be positive"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"log_every": 0}, "--log-every must be at least 1"),
+        ({"precision": "float16"}, "unknown precision 'float16'"),
+        ({"dtype": "bf16"}, "did you mean 'bfloat16'"),
+        ({"platform": "gpus"}, "unknown platform 'gpus'"),
+        ({"only_class": 10, "set": PLAIN}, "--only-class must be 0 to 9, got 10"),
+        (
+            {"only_class": 1},
+            "--only-class needs a network with conditioning none, digits has heads",
+        ),
+        ({"set": ("weight_decay=nan",)}, "--weight-decay must be at least 0, got nan"),
+        ({"set": ("network.channels=0",)}, "channels must be at least 1, got 0"),
+        ({"seed": 2**32}, "--seed must be at least 0 and below 2^32"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"init": Path("nothing.safetensors")}, "nothing.safetensors does not exist"),
+        ({"init": Path(__file__)}, "is not a whole safetensors file"),
+        ({"init": CLASSIFIER}, "has no weights of this network: leave out --init"),
+        ({"set": ("network.num_classes=11",)}, "made for 11 classes"),
+        ({"set": ("dataset=dogits",)}, "did you mean 'digits'"),
+        ({"resume": True}, "holds no run to resume"),
+        ({"num_processes": 2}, "belong together"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, changes, message):
+    out = tmp_path / "run"
+    with pytest.raises(InputError) as caught:
+        train.diffusion.run(dataclasses.replace(SMALL, **({"out": out, "set": ()} | changes)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_overrides_read_every_type():
+    job = presets.cifar10_label()
+    for text in (
+        "network.multipliers=1,2", "network.attention_levels=", "network.scale_shift=true",
+        "network.image_shape=(8,8,1)", "steps=1_000", "learning_rate=3e-4", "only_class=4",
+        "dataset=digits", "examples=none",
+    ):  # fmt: skip
+        job = options.override(job, text)
+    network = job.network
+    assert (network.multipliers, network.attention_levels) == ((1, 2), ())
+    assert (network.scale_shift, network.image_shape) == (True, (8, 8, 1))
+    assert (job.steps, job.learning_rate, job.only_class) == (1000, 3e-4, 4)
+    assert (job.dataset, job.examples) == ("digits", None)
+
+
+def test_command_line_and_the_command_that_repeats_it():
+    words = "--preset mnist-small-plain --only-class 3 --set clip=2 --set seed=4 --steps 7 --out x"
+    parsed = tyro.cli(DiffusionOptions, args=words.split())
+    job = parsed.job(presets.DIFFUSION)
+    assert (job.only_class, job.clip, job.seed, job.steps) == (3, 2.0, 4, 7)
+    again = parsed.command("diffusion")
+    assert again.startswith("python -m train.diffusion --preset mnist-small-plain ")
+    assert " --out" not in again
+    assert tyro.cli(DiffusionOptions, args=again.split()[3:]).job(presets.DIFFUSION) == job
+
+
+def test_presets_say_what_they_cost_and_name_their_command():
+    for name, make in [*presets.DIFFUSION.items(), *presets.CLASSIFIER.items()]:
+        assert f"--preset {name}" in make.__doc__
+        assert "cost" in make.__doc__.lower()
+        assert isinstance(nets.describe(nets.UNet(make().network)), dict)
+    sizes = {n: make().network.conditioning for n, make in presets.DIFFUSION.items()}
+    assert sizes["cifar10"] == sizes["mnist"] == sizes["mnist-small-plain"] == "none"
+    assert sizes["cifar10-label"] == "label"
+    assert {sizes[n] for n in ("digits", "mnist-small", "mnist-heads", "cifar10-heads")} == {
+        "heads"
+    }
+
+
+def test_processes_are_named_by_options_or_by_slurm():
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}
+    find = start.process_arguments
+    assert find(None, None, None, {}) is None
+    assert find(None, None, None, slurm) == {}
+    assert find(None, None, None, slurm | {"SLURM_NTASKS": "1"}) is None
+    assert find("host:1234", 2, 1, slurm) == {
+        "coordinator_address": "host:1234", "num_processes": 2, "process_id": 1,
+    }  # fmt: skip
+    for wrong in (("host", 2, 0), ("host:12", 2, 2), ("host:12", 2, None)):
+        with pytest.raises(InputError):
+            find(*wrong, {})
