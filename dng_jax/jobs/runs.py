@@ -46,7 +46,7 @@ PACKAGES = (
 )
 
 
-WHERE_NOT_WHAT = ("out", "overwrite", "resume", "devices")
+WHERE_NOT_WHAT = ("run", "out", "overwrite", "resume", "devices")
 
 
 ROOT = Path(__file__).resolve().parents[2]

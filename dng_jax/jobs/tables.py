@@ -1,9 +1,17 @@
-"""Tables of results: for a person at the terminal, and as Markdown for a report."""
+"""Results told once: records (mappings) become tables, Markdown and CSV.
+
+record     {"rule": "np=0.3", "leak": 0.02, ...}, also what results.json holds
+table      Table.of(title, records, {heading: field, or record -> cell})
+CSV        write_csv(path, records, fields): a record of arrays [n] gives n lines, its single
+           values repeated
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +34,19 @@ class Table:
     def __init__(self, title: str, columns: Sequence[str]) -> None:
         self.title, self.columns = title, tuple(columns)
         self.rows: list[tuple[str, ...]] = []
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        records: Sequence[Mapping[str, Any]],
+        columns: Mapping[str, str | Callable[[Any], object]],
+    ) -> Table:
+        """One row per record; columns: heading -> field of the record, or record -> cell."""
+        table = cls(title, tuple(columns))
+        for record in records:
+            table.add(*(record[c] if isinstance(c, str) else c(record) for c in columns.values()))
+        return table
 
     def add(self, *cells: object) -> None:
         """Adds one row; InputError unless it has one cell per column."""
@@ -60,6 +81,23 @@ class Table:
         head = [[_escaped(c) for c in self.columns], rule]
         body = [[_escaped(c) for c in row] for row in self.rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in head + body)
+
+
+def write_csv(
+    path: str | Path, records: Sequence[Mapping[str, Any]], fields: Sequence[str] | None = None
+) -> Path:
+    """Records as CSV with all digits; fields: which of their entries, in order (default: all).
+
+    Arrays [n] of a record give n lines, its single values stand on each of them.
+    """
+    names = list(records[0] if fields is None else fields)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for record in records:
+        columns = np.broadcast_arrays(*(np.atleast_1d(np.asarray(record[n])) for n in names))
+        writer.writerows(zip(*(c.tolist() for c in columns), strict=True))
+    return write_text(path, text.getvalue())
 
 
 def publish(folder: str | Path, *tables: Table) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dng_jax.errors import InputError, NonFiniteError
-from dng_jax.jobs import cli, runs
+from dng_jax.jobs import cli, options, runs, tables
 from dng_jax.jobs.tables import Table
 from dng_jax.metrics import class_report
 
@@ -187,3 +187,19 @@ def test_table_gives_markdown_and_prints_intervals(capsys):
     printed = capsys.readouterr().out
     assert "[0.1, 0.2]" in printed  # not taken for markup
     assert "x" * 90 in printed  # a pipe is not 80 columns wide
+
+
+def test_records_become_tables_and_csv(tmp_path):
+    records = [{"N": 3, "K": np.array([1.0, 2.0])}, {"N": 5, "K": np.array([0.1])}]
+    table = tables.Table.of("t", records, {"N": "N", "first": lambda r: r["K"][0]})
+    assert table.rows == [("3", "1"), ("5", "0.1")]
+    path = tables.write_csv(tmp_path / "t.csv", records)
+    assert path.read_text() == "N,K\n3,1.0\n3,2.0\n5,0.1\n"
+    assert tables.write_csv(path, records, ["K"]).read_text() == "K\n1.0\n2.0\n0.1\n"
+
+
+def test_options_below_their_bound_are_named():
+    with pytest.raises(InputError, match=r"--log-every must be at least 1, got 0$"):
+        options.at_least(1, steps=3, log_every=0)
+    with pytest.raises(InputError, match="got nan"):
+        options.at_least(0, decay=float("nan"))
