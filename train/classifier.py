@@ -12,7 +12,7 @@ import tyro
 
 from dng_jax import data, nets, training
 from dng_jax.errors import InputError
-from dng_jax.experiments import problems
+from dng_jax.experiments import classifiers
 from dng_jax.jobs import cli
 from dng_jax.metrics import features
 from dng_jax.training.checkpoints import disk_errors
@@ -74,9 +74,11 @@ def run(options: Options) -> Path | None:
         path = finish.write(out, params, module, text, options.dtype, None)
         # Through the weights as they are stored: those will look at generated images.
         stored, params, _ = checkpoints.load_model(path)
-        look, name = features.judge(stored, params), f"{job.dataset}-classifier"
-        reference = problems.make_reference(look, every, every_label, job.network.num_classes, name)
-        reference.save(problems.reference_path(path), dtype="float16")
+        look, name = features.classifier(stored, params), f"{job.dataset}-classifier"
+        reference = classifiers.make_reference(
+            look, every, every_label, job.network.num_classes, name
+        )
+        reference.save(classifiers.reference_path(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
 

@@ -44,7 +44,7 @@ def facts(
         extra = {**extra, "started_from": _origin(record["init"])}
         # A resumed run may leave the option out.
         options = dataclasses.replace(options, init=Path(record["init"]["file"]))
-    sittings = record["sittings"]
+    sittings = record["sessions"]
     commits = _distinct([_commit(sittings[0]), _commit(sittings[-1])])
     losses, lines = logs.average_of_last(folder)
     batches = "1 logged batch" if lines == 1 else f"{lines} logged batches"

@@ -20,7 +20,7 @@ import train.classifier
 import train.diffusion
 from dng_jax import data, nets, training
 from dng_jax.errors import InputError
-from dng_jax.experiments import problems
+from dng_jax.experiments import classifiers
 from dng_jax.jobs import cli, runs
 from dng_jax.metrics.reference import Reference
 from dng_jax.training.checkpoints import RunStates
@@ -98,7 +98,7 @@ def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_p
     runs.new_run_folder(out, job, facts={"init": {"file": "a.safetensors", "steps": "7|8\n9"}})
     record = runs.read_run(out)
     known = record["provenance"]
-    record["sittings"] = [
+    record["sessions"] = [
         known | {"git": {"commit": c * 40, "dirty": c == "a"}, "device": d}
         for c, d in (("a", "cpu"), ("b", "x"), ("c", "cpu"))
     ]
@@ -139,7 +139,7 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
     start.open_run(out, job, True, where)
     start.open_run(out, job, True, where, init)
     assert runs.read_run(out)["init"] == facts
-    assert len(runs.read_run(out)["sittings"]) == 3
+    assert len(runs.read_run(out)["sessions"]) == 3
     start.first_state(fresh, init, out, where)
     assert "parameters from" not in capsys.readouterr().out
 
@@ -306,7 +306,7 @@ def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
     assert f"| test accuracy | {accuracy:.4f} |" in (out / "model.md").read_text()
     # What real images look like is asked of all of them, few as the network was trained on.
     whole = np.bincount(data.load("digits", "train")[1])
-    reference = Reference.load(problems.reference_path(out / "model.safetensors"))
+    reference = Reference.load(classifiers.reference_path(out / "model.safetensors"))
     assert [float(m.count) for m in reference.moments] == whole.tolist()
     assert "split train: the first 300 images" in (out / "model.md").read_text()
     with pytest.raises(InputError, match="already holds this run"):
