@@ -49,7 +49,7 @@ def must_fit(config: Any, info: data.Info, name: str) -> None:
 
 
 def fingerprint(dataset: str, source: Source) -> dict[str, str]:
-    """SHA-256 of every weights file a problem rests on, so that retrained ones are told apart."""
+    """SHA-256 of every weights file a problem rests on, so that retrained ones are recognised."""
     if source.denoiser == "exact":
         return {}
     names = (source.network, *source.negatives, source.classifier or "classifier")

@@ -2,7 +2,7 @@ r"""Figures: arrays in, one file out.
 
 Nothing here touches matplotlib's global state (no pyplot), so a job may draw from any thread and
 without a display. Every function writes `path` (the suffix picks the format; folders are made)
-and returns it. Colours are Okabe & Ito's (2008), told apart by colour-blind readers; each curve
+and returns it. Colours are Okabe & Ito's (2008), distinct for colour-blind readers too; each curve
 also has its own marker or line style.
 
 Symbols: R rows, C columns, T steps, B images, N points; p a probability; KL in nats;

@@ -21,7 +21,7 @@ import tyro
 
 from dng_jax import guidance, nets, posterior, training
 from dng_jax.errors import InputError, NonFiniteError
-from dng_jax.experiments import classifiers, models, problems, rule_specs
+from dng_jax.experiments import models, problems, rule_specs
 from dng_jax.experiments.generating import generate
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, devices
@@ -157,8 +157,8 @@ def test_a_sweep_is_its_rules_one_by_one_and_batches_are_parts_of_it(digits):
     cut = generate(digits, table, rules, 6, seed=0, batch=4, keep=5)
     for i, rule in enumerate(rules):
         single = generate(digits, table, rule, 6, seed=0, pieces=2)
-        np.testing.assert_allclose(both.images[i], single.images[0], atol=1e-5)
-    np.testing.assert_allclose(cut.images, both.images[:, :5], atol=1e-5)
+        np.testing.assert_allclose(both.images[i], single.images[0], atol=1e-4)
+    np.testing.assert_allclose(cut.images, both.images[:, :5], atol=1e-4)
     assert [b.shape[1] for b in cut.batches] == [4, 2]
     whole = Moments.zero(64).update(cut.features[1])
     np.testing.assert_allclose(cut.moments(1).covariance, whole.covariance, atol=1e-12)
@@ -183,7 +183,7 @@ def test_inception_features_take_the_place_of_the_classifiers_own(tmp_path, monk
     pixels = generate(problem, table, rule, 24, seed=0).images[0]
     moments = Moments.zero(8).update(pixels.mean(axis=(2, 3)))
     assert found["frechet_distance"] == pytest.approx(problem.real.distance(moments))
-    assert problem.real_features.shape == (9 * classifiers.KEPT_FEATURES - 26, 8)
+    assert problem.real_features.shape == (1797 - 178, 8)  # all images but the zeros
 
 
 def test_inception_features_without_their_extra_are_refused_in_one_sentence(tmp_path, monkeypatch):
@@ -342,8 +342,9 @@ def small_study(out: Path, **changes) -> study.Config:
     return study.Config(**(options | changes))
 
 
-@pytest.fixture(scope="module")
-def small_grids():
+@contextlib.contextmanager
+def little_grids():
+    """Every part of a study with a few settings only."""
     with pytest.MonkeyPatch.context() as patch:
         grids = {"np": (0.1, 1.0), "dng:pair": (1.0,), "dng:classes": (0.5, 1.0)}
         patch.setattr(plan, "GRIDS", grids)
@@ -351,7 +352,13 @@ def small_grids():
         patch.setattr(plan, "SET_SIZES", (2,))
         patch.setattr(plan, "STEP_COUNTS", (4, 6))
         patch.setattr(plan, "KNOBS", {"lambda_0": (2.0,), "tau": (0.5,), "prior": (0.3,)})
-        yield
+        yield grids
+
+
+@pytest.fixture
+def small_grids():
+    with little_grids() as grids:
+        yield grids
 
 
 @pytest.fixture(
@@ -364,12 +371,14 @@ def small_grids():
         ),
     ],
 )
-def studied(request, quick_compilation, small_grids, tmp_path_factory):
+def studied(request, quick_compilation, tmp_path_factory):
     """A study of two classes and two seeds: its families, parts, folder and results."""
     families, parts = request.param
     folder = tmp_path_factory.mktemp("study") / "s"
-    results = study.main(small_study(folder, families=families, parts=parts))
-    return SimpleNamespace(families=families, parts=parts, folder=folder, results=results)
+    with little_grids() as grids:
+        results = study.main(small_study(folder, families=families, parts=parts))
+    scales = {family: grids[family] for family in families}
+    return SimpleNamespace(scales=scales, parts=parts, folder=folder, results=results)
 
 
 def test_curves_of_a_study_hold_every_class_and_both_seeds(studied):
@@ -389,7 +398,7 @@ def test_excess_at_equal_leak_is_over_the_trackers_own_kl(studied):
 
 def test_a_study_counts_every_setting_class_and_seed(studied):
     counts = [r["counts"] for r in studied.results["curves"]["counts"]]
-    settings = 1 + 1 + sum(len(plan.GRIDS[family]) for family in studied.families)
+    settings = 1 + 1 + sum(map(len, studied.scales.values()))
     assert len(counts) == 2 * 2 * settings  # seeds, classes
     assert all(sum(c) == 24 for c in counts)
 
@@ -398,7 +407,7 @@ def test_a_study_makes_its_other_parts(studied):
     results = studied.results
     assert set(results["several"]) == {2}
     assert set(results["steps"]) == {4, 6}
-    if "dng:pair" in studied.families:
+    if "dng:pair" in studied.scales:
         assert len(results["sensitivity"]["dng:pair"]["leak"]) == 4
     assert len(results["sensitivity"]["dng:classes"]["leak"]) == 3  # it has no prior
 
@@ -416,7 +425,7 @@ def test_the_report_of_a_study_is_one_page_that_needs_nothing_else(studied):
 
 
 @pytest.fixture(scope="module")
-def resumed(quick_compilation, small_grids, tmp_path_factory):
+def resumed(quick_compilation, tmp_path_factory):
     """A study that was stopped after three cells, and gone on with: names of the cells made."""
     folder = tmp_path_factory.mktemp("resumed") / "s"
     config = small_study(folder, parts=("curves",), resume=True)
@@ -428,7 +437,7 @@ def resumed(quick_compilation, small_grids, tmp_path_factory):
         made.append(cell.name)
         return run(problem, cell)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with little_grids(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_cells, "run", stop_after_three)
         with pytest.raises(KeyboardInterrupt):
             study.main(config)
@@ -438,7 +447,7 @@ def resumed(quick_compilation, small_grids, tmp_path_factory):
 
 
 @pytest.fixture
-def resume(resumed, tmp_path, monkeypatch):
+def resume(resumed, small_grids, tmp_path, monkeypatch):
     """Goes on with a copy of that study: changes of its options -> results; and cells made."""
     shutil.copytree(resumed.folder, tmp_path / "s")
     made, run = [], study_cells.run
