@@ -127,7 +127,7 @@ def main(config: Config) -> list[dict[str, Any]]:
 
 def record(problem, table, config: Config):
     """Evidence [T-1, B, ...] of unguided runs, the judge's labels [B], exact log-posteriors."""
-    rule = posterior.recorder(concepts(problem), unguided(problem, config, table), probes_of(table))
+    rule = guidance.recorder(concepts(problem), unguided(problem, config, table), probes_of(table))
     mixture = problem.mixture
 
     def exact(state, step: Step):
@@ -141,7 +141,7 @@ def record(problem, table, config: Config):
         observe = None if mixture is None else exact
         result = sample(problem.denoiser, table, rule, keys, x, observe=observe)
         check_finite(result, config.steps, first)
-        parts.append(jax.device_get(posterior.recorded(result.trace)))
+        parts.append(jax.device_get(guidance.recorded(result.trace)))
         labels.append(problem.judge(result.x)[0])
         if mixture is not None:
             truths.append(np.asarray(result.trace["exact"])[1:])
@@ -170,7 +170,7 @@ def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | MissingDa
 
 def forward(problem, table, config: Config, x: np.ndarray, labels: np.ndarray):
     """Evidence along the forward chain of labelled images in [-1, 1], and their labels."""
-    rule = posterior.recorder(concepts(problem))
+    rule = guidance.recorder(concepts(problem))
     keys = sample_keys(config.seed + 1, len(x))
     return posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
 
@@ -198,34 +198,17 @@ def fitted(tracker, evidence, labels, table, knots: int, probes: int | None = No
 
     probes: those of the chains, where they differ from the tracker's own (forward chains: 0).
     """
-    evidence, outcomes = arranged(tracker, evidence, labels)
+    evidence, outcomes = tracker.arrange(evidence, labels)
     as_seen = tracker if probes is None else dataclasses.replace(tracker, probes=probes)
     fit = posterior.fit_temperature(as_seen, evidence, table, outcomes, knots=knots)
     return dataclasses.replace(tracker, temperature=fit.temperature)
 
 
-def arranged(tracker, evidence, labels):
-    """Evidence and outcomes in the tracker's own terms."""
-    if isinstance(tracker, posterior.Classes):
-        return evidence, labels
-    k = evidence.inner.shape[2]
-    absent = (labels[None, :] != np.arange(k)[:, None]).astype(int)  # 0: the concept; 1: not
-    return posterior.one_concept_each(evidence), absent.ravel()
-
-
 def judge(tracker, evidence, labels, exact, table) -> dict[str, Any]:
     """Metrics of one tracker at the end of the chain, and its error over the chain."""
     k = evidence.inner.shape[2]
-    own, _ = arranged(tracker, evidence, labels)
-    log_p = np.asarray(posterior.replay(tracker, own, table, own.inner[0]), np.float64)
-    steps = len(log_p)
-    over_classes = isinstance(tracker, posterior.Classes)
-    # p of each class [T-1, B, K], whichever tracker it comes from
-    p = (
-        np.exp(log_p)
-        if over_classes
-        else np.exp(log_p[..., 0]).reshape(steps, k, -1).swapaxes(1, 2)
-    )
+    own, _ = tracker.arrange(evidence, labels)
+    p = tracker.class_probabilities(posterior.replay(tracker, own, table, own.inner[0]), k)
     event = labels[:, None] == np.arange(k)
     binary = calibration(p[-1].ravel(), event.ravel())
     out = {

@@ -181,7 +181,7 @@ def table_of(title: str, records: list[dict[str, Any]]) -> Table:
     )
     for r in records:
         report: ClassReport = r["report"]
-        share, kl = report.forbidden, report.forward
+        share, kl = report.leak, report.forward
         table.add(
             r["rule"],
             f"{100 * share.value:.2f} [{100 * share.low:.2f}, {100 * share.high:.2f}]",
@@ -202,7 +202,7 @@ def draw(folder, title, problem, specs, records, results, table) -> None:
     plots.image_grid(grid, folder / "samples.png", [r["rule"] for r in records], title=title)
     curves: dict[str, list[list[float]]] = {}
     for r in sorted(records, key=lambda r: (r["family"], r["scale"] or 0)):
-        share, kl = r["report"].forbidden, r["report"].forward
+        share, kl = r["report"].leak, r["report"].forward
         if r["family"] == "floor":
             continue
         point = [
@@ -215,7 +215,7 @@ def draw(folder, title, problem, specs, records, results, table) -> None:
         ]
         curves.setdefault(r["family"], []).append(point)
     marks = {
-        r["rule"]: (100 * r["report"].forbidden.value, max(r["report"].forward.corrected, 0.0))
+        r["rule"]: (100 * r["report"].leak.value, max(r["report"].forward.corrected, 0.0))
         for r in records
         if r["family"] == "floor"
     }

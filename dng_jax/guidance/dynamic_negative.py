@@ -1,4 +1,4 @@
-r"""Dynamic Negative Guidance (Koulischer et al., ICLR 2025, arXiv 2410.14398; dng.md section 1).
+r"""Dynamic Negative Guidance (Koulischer et al., ICLR 2025, arXiv 2410.14398).
 
 With p = p(forbidden | x_t), tracked along the chain, the complement's prediction is
 
@@ -6,7 +6,7 @@ With p = p(forbidden | x_t), tracked along the chain, the complement's predictio
 
 exact at lambda_0 = 1. Several concepts: n is their posterior-weighted prediction, p their total.
 
-A tracker over all classes also knows the complement's own prediction a (`View.allowed`). Asked
+A tracker over all classes also knows the complement's own prediction a (`View.eps_allowed`). Asked
 to do without a base prediction, the rule takes the posterior-weighted mixture
 eps_b = p eps_n + (1 - p) eps_a, which gives, without any division,
 
@@ -53,14 +53,16 @@ class DynamicNegative:
         odds = jnp.exp(jnp.minimum(view.log_odds, _LOG_ODDS_MAX))
         scale = jnp.minimum(self.guidance_scale * odds, self.scale_max)
         p, not_p = jax.nn.sigmoid(view.log_odds), jax.nn.sigmoid(-view.log_odds)
-        info = {"scale": scale, "posterior": p}
-        if self.base == "model" or view.allowed is None:
-            return -per_sample(scale, step.x) * (view.forbidden - step.base), state, info
+        info = {"lambda": scale, "posterior": p}
+        if self.base == "model" or view.eps_allowed is None:
+            return -per_sample(scale, step.x) * (view.eps_forbidden - step.base), state, info
         # Infinity stays out of the product: 0 * inf would be NaN, here and in derivatives.
         uncapped = jnp.isinf(self.scale_max)
         cap = jnp.where(uncapped, jnp.inf, jnp.where(uncapped, 0.0, self.scale_max) * not_p)
         pushed = jnp.minimum(self.guidance_scale * p, cap)
-        guided = view.allowed + per_sample(p - pushed, step.x) * (view.forbidden - view.allowed)
+        guided = view.eps_allowed + per_sample(p - pushed, step.x) * (
+            view.eps_forbidden - view.eps_allowed
+        )
         return guided - step.base, state, info
 
     def update(self, state, step: Step, move: Move):

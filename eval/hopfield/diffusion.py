@@ -68,8 +68,8 @@ def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Re
         )
         check_finite(chains[name], len(logsnr))
     exact = {name: np.asarray(r.trace["exact"], np.float64) for name, r in chains.items()}
-    scale = {name: np.asarray(r.trace["scale"], np.float64)
-             for name, r in chains.items() if "scale" in r.trace}  # fmt: skip
+    scale = {name: np.asarray(r.trace["lambda"], np.float64)
+             for name, r in chains.items() if "lambda" in r.trace}  # fmt: skip
     push = {name: diffusion.push(s, chains[name].trace["gap"]) for name, s in scale.items()}
     inside = diffusion.ends_in(mixture, chains["unguided"].x, forbidden)
     known = diffusion.resolved(exact["unguided"], inside)

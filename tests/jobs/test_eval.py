@@ -57,7 +57,7 @@ def test_class_removal_writes_one_record_a_rule(tmp_path, denoiser, capsys):
         assert sum(r["counts"]) == 2 * 48
         assert np.sum(list(r["counts_by_seed"].values()), axis=0).tolist() == r["counts"]
         forbidden = r["counts"][3] + r["counts"][8]
-        assert r["report"]["forbidden"]["value"] == pytest.approx(forbidden / 96)
+        assert r["report"]["leak"]["value"] == pytest.approx(forbidden / 96)
     assert {p.name for p in folder.iterdir()} == {
         "run.json", "results.json", "tables.md", "samples.png", "trade_off.png", "posterior.png",
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
     records = class_removal.main(
         small(tmp_path, samples=256, steps=25, rules=("unguided", "dng:classes"))
     )
-    unguided, guided = (r["report"].forbidden.value for r in records)
+    unguided, guided = (r["report"].leak.value for r in records)
     assert unguided > 0.05
     assert guided < 0.02
 
