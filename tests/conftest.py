@@ -120,7 +120,7 @@ def noise(keys, table):
 
 @pytest.fixture(scope="module")
 def quick_compilation(tmp_path_factory):
-    """For tests that compile much and compute little: plain code, compiled once a module."""
+    """For tests that compile much and compute little: plain code, compiled once per module."""
     settings = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),

@@ -1,7 +1,7 @@
 r"""Feedback Guidance (Koulischer et al. 2025, arXiv 2506.06085): CFG that follows a posterior.
 
     r = e^L estimates p_t(x | c) / p_t(x | base),  L_T = 0
-    lambda = r / (r - (1 - pi));      eps = eps_base + lambda (eps_positive - eps_base)
+    lambda_t = r / (r - (1 - pi));    eps = eps_base + lambda_t (eps_positive - eps_base)
     L <- clamp( L - tau/(2 k_var) (|x'-mu_c|^2 - |x'-mu_b|^2) + off, L_min, L_max )
     L_min = log( (1 - pi) lambda_max / (lambda_max - 1) )          L_max = 3
 
@@ -45,9 +45,9 @@ class Feedback:
 
     def apply(self, state, step: Step):
         ratio = jnp.exp(state)
-        scale = jnp.minimum(ratio / (ratio - (1 - self.pi)), self.scale_max)
-        delta = per_sample(scale, step.x) * (step.preds[self.positive] - step.base)
-        return delta, state, {"lambda": scale, "log_ratio": state}
+        lambda_t = jnp.minimum(ratio / (ratio - (1 - self.pi)), self.scale_max)
+        delta = per_sample(lambda_t, step.x) * (step.preds[self.positive] - step.base)
+        return delta, state, {"lambda": lambda_t, "log_ratio": state}
 
     def update(self, state, step: Step, move: Move):
         evidence = gather(step, move, (self.positive,), "base", self.probes)

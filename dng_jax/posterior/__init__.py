@@ -25,10 +25,13 @@ the place of x_0:
                       k_x = 1/a,   k_eps = -g/(a sigma_t),   k_var = sigma_s^2 g/sigma_t^2
 
 The mean is exact; the Gaussian shape, of one variance for all k, is the one approximation, and
-vanishes as steps become short. For every level of a DDPM (a^2 = 1 - beta_t, g = beta_t) this is
-mu_k = [x - beta_t/sqrt(1 - abar_t) eps_k]/sqrt(1 - beta_t) with k_var = beta_t (1 - abar_{t-1})/(1
-- abar_t) (Ho et al. 2020, arXiv 2006.11239). In scores mu_k = k_x x + kappa s_k with kappa = -k_eps
-sigma_t = g/a > 0.
+vanishes as steps become short. For every level of a DDPM, where a^2 = 1 - beta_t and g = beta_t, it
+is that of Ho et al. 2020 (arXiv 2006.11239):
+
+    mu_k = [x - beta_t/sqrt(1 - abar_t) eps_k] / sqrt(1 - beta_t)
+    k_var = beta_t (1 - abar_{t-1}) / (1 - abar_t)
+
+In scores the mean is mu_k = k_x x + kappa s_k, kappa = -k_eps sigma_t = g/a > 0.
 
 3. Evidence (file evidence). With D_k = mu_k - mu_b = k_eps (eps_k - eps_b),
 
@@ -43,15 +46,19 @@ pair, the paper's, takes p(x_s | x_t) for one Gaussian, that of the base predict
 
     log p_k <- clamp( log p_k + [tau (2 inner_k - gram_kk) + delta] / (2 k_var) )
 
-to [log p_min, log p_max]. The authors' program has it as p <- clamp(p exp{[-tau(|x'-mu_n|^2 -
-|x'-mu_b|^2) + delta]/(2 k_var)}). Since the true p(x_s | x_t) is a mixture over what x_t may
-become, p is not normalised and may leave (0, 1): hence the clamp. With several negatives o_k =
-p_k/(1 - sum_j p_j) are the odds of each.
+to [log p_min, log p_max], which the authors' program has as
+
+    p <- clamp( p exp{ [-tau (|x'-mu_n|^2 - |x'-mu_b|^2) + delta] / (2 k_var) }, p_min, p_max )
+
+Since the true p(x_s | x_t) is a mixture over what x_t may become, p is not normalised and may leave
+(0, 1): hence the clamp. With several negatives their odds are o_k = p_k / (1 - sum_j p_j).
 
 odds divides (1) for k by (1) for the complement, so that p(x_s | x_t) cancels. The base is the
-mixture eps_b = sum_j p_j eps_j + (1 - sum_j p_j) eps_c (derived in dng_jax.guidance), which solved
-for the complement is eps_c = eps_b - sum_j o_j (eps_j - eps_b). With u = sum_j o_j D_j, then, mu_c
-= mu_b - u and x' - mu_c = (x' - mu_b) + u:
+mixture of both sides (derived in dng_jax.guidance), which is solved for the complement:
+
+    eps_b = sum_j p_j eps_j + (1 - sum_j p_j) eps_c,      eps_c = eps_b - sum_j o_j (eps_j - eps_b)
+
+With u = sum_j o_j D_j, then, mu_c = mu_b - u and x' - mu_c = (x' - mu_b) + u:
 
     L_k = log o_k <- L_k + [tau gap_k + delta] / (2 k_var)
     gap_k = |x'-mu_c|^2 - |x'-mu_k|^2 = 2 <x'-mu_b, u> + |u|^2 + 2 inner_k - gram_kk
@@ -59,8 +66,7 @@ for the complement is eps_c = eps_b - sum_j o_j (eps_j - eps_b). With u = sum_j 
 every part of it in (3): <x'-mu_b, u> = sum_j o_j inner_j, |u|^2 = sum_jl o_j o_l gram_jl. p stays
 in (0, 1); the odds in u are capped, p is not.
 
-classes follows all K classes of a model, so the denominator of (1) is sum_k p_k N(x'; mu_k, k_var
-I):
+classes follows all K classes of a model; the denominator of (1) is sum_k p_k N(x'; mu_k, k_var I):
 
     log p_k <- log_softmax_k( log p_k + [tau (2 inner_k - gram_kk) + [k in F] delta] / (2 k_var) )
 
@@ -68,8 +74,8 @@ a probability vector by construction, with the mixture for its base kernel, whic
 than one Gaussian where steps are long. Measuring from any common point in the place of mu_b changes
 every exponent by the same amount, which the softmax removes. p(F) = sum_{k in F} p_k for any set F.
 
-5. Offsets. A step ends at x' = mean + std z. Averaged over z, inner_k is expected_k = <mean - mu_b,
-D_k>; with the guided mean = mu_b - lambda D of one negative D = D_n,
+5. Offsets. A step ends at x' = mean + std z. Averaged over z, inner_k is expected_k, that is
+<mean - mu_b, D_k>; with the guided mean = mu_b - lambda D of one negative, D = D_n,
 
     E log p_n gains tau (2 expected_n - gram_nn)/(2 k_var) = -tau (1 + 2 lambda) |D|^2 / (2 k_var)
 
@@ -85,15 +91,19 @@ E_z[gap_k] is the tracker's own gap with expected_k for inner_k: pair 2 expected
 sum_{j not in F} p_j (2 expected_j - gram_jj) / sum_{j not in F} p_j. The last factor: without noise
 x' is its own expectation, and giving that back would erase the evidence.
 
-6. Tables with less noise than the kernel. Forward dx = f dt + g dW; each density obeys d_t log p =
--div f - <f, s> + (g^2/2)(div s + |s|^2) (Fokker-Planck; Anderson 1982, Song et al. 2021, arXiv
-2011.13456). Along a path run backwards by dt > 0 with noise of variance eta^2 g^2 dt, Ito's term
-being (eta^2 g^2/2) div s dt, log p_k - log p_b changes, with ds = s_k - s_b, by
+6. Tables with less noise than the kernel. In continuous time, forward dx = f dt + g dW (here g is
+the diffusion coefficient), each density obeys the Fokker-Planck equation (Anderson 1982; Song et
+al. 2021, arXiv 2011.13456)
+
+    d log p / dt = -div f - <f, s> + (g^2/2) (div s + |s|^2)
+
+Along a path run backwards by dt > 0 with noise of variance eta^2 g^2 dt, Ito's term being
+(eta^2 g^2/2) div s dt, log p_k - log p_b changes, with ds = s_k - s_b, by
 
     <ds, dx> + <f, ds> dt - (g^2/2)(|s_k|^2 - |s_b|^2) dt - (g^2/2)(1 - eta^2) div ds dt
 
-In step form mu_k = x - f dt + g^2 s_k dt and k_var = g^2 dt, so the first three terms are (2
-inner_k - gram_kk)/(2 k_var). The last is not in (3), and vanishes for ancestral sampling only:
+In step form mu_k = x - f dt + g^2 s_k dt and k_var = g^2 dt, so the first three terms are
+(2 inner_k - gram_kk)/(2 k_var). The last is not in (3), and vanishes for ancestral sampling only:
 
     log-ratio of k against b  +=  -(1 - std^2/k_var)/2  div(mu_k - mu_b)                        (4)
 

@@ -285,6 +285,12 @@ def test_feedback_from_activation_times():
     assert float(rule.scale_max) == 10
 
 
+def test_the_folder_exports_factories_not_the_classes_behind_them():
+    for name in guidance.__all__:
+        assert callable(getattr(guidance, name))
+        assert not isinstance(getattr(guidance, name), type)
+
+
 # --------------------------------------------------------------------------------- composition
 
 

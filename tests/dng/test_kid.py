@@ -31,7 +31,7 @@ def expected_mmd(a, A, b, B):
 
 
 def test_closed_form_is_the_integral():
-    """Gauss-Hermite with 3 nodes an axis is exact for a polynomial of degree 3 in x and in y."""
+    """Gauss-Hermite with 3 nodes per axis is exact for a polynomial of degree 3 in x and in y."""
     rng = np.random.default_rng(0)
     (a, A), (b, B) = gaussian(rng, 2), gaussian(rng, 2)
     node, weight = np.polynomial.hermite_e.hermegauss(3)

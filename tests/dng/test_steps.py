@@ -181,7 +181,7 @@ MEAN, SCALE = 0.6, 0.5
 
 
 def final_moments(table, x_t=None):
-    """Mean and variance of the last image for data N(MEAN, SCALE^2), exact eps, x_T as told."""
+    """Mean and variance of the last image for data N(MEAN, SCALE^2), exact eps, x_T as given."""
     first = rows(table)[0]
     power = (first.alpha * SCALE) ** 2 + first.sigma**2
     mean, variance = (first.alpha * MEAN, power) if x_t is None else (x_t, 0.0)
