@@ -4,7 +4,8 @@ With p = p(forbidden | x_t), tracked along the chain, the complement's predictio
 
     eps   = eps_b - lambda_t (eps_n - eps_b),     lambda_t = lambda_0 p / (1 - p)
 
-exact at lambda_0 = 1 (derived in dng_jax.guidance). Several concepts: n is their posterior-weighted prediction, p their total.
+exact at lambda_0 = 1 (derived in dng_jax.guidance). Several concepts: n is their posterior-weighted
+prediction, p their total.
 
 A tracker over all classes also knows the complement's own prediction a (`View.eps_allowed`). Asked
 to do without a base prediction, the rule takes the posterior-weighted mixture
@@ -12,8 +13,8 @@ eps_b = p eps_n + (1 - p) eps_a, which gives, without any division,
 
     eps   = eps_a + [p - lambda_t (1 - p)] (eps_n - eps_a),   lambda_t (1 - p) = lambda_0 p
 
-so that at lambda_0 = 1 it is eps_a itself, whatever p is. A cap scale_max on lambda_t belongs to the
-first form, where p -> 1 divides; in the second it would turn certain chains towards what is
+so that at lambda_0 = 1 it is eps_a itself, whatever p is. A cap scale_max on lambda_t belongs to
+the first form, where p -> 1 divides; in the second it would turn certain chains towards what is
 forbidden (at p = .999 and a cap of 99, nine tenths of the way), and there is none by default.
 lambda_0 = 0 leaves the base model unguided and the tracker running: a detector.
 """

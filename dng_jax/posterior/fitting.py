@@ -25,7 +25,7 @@ import numpy as np
 from dng_jax.errors import InputError
 from dng_jax.posterior.evidence import Evidence
 from dng_jax.posterior.temperature import Temperature
-from dng_jax.posterior.view import Replayable, Witness
+from dng_jax.posterior.view import EvidenceSource, Replayable
 from dng_jax.rules import Denoise, Move, Step
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepRow, StepTable
@@ -42,7 +42,7 @@ class Fit(NamedTuple):
 
 
 def forward_evidence(
-    denoise: Denoise, table: StepTable, tracker: Witness, x_0: jax.Array, keys: jax.Array
+    denoise: Denoise, table: StepTable, tracker: EvidenceSource, x_0: jax.Array, keys: jax.Array
 ) -> Evidence:
     """Evidence [T-1, B, ...] of the tracker's concepts along the forward chain of x_0 [B, ...].
 

@@ -45,7 +45,7 @@ class Tracker(Protocol):
     def view(self, state: Any, step: Step) -> View: ...
 
 
-class Witness(Protocol):
+class EvidenceSource(Protocol):
     """What can say what a step shows: a tracker of kernels, or a rule that records."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -55,7 +55,7 @@ class Witness(Protocol):
     def evidence(self, step: Step, move: Move) -> Evidence: ...
 
 
-class Replayable(Tracker, Witness, Protocol):
+class Replayable(Tracker, EvidenceSource, Protocol):
     """A tracker whose update is a function of a step's `Evidence`.
 
     So it can be run again on a record, and its temperature fitted. A dataclass with the leaves
