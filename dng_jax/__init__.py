@@ -1,9 +1,47 @@
-"""Guided diffusion sampling in pure JAX, with tracked posteriors.
+r"""Guided diffusion sampling in pure JAX, with tracked posteriors.
 
-schedules   how noise grows                 steps       one row type for every sampler
-guidance    rules: (init, apply, update)    posterior   trackers of a concept's probability
-sampling    one scan, or the same in chunks sweeps      many settings, one compiled program
-denoisers   networks behind one signature   mixtures    the exactly solvable model
+One step of a chain (sampling), for every row of a step table, from the noisiest level to the clean
+image; B images at once, each with a key of its own:
+
+       rule.roles ----------+     StepRow: alpha, sigma, c_x, c_eps, std, k_x, k_eps, k_var
+                            |        |
+                            v        v
+    x_t [B, ...] ------> denoise(x_t, row, roles) ------> preds {role: eps [B, ...]}
+     ^                                                      |
+     |                   state ----> rule.apply(state, step = (row, x_t, preds, eval, key))
+     |                     ^                                |
+     |                     |             delta [B, ...], state, info {name: [B]} ---> trace
+     |                     |                                |
+     |                     |         eps  = preds["base"] + delta
+     |                     |         mean = c_x x_t + c_eps eps
+     |                     |         x_s  = mean + std z,   z = normal(fold_in(key, index))
+     |                     |                                |
+     |                   rule.update(state, step, Move(mean, x_s))
+     |                                                      |
+     +------------------------- x_s <-----------------------+
+
+A tracker's posterior (posterior) is the state of the rules that have one: `apply` reads it before
+the step, `update` scores the step that was taken.
+
+    schedules    alpha and sigma at every noise level; kinds of predictions converted
+    steps        schedule -> table of StepRows: DDPM, DDIM(eta), Euler, ancestral
+    rules        what a rule is, and what it may look at
+    guidance     the rules: none, CFG, negative prompt, SLD, DNG, feedback; sums and intervals
+    posterior    trackers of a concept's posterior, their temperature, the exact posterior
+    denoisers    networks of any conditioning as denoise(x, row, roles)
+    mixtures     the exactly solvable model: density, posterior and denoiser in closed form
+    sampling     the step above as one compiled scan, or the same in chunks
+    sweeps       many settings of a rule as one compiled program
+    nets         U-Nets with label or head conditioning; classifiers
+    weights      model files, and the small trained networks that come with the library
+    training     losses, steps, optimiser and EMA; checkpoints; targets of low variance
+    data         digits, MNIST and others as uint8 arrays
+    metrics      leak and divergences, Frechet and kernel distance, PRDC, calibration, trade-offs
+    plots        figures of all of these
+    experiments  what jobs sample, by which rule, and which classifier counts it
+    jobs         run folders, tables, devices, options: what every job needs
+    disk         files written whole or not at all
+    errors       InputError: one sentence with the value and the remedy
 """
 
 from dng_jax import (

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from dng_jax.errors import InputError, find
-from dng_jax.rules import Denoise, Predictions, pytree, static
+from dng_jax.rules import Denoise, Predictions, class_roles, pytree, static
 from dng_jax.schedules import Parameterisation, to_eps
 from dng_jax.steps import StepRow
 
@@ -204,7 +204,7 @@ def _predicts(module, parameterisation: Parameterisation | None) -> Parameterisa
 
 
 def _indices(num_classes: int, conditions: Mapping[str, int] | None) -> dict[str, jax.Array]:
-    table = {"base": num_classes} | {f"class:{k}": k for k in range(num_classes)}
+    table = {"base": num_classes} | {role: k for k, role in enumerate(class_roles(num_classes))}
     for role, k in (conditions or {}).items():
         if not 0 <= k <= num_classes:
             raise InputError(f"role '{role}' names class {k}: choose from 0..{num_classes - 1}")

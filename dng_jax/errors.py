@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """Bad input. Jobs print its one sentence and leave with exit code 2, without a traceback."""
+    """Bad input. Jobs print its one sentence, without a traceback; exit code 2."""
 
 
 class MissingDataError(InputError):
@@ -61,3 +61,18 @@ def _flat(values: Mapping[str, object], above: str = "") -> dict[str, object]:
 def _short(values: Mapping[str, object], name: str) -> str:
     text = json.dumps(values[name], ensure_ascii=False) if name in values else "unset"
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def some_classes(forbidden: Iterable[int], num_classes: int) -> tuple[int, ...]:
+    """Forbidden classes, sorted, each once; InputError for none, all or unknown ones."""
+    if isinstance(forbidden, str) or not isinstance(forbidden, Iterable):
+        raise InputError(f"forbidden must be a list of class numbers, got {forbidden!r}")
+    chosen = tuple(sorted({int(k) for k in forbidden}))
+    outside = [k for k in chosen if not 0 <= k < num_classes]
+    if outside:
+        raise InputError(f"class {outside[0]} does not exist: choose from 0..{num_classes - 1}")
+    if not chosen:
+        raise InputError("name at least one class to forbid")
+    if len(chosen) == num_classes:
+        raise InputError(f"all {num_classes} classes are forbidden: leave at least one allowed")
+    return chosen

@@ -10,7 +10,7 @@ r"""The exactly solvable model: a Gaussian mixture (or a finite set of patterns)
 
 Identities that tie them together (tested): score = sum_k p(k|x) score_k, and
 grad log p(k|x) = score_k - score. With s = 0 the denoiser is the update of a modern Hopfield
-network at inverse temperature alpha / sigma^2. Source: dng.md section 4.
+network at inverse temperature alpha / sigma^2.
 
 Components are stored per class, padded to the largest class: means [K, M, d], so that all class
 denoisers come out of two batched matrix products. All arithmetic is float32 at highest precision,
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, find
+from dng_jax.rules import class_roles
 from dng_jax.steps import StepRow
 
 
@@ -80,21 +81,14 @@ class Mixture:
 
     def restrict(self, classes: Sequence[int]) -> Mixture:
         """The mixture of the named classes alone, weights renormalised."""
-        index = np.asarray(sorted(set(classes)), int)
-        if index.size == 0:
-            raise InputError("a mixture needs at least one class: none is left")
-        if index[0] < 0 or index[-1] >= self.num_classes:
-            raise InputError(
-                f"cannot restrict to classes {index.tolist()}: choose from"
-                f" 0..{self.num_classes - 1}"
-            )
+        index = _members("a restricted mixture", classes, self.num_classes)
         log_weights = self.log_weights[index]
         return Mixture(
             self.means[index], log_weights - jax.nn.logsumexp(log_weights), self.scales[index]
         )
 
     def draw(self, keys, shape: Sequence[int] = ()) -> tuple[jax.Array, jax.Array]:
-        """One clean sample a key: x_0 [B, *shape] (default [B, d]) and class int32 [B]."""
+        """One clean sample per key: x_0 [B, *shape] (default [B, d]) and class int32 [B]."""
         count = self.log_weights.shape[1]
 
         def one(key):
@@ -135,7 +129,7 @@ def gaussians(means, scales, classes=None, weights=None, dtype=jnp.float32) -> M
     """A mixture of N isotropic Gaussians.
 
     means [N, ...] (flattened to d); scales a number or [N], >= 0; classes [N] int from 0 without
-    gaps, default one class a component; weights [N] > 0, default equal, normalised here.
+    gaps, default one class per component; weights [N] > 0, default equal, normalised here.
     """
     means = np.asarray(means, np.float64).reshape(len(means), -1)
     n = len(means)
@@ -170,8 +164,18 @@ def gaussians(means, scales, classes=None, weights=None, dtype=jnp.float32) -> M
 
 
 def patterns(images, labels, scale: float = 0.15, dtype=jnp.float32) -> Mixture:
-    """Data as a mixture: a component for each image [N, ...], class labels [N], equal weights."""
+    """Data as a mixture: one component per image [N, ...], class labels [N], equal weights."""
     return gaussians(images, scale, classes=labels, dtype=dtype)
+
+
+def _members(who: str, classes: Sequence[int], num_classes: int) -> np.ndarray:
+    index = np.unique(np.asarray(list(classes), int))
+    if index.size == 0 or index[0] < 0 or index[-1] >= num_classes:
+        raise InputError(
+            f"{who} names classes {index.tolist()}: choose at least one class of"
+            f" 0..{num_classes - 1}"
+        )
+    return index
 
 
 @jax.tree_util.register_dataclass
@@ -205,16 +209,11 @@ def mixture_denoiser(
     """Exact denoiser. Roles "base" and "class:0".."class:K-1" always; others as {role: classes}."""
     k = mixture.num_classes
     sets: dict[str, Sequence[int]] = {"base": range(k)}
-    sets |= {f"class:{i}": (i,) for i in range(k)}
+    sets |= {role: (i,) for i, role in enumerate(class_roles(k))}
     sets |= dict(conditions or {})
     masks = {}
     for role, classes in sets.items():
-        index = np.asarray(list(classes), int)
-        if index.size == 0 or index.min() < 0 or index.max() >= k:
-            raise InputError(
-                f"role '{role}' names classes {index.tolist()}: choose at least one of 0..{k - 1}"
-            )
         mask = np.zeros(k, np.float32)
-        mask[index] = 1
+        mask[_members(f"role '{role}'", classes, k)] = 1
         masks[role] = jnp.asarray(mask)
     return MixtureDenoiser(mixture, masks)

@@ -32,7 +32,11 @@ T = TypeVar("T")
 
 
 class Denoise(Protocol):
-    """Predicts eps for every role asked for, in one call: x [B, ...] -> {role: eps [B, ...]}."""
+    """Predicts eps for every role asked for, in one call: x [B, ...] -> {role: eps [B, ...]}.
+
+    A plain function will do. A denoiser that costs network evaluations may also say how many:
+    `calls(roles) -> int`, per image and step, which jobs report where it is there.
+    """
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions: ...
 
@@ -41,7 +45,7 @@ class Step(NamedTuple):
     """What a rule may look at.
 
     row: the step's coefficients; x [B, ...]; preds {role: eps [B, ...]}; eval: x -> preds at the
-    same level (for derivatives); key [B]: typed PRNG keys of this step, one a sample.
+    same level (for derivatives); key [B]: typed PRNG keys of this step, one per sample.
     """
 
     row: StepRow
@@ -74,15 +78,27 @@ class Rule(Protocol):
     def update(self, state: Any, step: Step, move: Move) -> Any: ...
 
 
-@dataclass_transform(frozen_default=True)
-def pytree(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen dataclass whose fields are leaves, but those made by `static`."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+class Stateless:
+    """Mixin of the rules that carry nothing along the chain."""
+
+    def init_state(self, x: jax.Array) -> tuple[()]:
+        """Nothing to carry."""
+        return ()
+
+    def update(self, state: tuple[()], step: Step, move: Move) -> tuple[()]:
+        """Nothing to learn."""
+        return state
 
 
 def static(**kwargs) -> Any:
     """A dataclass field that is part of the program rather than of its data."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def pytree(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass whose fields are leaves, but those made by `static`."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 def number(
@@ -114,6 +130,11 @@ def count(value: int, name: str) -> int:
     if value != int(value) or value < 0:
         raise InputError(f"{name} must be a whole number >= 0, got {value}")
     return int(value)
+
+
+def class_roles(num_classes: int) -> tuple[str, ...]:
+    """The role of every class: "class:0", ..., "class:K-1"."""
+    return tuple(f"class:{k}" for k in range(num_classes))
 
 
 def per_sample(scalar: jax.Array, x: jax.Array) -> jax.Array:

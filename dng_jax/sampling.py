@@ -62,11 +62,6 @@ class Progress(NamedTuple):
     carry: Carry
     trace: dict[str, jax.Array]
 
-    @property
-    def remaining(self) -> float:
-        """Estimated seconds to the end, at the rate so far."""
-        return self.seconds * (self.total - self.done) / max(self.done, 1)
-
 
 def sample_keys(seed: int, count: int, start: int = 0) -> jax.Array:
     """Typed keys [count] of samples start, start+1, ...: fold_in(key(seed), number)."""
@@ -93,7 +88,7 @@ def sample(
     """Runs the whole table as one scan.
 
     denoise: a pytree with __call__ (weights are then data, not program) or a plain function.
-    keys [B] typed PRNG keys, one a sample; x [B, ...] the initial noise (`initial_noise`).
+    keys [B] typed PRNG keys, one per sample; x [B, ...] the initial noise (`initial_noise`).
     The trace always holds the rule's scalars per image; save adds "x" (x_t before the step) and
     "denoised" (x_0 read off the guided prediction), observe(state, step) anything else.
     Compiles once per shape and kind of rule. May be called inside jit, vmap and grad.

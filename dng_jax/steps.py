@@ -15,7 +15,7 @@ With a = alpha_t / alpha_s and the variance gained by noising, g = sigma_t^2 - a
     kernel mean                  k_x = 1 / a,   k_eps = -g / (a sigma_t)
 
 holds for variance-preserving, variance-exploding and rectified-flow schedules alike; for DDPM's
-it is Ho et al. 2020, eq. 7 and 11 with alpha_bar ratios in strided steps (dng.md 1.2).
+it is Ho et al. 2020, eq. 7 and 11 with alpha_bar ratios in strided steps.
 
     ancestral    c = k, std^2 = v or g
     DDIM(eta)    std = eta sqrt(v),  c_x = 1/a,  c_eps = sqrt(sigma_s^2 - std^2) - sigma_t / a
@@ -35,6 +35,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, choose
@@ -49,25 +51,26 @@ class StepRow(NamedTuple):
     index: int32, position in the table, 0 at the noisiest level; seeds the step's noise
     alpha, sigma: the level of x_t;  alpha_next, sigma_next: the level of x_s
     c_x, c_eps, std: the step;  k_x, k_eps, k_var: the kernel that is scored (k_var inf: it is not)
-    All float32 but index; shape [] for one step, [T] for a table.
+    All float32 but index; shape [] for one step, [T] for a table, whose columns are NumPy arrays
+    until a program takes them.
     """
 
-    index: Any
-    alpha: Any
-    sigma: Any
-    alpha_next: Any
-    sigma_next: Any
-    c_x: Any
-    c_eps: Any
-    std: Any
-    k_x: Any
-    k_eps: Any
-    k_var: Any
+    index: jax.Array  # type: ignore[assignment]  # tuple has a method of this name
+    alpha: jax.Array
+    sigma: jax.Array
+    alpha_next: jax.Array
+    sigma_next: jax.Array
+    c_x: jax.Array
+    c_eps: jax.Array
+    std: jax.Array
+    k_x: jax.Array
+    k_eps: jax.Array
+    k_var: jax.Array
 
     @property
-    def logsnr(self):
+    def logsnr(self) -> jax.Array:
         """log(alpha^2 / sigma^2) of x_t."""
-        xp = np if isinstance(self.alpha, np.ndarray) else _jnp()
+        xp = np if isinstance(self.alpha, np.ndarray) else jnp
         return 2 * (xp.log(self.alpha) - xp.log(self.sigma))
 
 
@@ -203,11 +206,5 @@ def _table(level: _Levels, *, c_eps, std, k_var) -> StepTable:
         "k_eps": level.k_eps,
         "k_var": np.where(last, np.inf, k_var),
     }
-    index = np.arange(len(level.alpha), dtype=np.int32)
+    index: Any = np.arange(len(level.alpha), dtype=np.int32)
     return StepRow(index, **{name: column.astype(np.float32) for name, column in columns.items()})
-
-
-def _jnp():
-    import jax.numpy as jnp
-
-    return jnp

@@ -34,13 +34,12 @@ from dng_jax.experiments import problems
 from dng_jax.experiments.generating import generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.source import Source
-from dng_jax.guidance.recording import one_concept_each, recorded, recorder
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import RunOptions, at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
-from dng_jax.posterior import Evidence
+from dng_jax.posterior.evidence import Evidence
 from dng_jax.steps import StepTable, noise_ratio
 
 TRACKERS = ("pair", "odds", "classes")
@@ -157,9 +156,9 @@ def compare(
             trackers["fitted on data"] = fitted(raw, on_data, table, config.knots, probes=0)
         trackers["fitted on runs"] = fitted(raw, fit, table, config.knots, probes=probes)
         for how, tracker in trackers.items():
-            evidence, _ = arrange(tracker, test.evidence, test.labels)
+            evidence, _ = tracker.arrange(test.evidence, test.labels)
             log_p = posterior.replay(tracker, evidence, table, evidence.inner[0])
-            p = class_probabilities(tracker, np.asarray(log_p, np.float64), k)
+            p = tracker.class_probabilities(log_p, k)
             facts = {"tracker": name, "fit": how, "temperature": tracker.temperature}
             records.append(facts | class_forecasts(p, test.labels, test.exact))
     return records
@@ -179,7 +178,7 @@ def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
     found = generate(
         problem,
         table,
-        recorder(concepts(problem), rule, probes),
+        guidance.recorder(concepts(problem), rule, probes),
         config.samples,
         config.seed,
         batch=config.batch,
@@ -187,7 +186,7 @@ def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
     )
     trace = {name: jnp.asarray(values[0]) for name, values in found.trace.items()}
     q = None if mixture is None else np.exp(np.asarray(trace["exact"])[1:])
-    return Runs(recorded(trace), found.labels[0], q)
+    return Runs(guidance.recorded(trace), found.labels[0], q)
 
 
 def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | MissingDataError:
@@ -206,7 +205,7 @@ def forward(
     problem: Problem, table: StepTable, seed: int, x: np.ndarray, labels: np.ndarray
 ) -> Runs:
     """Evidence along the forward chains of labelled images."""
-    rule, keys = recorder(concepts(problem)), sample_keys(seed, len(x))
+    rule, keys = guidance.recorder(concepts(problem)), sample_keys(seed, len(x))
     return Runs(
         posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
     )
@@ -232,27 +231,10 @@ def build(name: str, num_classes: int, probes: int) -> Any:
 
 def fitted(tracker: Any, chains: Runs, table: StepTable, knots: int, probes: int) -> Any:
     """The tracker with the temperature that fits labelled chains, of so many probes."""
-    evidence, outcomes = arrange(tracker, chains.evidence, chains.labels)
+    evidence, outcomes = tracker.arrange(chains.evidence, chains.labels)
     as_seen = dataclasses.replace(tracker, probes=probes)
     fit = posterior.fit_temperature(as_seen, evidence, table, outcomes, knots=knots)
     return dataclasses.replace(tracker, temperature=fit.temperature)
-
-
-def arrange(tracker: Any, evidence: Evidence, labels: np.ndarray) -> tuple[Evidence, np.ndarray]:
-    """Evidence and outcomes in the tracker's own terms: for pair and odds, K events per chain."""
-    if isinstance(tracker, posterior.Classes):
-        return evidence, labels
-    k = evidence.inner.shape[2]
-    absent = (labels[None, :] != np.arange(k)[:, None]).astype(int)  # 0: the concept; 1: not
-    return one_concept_each(evidence), absent.ravel()
-
-
-def class_probabilities(tracker: Any, log_posterior: np.ndarray, num_classes: int) -> np.ndarray:
-    """p of each class [T, B, K], whichever tracker its replay comes from."""
-    if isinstance(tracker, posterior.Classes):
-        return np.exp(log_posterior)
-    p = np.exp(log_posterior[..., 0])
-    return p.reshape(len(p), num_classes, -1).swapaxes(1, 2)
 
 
 def pictures(folder: Path, records: Sequence[dict[str, Any]], tables: dict[str, StepTable]) -> None:

@@ -171,7 +171,7 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
 
 def point(r: dict[str, Any]) -> tuple[float, ...]:
     """Share of the forbidden classes in per cent and KL in nats, each (value, low, high)."""
-    leak, kl = r["report"].forbidden, r["report"].forward
+    leak, kl = r["report"].leak, r["report"].forward
     return 100 * leak.value, 100 * leak.low, 100 * leak.high, kl.corrected, kl.low, kl.high
 
 

@@ -185,7 +185,7 @@ def measure(
     allowed = np.arange(mixture.num_classes) > 0
     target = np.where(allowed, np.asarray(mixture.prior, np.float64), 0)
     report = class_report(class_counts(labels, mixture.num_classes), allowed, target / target.sum())
-    leak, kl, trace = report.forbidden, report.forward, result.trace
+    leak, kl, trace = report.leak, report.forward, result.trace
     error = None
     if "posterior" in trace:
         error = posterior_error(np.asarray(trace["posterior"]), np.asarray(trace["exact"]))

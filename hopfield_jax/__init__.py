@@ -1,41 +1,38 @@
-"""Modern Hopfield networks as energy landscapes: minima, their stability, and how they bifurcate.
+r"""Modern Hopfield networks as energy landscapes: minima, their stability, and how they bifurcate.
 
-energy      E, its gradient and its update   weight_space  the same in the weights p
-retrieval   fixed points of many rows        stability     spectra, certificates of minima
-sweeps      minima over beta, hysteresis     implicit      minima as differentiable functions
-spaces      state and weight space as one    rows          arithmetic of many points
-iterations  rows, each until it is done      picard        the update itself
-aitken      two updates and a throw          anderson      mixing of the last steps
-newton      conjugate gradients              descent       whether a bold step goes down
-patterns    sets to store                    distances     of patterns to each other; leads
-theory      equidistant patterns, exactly    equidistant   their exact curves over beta_eff
-spectrum    beta_eff of any set              transition    onsets, windows, protocols, measured
-basins      their volumes                    capacity      patterns with minima of their own
-denoising   retrieval from noise             metastable    states of groups, trees of minima
-landscape   energies on planes               diffusion     the bridge: noise levels as beta
-attention   a transformer's keys
+    E(xi) = |xi|^2/2 - (1/beta) log mean_i exp(beta x_i.xi) + M^2/2       energy of N patterns x_i
+    xi   <- X^T p,  p = softmax(beta X xi)                                its update
+    beta_eff = mean over pairs of beta D_ij^2 / 2                         what beta means for a set
 
-plots and figures draw (import them by name: they need matplotlib).
+The core is flat: energy, patterns and their distances; theory (equidistant patterns, exactly),
+equidistant (its curves) and spectrum (what any set predicts); diffusion (noise levels as beta) and
+attention with projections (a transformer's keys). On it stand
+
+    solvers    fixed points of many rows, their certificates and derivatives; its sheet derives them
+    analyses   sweeps, transitions, basins, capacity, metastable states, landscapes, retrieval
+    plots      figures, imported by name: they need matplotlib
+
+    from hopfield_jax import find_minima, memory, patterns
+    x = patterns.equidistant(64)
+    found = find_minima(memory(x), x, beta=8.0)        found.state [64, 64], found.minimum [64]
 """
 
 from dng_jax.errors import InputError
 from hopfield_jax import (
+    analyses,
     attention,
     diffusion,
     distances,
     energy,
     equidistant,
     patterns,
+    projections,
+    solvers,
     spectrum,
     theory,
 )
-from hopfield_jax.analyses import basins, capacity, landscape, metastable, sweeps, transition
-from hopfield_jax.analyses import retrieval as denoising
-from hopfield_jax.analyses.sweeps import Sweep, certify_sweep, hysteresis, sweep, sweep_sets
+from hopfield_jax.analyses.sweeps import Sweep, certify_sweep, hysteresis, sweep
 from hopfield_jax.energy import Memory, memory
-from hopfield_jax.solvers import certificates as stability
-from hopfield_jax.solvers import fixed_points as retrieval
-from hopfield_jax.solvers import implicit, iterations, spaces, weight_space
 from hopfield_jax.solvers.certificates import Certificate, certify
 from hopfield_jax.solvers.fixed_points import (
     FixedPoints,
@@ -53,12 +50,10 @@ __all__ = [
     "Memory",
     "Minima",
     "Sweep",
+    "analyses",
     "attention",
-    "basins",
-    "capacity",
     "certify",
     "certify_sweep",
-    "denoising",
     "diffusion",
     "distances",
     "energy",
@@ -66,22 +61,13 @@ __all__ = [
     "find_fixed_points",
     "find_minima",
     "hysteresis",
-    "implicit",
-    "iterations",
-    "landscape",
     "memory",
     "merge",
-    "metastable",
     "minimum",
     "patterns",
-    "retrieval",
-    "spaces",
+    "projections",
+    "solvers",
     "spectrum",
-    "stability",
     "sweep",
-    "sweep_sets",
-    "sweeps",
     "theory",
-    "transition",
-    "weight_space",
 ]

@@ -5,8 +5,9 @@ r"""The bridge to diffusion: a denoiser of finitely many images is a Hopfield up
     E[x_0 | x_t] = sum_i p_i x_i,   p = softmax( log w_i - |x_t - alpha x_i|^2 / (2 sigma^2) )
                  = softmax( beta (x_i.xi - |x_i|^2/2) + log w_i ),   xi = x_t/alpha, beta = SNR
 
-which is the update of the Euclidean energy at xi; for the state x_t itself, beta = alpha/sigma^2.
-Patterns of one width s (a Gaussian mixture) only soften it: with v = alpha^2 s^2 + sigma^2,
+which is the update of the Euclidean energy at xi; for the state x_t itself, beta = alpha/sigma^2
+and the logits are biased by -alpha |x_i|^2/2. Patterns of one width s (a Gaussian mixture) only
+soften it: with v = alpha^2 s^2 + sigma^2,
 
     beta = alpha^2 / v,      E[x_0 | x_t] = (sigma^2 / v) update(xi) + (alpha s^2 / v) x_t
 
@@ -26,43 +27,33 @@ Where in SNR things are predicted to happen, N patterns in R^d, W_c = P(c), Sigm
                       covariance about them. For two Gaussians of one covariance, q/2 is the
                       mean log-likelihood ratio of a member of c: its posterior passes 1/2 there.
     window of c       R(q) = (E sigmoid(q/2 + sqrt(q) z + log W_c/(1 - W_c)) - W_c) / (1 - W_c),
-                      z ~ N(0, 1): the resolved share below for two such Gaussians, where
+                      z ~ N(0, 1): the resolved share (metrics.window) of two such Gaussians, where
                       E p^2 = W_c E[p | c]. From means and covariances alone.
     collapse          beta a = 2 log N, a = mean pair D_ij^2/2   (equidistant patterns)
     of single images  sum_{j != i} exp(-beta D_ij^2/4) = 1     (2 log(N-1) for equidistant
                       ones; the median over i is given)
 
-hopfield.md section 5; evidence, window and the last are ours. The first four use that p(c|x_t)
+Evidence, window and the last are derived here; for what was known of such transitions see Raya &
+Ambrogioni (arXiv 2305.19693) and Ambrogioni (arXiv 2309.17290). The first four use that p(c|x_t)
 moves when the noise no longer hides the means; nothing here knows of a network or of a sampler.
-
-Measured, on T steps and B chains of a sampler, w = P(c), p = p(c | x_t):
-
-    resolved share     R_t = mean p over chains that end in c - mean p over the others
-    guidance           G_t = mean_b  sum_{s <= t} lambda_s |eps_c - eps_base| / (that at the end)
-
-R_t is 0 while nothing is known and 1 when every chain has decided (Yates's discrimination slope).
-Along exact unguided chains p is calibrated, and R_t = Var p / (w (1 - w)), the share of the label's
-variance that x_t explains; in this form it does not depend on how many chains happened to end in c.
-A window is where such a curve passes 10, 50 and 90%.
+What a sampler's chains do is measured by dng_jax.metrics.window, on what `observer` records.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit
 
 from dng_jax.errors import InputError
 from dng_jax.mixtures import Mixture
 from hopfield_jax.distances import mean_half_squared, squares
 from hopfield_jax.energy import Memory, energy, update
-
-LEVELS = (0.1, 0.5, 0.9)
 
 
 def snr(alpha, sigma, scale=0.0):
@@ -73,18 +64,13 @@ def snr(alpha, sigma, scale=0.0):
     return alpha**2 / (alpha**2 * scale**2 + sigma**2)
 
 
-def inverse_temperature(alpha, sigma):
-    """alpha / sigma^2: that of the state x_t, whose logits are then biased by -alpha |x_i|^2/2."""
-    return alpha / sigma**2
-
-
 def noise_of(beta, scale=0.0):
     """SNR = alpha^2/sigma^2 at which patterns of this width have inverse temperature beta.
 
     Infinite where beta exceeds 1/scale^2, which no noise level reaches.
     """
-    rest = 1 / np.asarray(beta, np.float64) - np.asarray(scale, np.float64) ** 2
     with np.errstate(divide="ignore"):
+        rest = 1 / np.asarray(beta, np.float64) - np.asarray(scale, np.float64) ** 2
         return np.where(rest > 0, 1 / np.maximum(rest, 0), np.inf)[()]
 
 
@@ -112,7 +98,7 @@ def memory_of(mixture: Mixture, classes=None) -> Memory:
 
 
 def class_memories(mixture: Mixture) -> Memory:
-    """One memory a class, stacked for vmap: patterns [K, M, d]; the weights of each sum to 1."""
+    """One memory per class, stacked for vmap: patterns [K, M, d]; the weights of each sum to 1."""
     common_scale(mixture)
     return Memory(
         mixture.means,
@@ -196,7 +182,12 @@ def evidence(mixture: Mixture, classes) -> float:
     needed = 2 * math.log((1 - share) / share)
     if needed <= 0:
         return 0.0  # the prior alone is above 1/2
-    return _increasing_root(lambda logsnr: float(q(logsnr)) - needed)
+    low, high = -40.0, 40.0  # log SNR
+    if q(high) < needed:
+        return math.inf
+    if q(low) >= needed:
+        return math.exp(low)
+    return math.exp(brentq(lambda logsnr: float(q(logsnr)) - needed, low, high, xtol=1e-14))
 
 
 def predicted_share(mixture: Mixture, classes, logsnr) -> np.ndarray:
@@ -243,17 +234,14 @@ def image_collapse(patterns, most: int = 400) -> float:
     """
     n = len(patterns)
     chosen = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
-    found = []
-    for square in squares(patterns, chosen):
+
+    def separates(square: np.ndarray) -> float:
         # Between 0, where the sum is N-1, and a beta at which even N-1 nearest ones give less.
-        low = np.zeros(len(square))
-        high = 4 * math.log(max(n - 1, 2)) / np.maximum(square.min(axis=1), 1e-300)
-        for _ in range(40):
-            middle = (low + high) / 2
-            above = np.exp(-middle[:, None] * square / 4).sum(axis=1) > 1
-            low, high = np.where(above, middle, low), np.where(above, high, middle)
-        found.append(high)
-    return float(np.median(np.concatenate(found)))
+        others = square[np.isfinite(square)] / 4
+        high = math.log(n) / max(others.min(), 1e-300)
+        return float(brentq(lambda b: np.exp(-b * others).sum() - 1, 0, high, xtol=1e-14 * high))
+
+    return float(np.median([separates(row) for part in squares(patterns, chosen) for row in part]))
 
 
 def _flat(mixture: Mixture):
@@ -280,25 +268,18 @@ def _largest(covariance: np.ndarray) -> float:
     return float(np.linalg.eigvalsh(covariance)[-1])
 
 
-def _increasing_root(f, low: float = -40.0, high: float = 40.0) -> float:
-    """exp of the root of an increasing function of the logarithm; inf where it stays below 0."""
-    if f(high) < 0:
-        return math.inf
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if f(middle) < 0 else (low, middle)
-    return math.exp((low + high) / 2)
-
-
 # ---- measured ------------------------------------------------------------------------------------
 
 
-class Window(NamedTuple):
-    """log SNR where a curve that rises from 0 to 1 passes 10, 50 and 90%; NaN where it does not."""
+def prior_of(mixture: Mixture, classes) -> float:
+    """P(c), c the set of classes named."""
+    return float(np.asarray(mixture.prior, np.float64)[np.asarray(classes, int)].sum())
 
-    opens: float
-    middle: float
-    closes: float
+
+def ends_in(mixture: Mixture, x, classes) -> np.ndarray:
+    """Whether the most probable class of samples x [B, ...], free of noise, is among these, [B]."""
+    nearest = np.asarray(mixture.log_posterior(x, 1.0, 0.0)).argmax(axis=1)
+    return np.isin(nearest, np.asarray(classes, int))
 
 
 def observer(mixture: Mixture, classes):
@@ -321,91 +302,3 @@ def observer(mixture: Mixture, classes):
         return {"exact": jnp.exp(inside).sum(axis=1), "gap": jnp.linalg.norm(gap, axis=1)}
 
     return observe
-
-
-def resolved(posterior, member) -> np.ndarray:
-    """R_t [T] from p [T, B] and whether each chain ends in c, bool [B]; some must, and some not."""
-    posterior, member = np.asarray(posterior, np.float64), np.asarray(member, bool)
-    if posterior.ndim != 2 or member.shape != posterior.shape[1:]:
-        raise InputError(
-            f"resolved needs a posterior [T, B] and a mark for each chain [B], got"
-            f" {list(posterior.shape)} and {list(member.shape)}"
-        )
-    if member.all() or not member.any():
-        raise InputError(
-            f"{member.sum()} of {member.size} chains end in the class: take more samples, so that"
-            " there are some of both kinds"
-        )
-    return posterior[:, member].mean(axis=1) - posterior[:, ~member].mean(axis=1)
-
-
-def accumulated(push) -> np.ndarray:
-    """Share [T] of the whole guidance applied up to each step, from push >= 0 [T, B]."""
-    push = np.asarray(push, np.float64)
-    if push.ndim != 2 or push.size == 0 or not np.isfinite(push).all() or (push < 0).any():
-        raise InputError(f"accumulated needs finite push >= 0 [T, B], got {list(push.shape)}")
-    total = np.cumsum(push.mean(axis=1))
-    if total[-1] == 0:
-        raise InputError("no guidance was applied at any step: there is no window to measure")
-    return total / total[-1]
-
-
-def crossing(logsnr, curve, level: float) -> float:
-    """log SNR where a curve [T] first reaches the level, linear in between; NaN where never."""
-    logsnr, curve = np.asarray(logsnr, np.float64), np.asarray(curve, np.float64)
-    if logsnr.shape != curve.shape or curve.ndim != 1:
-        raise InputError(
-            f"crossing needs logsnr and a curve of one length, got {list(logsnr.shape)} and"
-            f" {list(curve.shape)}"
-        )
-    above = np.flatnonzero(curve >= level)
-    if above.size == 0:
-        return math.nan
-    t = above[0]
-    if t == 0:
-        return float(logsnr[0])
-    part = (level - curve[t - 1]) / (curve[t] - curve[t - 1])
-    return float(logsnr[t - 1] + part * (logsnr[t] - logsnr[t - 1]))
-
-
-def window_of(logsnr, curve) -> Window:
-    """Where a curve [T] from about 0 to 1 passes 10, 50 and 90%, in log SNR [T], noise first."""
-    return Window(*(crossing(logsnr, curve, level) for level in LEVELS))
-
-
-def prior_of(mixture: Mixture, classes) -> float:
-    """P(c), c the set of classes named."""
-    return float(np.asarray(mixture.prior, np.float64)[np.asarray(classes, int)].sum())
-
-
-def ends_in(mixture: Mixture, x, classes) -> np.ndarray:
-    """Whether the most probable class of samples x [B, ...], free of noise, is among these, [B]."""
-    nearest = np.asarray(mixture.log_posterior(x, 1.0, 0.0)).argmax(axis=1)
-    return np.isin(nearest, np.asarray(classes, int))
-
-
-def push(scale, gap) -> np.ndarray:
-    """lambda_t |eps_c - eps_base| [T, B], the guidance that `accumulated` sums."""
-    return np.asarray(scale, np.float64) * np.asarray(gap, np.float64)
-
-
-def scale_doubles(logsnr, scale, prior: float, quantile: float = 0.9) -> float:
-    """log SNR where this quantile of lambda_t [T, B] first reaches twice w/(1-w); NaN where never.
-
-    w/(1-w), w the prior, is DNG's scale (lambda_0 = 1) while nothing is known.
-    """
-    high = np.quantile(np.asarray(scale, np.float64), quantile, axis=1)
-    return crossing(logsnr, high * (1 - prior) / prior, 2.0)
-
-
-class TrackingError(NamedTuple):
-    """Mean of |tracked - exact| posterior over chains: over all steps, and at the last."""
-
-    chain: float
-    final: float
-
-
-def tracking_error(tracked, exact) -> TrackingError:
-    """Of posteriors tracked and exact, both [T, B]."""
-    gap = np.abs(np.asarray(tracked, np.float64) - np.asarray(exact, np.float64))
-    return TrackingError(float(gap.mean()), float(gap[-1].mean()))

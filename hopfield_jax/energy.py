@@ -12,7 +12,7 @@ r"""The energy of a modern Hopfield network, its gradient and its update.
 
 E(T(xi)) <= E(xi) - |xi - T(xi)|^2 / 2, since T minimises a quadratic that lies above E and touches
 it at xi: no iteration of the update ever raises the energy. Source: Ramsauer et al. 2020, arXiv
-2008.02217; hopfield.md section 1. With equal norms both energies have the same minima.
+2008.02217 (with w_i = 1/N). With equal norms both energies have the same minima.
 
 Numerics. With the largest field r as reference every exponent t_i = beta (s_i - r) is <= 0, so
 

@@ -42,7 +42,7 @@ def check(patterns) -> np.ndarray:
         x = raw.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(
-            "patterns must be real numbers, a matrix [N, d] with one pattern a row"
+            "patterns must be real numbers, a matrix [N, d] with one pattern per row"
         ) from error
     if x.ndim != 2:
         raise InputError(

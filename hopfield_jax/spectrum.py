@@ -27,7 +27,7 @@ b_i = z_i.mean (dot) or -|z_i|^2/2 (euclidean), the curve
 is followed by its arc length (predictor along the tangent, Newton on F bordered by the tangent;
 Keller 1977), which passes folds and, where the tangent of the branch is a solution, bifurcations.
 
-Source: hopfield.md section 4. Float64 throughout.
+Derived here. Float64 throughout.
 """
 
 from __future__ import annotations

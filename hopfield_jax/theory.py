@@ -182,17 +182,6 @@ def branch(N: int, k: int, K: float) -> tuple[float, ...]:
     return (_root(lambda u: _excess(u, N, k, K), 0.0, u_s), upper)
 
 
-def pattern_weight(N: int, K: float) -> float:
-    """p1 of the pattern minimum at K; InputError where there is none (K < K_s)."""
-    found = branch(N, 1, K)
-    if not found:
-        raise InputError(
-            f"{N} equidistant patterns have no minima of their own at K = {K:g}: "
-            f"take K > {spinodal(N).K:g}"
-        )
-    return float(weights_of_u(found[-1], 1, N)[0])
-
-
 def eigenvalues(u, k: int, N: int) -> tuple[np.ndarray, np.ndarray]:
     """Spectrum of J at a k-subset state: values [..., 3] = K p1, K p2, K N p1 p2, and how often.
 
@@ -255,14 +244,6 @@ def barriers(N: int, K: float) -> Barriers:
     if N == 2:
         between = 0.0
     return Barriers(saddle - pattern, saddle, between - pattern)
-
-
-def overlap_step(m, K, N: int):
-    """One update from p = (p1, p2, ..., p2) with p1 - p2 = m in [0, 1]: the new m, broadcast.
-
-    m1 = (e^{Km} - 1)/(e^{Km} + N - 1); it grows iff m lies above the falling branch's m.
-    """
-    return m_of_u(np.asarray(K, np.float64) * np.asarray(m, np.float64), 1, N)
 
 
 def ultrametric_window(

@@ -1,8 +1,7 @@
-"""A toy mixture, its float64 twin written by the textbook, and counters of traces."""
+"""A toy mixture, its float64 twin written by the textbook, and the settings tests run under."""
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -121,7 +120,7 @@ def noise(keys, table):
 
 @pytest.fixture(scope="module")
 def quick_compilation(tmp_path_factory):
-    """For tests that compile much and compute little: plain code, compiled once a module."""
+    """For tests that compile much and compute little: plain code, compiled once per module."""
     settings = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
@@ -135,28 +134,6 @@ def quick_compilation(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["seen"])
-@dataclass(frozen=True)
-class Counted:
-    """A denoiser that notes the roles of each call in `seen`; under jit: one call a trace."""
-
-    inner: object
-    seen: tuple
-
-    def __call__(self, x, row, roles):
-        self.seen[0].append(tuple(roles))
-        return self.inner(x, row, roles)
-
-
-class Log(list):
-    """A list that hashes by identity, so that it can be part of a program."""
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other):
-        return self is other
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import jax
 
-from dng_jax.rules import Move, Step, number, pytree, static
+from dng_jax.rules import Stateless, Step, number, pytree, static
 
 
 @pytree
-class ClassifierFree:
-    """Stateless. Make it with `classifier_free`."""
+class ClassifierFree(Stateless):
+    """Make it with `classifier_free`."""
 
     guidance_scale: jax.Array
     positive: str = static(default="positive")
@@ -22,14 +22,8 @@ class ClassifierFree:
     def roles(self) -> tuple[str, ...]:
         return ("base", self.positive)
 
-    def init_state(self, x):
-        return ()
-
     def apply(self, state, step: Step):
         return self.guidance_scale * (step.preds[self.positive] - step.base), state, {}
-
-    def update(self, state, step: Step, move: Move):
-        return state
 
 
 def classifier_free(guidance_scale: float, *, positive: str = "positive") -> ClassifierFree:

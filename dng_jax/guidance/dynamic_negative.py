@@ -1,19 +1,20 @@
-r"""Dynamic Negative Guidance (Koulischer et al., ICLR 2025, arXiv 2410.14398; dng.md section 1).
+r"""Dynamic Negative Guidance (Koulischer et al., ICLR 2025, arXiv 2410.14398).
 
 With p = p(forbidden | x_t), tracked along the chain, the complement's prediction is
 
-    eps   = eps_b - lambda (eps_n - eps_b),       lambda = lambda_0 p / (1 - p)
+    eps   = eps_b - lambda_t (eps_n - eps_b),     lambda_t = lambda_0 p / (1 - p)
 
-exact at lambda_0 = 1. Several concepts: n is their posterior-weighted prediction, p their total.
+exact at lambda_0 = 1 (derived in dng_jax.guidance). Several concepts: n is their posterior-weighted
+prediction, p their total.
 
-A tracker over all classes also knows the complement's own prediction a (`View.allowed`). Asked
+A tracker over all classes also knows the complement's own prediction a (`View.eps_allowed`). Asked
 to do without a base prediction, the rule takes the posterior-weighted mixture
 eps_b = p eps_n + (1 - p) eps_a, which gives, without any division,
 
-    eps   = eps_a + [p - lambda (1 - p)] (eps_n - eps_a),     lambda (1 - p) = lambda_0 p
+    eps   = eps_a + [p - lambda_t (1 - p)] (eps_n - eps_a),   lambda_t (1 - p) = lambda_0 p
 
-so that at lambda_0 = 1 it is eps_a itself, whatever p is. A cap scale_max on lambda belongs to the
-first form, where p -> 1 divides; in the second it would turn certain chains towards what is
+so that at lambda_0 = 1 it is eps_a itself, whatever p is. A cap scale_max on lambda_t belongs to
+the first form, where p -> 1 divides; in the second it would turn certain chains towards what is
 forbidden (at p = .999 and a cap of 99, nine tenths of the way), and there is none by default.
 lambda_0 = 0 leaves the base model unguided and the tracker running: a detector.
 """
@@ -51,16 +52,18 @@ class DynamicNegative:
     def apply(self, state, step: Step):
         view = self.tracker.view(state, step)
         odds = jnp.exp(jnp.minimum(view.log_odds, _LOG_ODDS_MAX))
-        scale = jnp.minimum(self.guidance_scale * odds, self.scale_max)
+        lambda_t = jnp.minimum(self.guidance_scale * odds, self.scale_max)
         p, not_p = jax.nn.sigmoid(view.log_odds), jax.nn.sigmoid(-view.log_odds)
-        info = {"scale": scale, "posterior": p}
-        if self.base == "model" or view.allowed is None:
-            return -per_sample(scale, step.x) * (view.forbidden - step.base), state, info
+        info = {"lambda": lambda_t, "posterior": p}
+        if self.base == "model" or view.eps_allowed is None:
+            return -per_sample(lambda_t, step.x) * (view.eps_forbidden - step.base), state, info
         # Infinity stays out of the product: 0 * inf would be NaN, here and in derivatives.
         uncapped = jnp.isinf(self.scale_max)
         cap = jnp.where(uncapped, jnp.inf, jnp.where(uncapped, 0.0, self.scale_max) * not_p)
         pushed = jnp.minimum(self.guidance_scale * p, cap)
-        guided = view.allowed + per_sample(p - pushed, step.x) * (view.forbidden - view.allowed)
+        guided = view.eps_allowed + per_sample(p - pushed, step.x) * (
+            view.eps_forbidden - view.eps_allowed
+        )
         return guided - step.base, state, info
 
     def update(self, state, step: Step, move: Move):

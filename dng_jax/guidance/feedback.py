@@ -1,7 +1,7 @@
-r"""Feedback Guidance (arXiv 2506.06085; dng.md section 6): CFG whose scale follows a posterior.
+r"""Feedback Guidance (Koulischer et al. 2025, arXiv 2506.06085): CFG that follows a posterior.
 
     r = e^L estimates p_t(x | c) / p_t(x | base),  L_T = 0
-    lambda = r / (r - (1 - pi));      eps = eps_base + lambda (eps_positive - eps_base)
+    lambda_t = r / (r - (1 - pi));    eps = eps_base + lambda_t (eps_positive - eps_base)
     L <- clamp( L - tau/(2 k_var) (|x'-mu_c|^2 - |x'-mu_b|^2) + off, L_min, L_max )
     L_min = log( (1 - pi) lambda_max / (lambda_max - 1) )          L_max = 3
 
@@ -45,9 +45,9 @@ class Feedback:
 
     def apply(self, state, step: Step):
         ratio = jnp.exp(state)
-        scale = jnp.minimum(ratio / (ratio - (1 - self.pi)), self.scale_max)
-        delta = per_sample(scale, step.x) * (step.preds[self.positive] - step.base)
-        return delta, state, {"scale": scale, "log_ratio": state}
+        lambda_t = jnp.minimum(ratio / (ratio - (1 - self.pi)), self.scale_max)
+        delta = per_sample(lambda_t, step.x) * (step.preds[self.positive] - step.base)
+        return delta, state, {"lambda": lambda_t, "log_ratio": state}
 
     def update(self, state, step: Step, move: Move):
         evidence = gather(step, move, (self.positive,), "base", self.probes)
@@ -69,9 +69,10 @@ def feedback(
     positive: str = "positive",
     probes: int = 0,
 ) -> Feedback:
-    """Feedback Guidance; pi in (0, 1), scale_max > 1, offset in units of the log-ratio a step.
+    """Feedback Guidance; pi in (0, 1), scale_max > 1, offset in nats per step.
 
-    probes: Rademacher probes a step for deterministic tables, as for a tracker (0: none).
+    temperature as for a tracker; log_ratio_max L_max in nats. probes: Rademacher probes per step
+    for deterministic tables, as for a tracker (0: none). InputError for numbers out of range.
     """
     return Feedback(
         number(pi, "pi", low=0, high=1, open_=True),

@@ -1,4 +1,4 @@
-r"""Negative prompting with a constant scale, in its two forms (dng.md section 2).
+r"""Negative prompting with a constant scale, in its two forms.
 
     away         eps = eps_base - lambda sum_k (eps_neg,k - eps_base)      CFG of weight -lambda
     in place     eps = eps_neg + w (eps_pos - eps_neg)                     the negative stands in
@@ -12,12 +12,12 @@ from __future__ import annotations
 import jax
 
 from dng_jax.errors import InputError
-from dng_jax.rules import Move, Step, number, pytree, static
+from dng_jax.rules import Stateless, Step, number, pytree, static
 
 
 @pytree
-class NegativePrompt:
-    """Away from the negatives, stateless. Make it with `negative_prompt`."""
+class NegativePrompt(Stateless):
+    """Away from the negatives. Make it with `negative_prompt`."""
 
     guidance_scale: jax.Array
     negatives: tuple[str, ...] = static(default=("negative",))
@@ -26,19 +26,13 @@ class NegativePrompt:
     def roles(self) -> tuple[str, ...]:
         return ("base", *self.negatives)
 
-    def init_state(self, x):
-        return ()
-
     def apply(self, state, step: Step):
         away = sum(step.base - step.preds[role] for role in self.negatives)
         return self.guidance_scale * away, state, {}
 
-    def update(self, state, step: Step, move: Move):
-        return state
-
 
 @pytree
-class NegativeInPlace:
+class NegativeInPlace(Stateless):
     """The negative in the place of the empty prompt. Make it with `negative_in_place`."""
 
     guidance_scale: jax.Array
@@ -49,16 +43,10 @@ class NegativeInPlace:
     def roles(self) -> tuple[str, ...]:
         return (self.positive, self.negative)
 
-    def init_state(self, x):
-        return ()
-
     def apply(self, state, step: Step):
         negative = step.preds[self.negative]
         guided = negative + self.guidance_scale * (step.preds[self.positive] - negative)
         return guided - step.base, state, {}
-
-    def update(self, state, step: Step, move: Move):
-        return state
 
 
 def negative_prompt(

@@ -1,6 +1,6 @@
 r"""Recording the evidence of a chain, so that any tracker can be replayed on it afterwards.
 
-`Recorder` is a rule that follows another one (by default it guides nothing) and adds to its report
+`Recorder` is a rule that follows another one (by default it guides nothing) and adds to its info
 the evidence of the last step, one step late: entry i of the trace belongs to the transition into
 x_i, so entries 1..T-1 are the T-1 transitions that are scored, and entry 0 is empty.
 
@@ -55,18 +55,3 @@ def recorder(concepts: tuple[str, ...], rule: Rule | None = None, probes: int = 
 def recorded(trace: dict[str, jax.Array]) -> Evidence:
     """The evidence [T-1, B, ...] in the trace of a run with a `Recorder`."""
     return Evidence(**{name: trace[name][1:] for name in Evidence._fields})
-
-
-def one_concept_each(evidence: Evidence) -> Evidence:
-    """Evidence of M concepts on B samples as that of one concept on M B samples (concept-major)."""
-
-    def fold(a):  # [T, B, M] -> [T, M B, 1]
-        return jnp.moveaxis(a, 2, 1).reshape(a.shape[0], -1, 1)
-
-    square = jnp.diagonal(evidence.gram, axis1=2, axis2=3)
-    return Evidence(
-        fold(evidence.inner),
-        fold(evidence.expected),
-        fold(square)[..., None],
-        fold(evidence.divergence),
-    )

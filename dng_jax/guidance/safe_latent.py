@@ -1,12 +1,15 @@
-r"""Safe Latent Diffusion, in the two forms met in the field (dng.md section 2).
+r"""Safe Latent Diffusion, in the two forms met in the field.
 
-Without a text prompt, as the DNG paper compares it (elementwise in the image):
+Without a text prompt, as the DNG paper compares it (Koulischer et al., ICLR 2025, arXiv 2410.14398;
+elementwise in the image):
+
     d  = eps_base - eps_neg
     m  = where(d < threshold, min(1, scale |d|), 0)
     g  = -m d + s_m v;     v <- beta_m v + (1 - beta_m) g;     v_0 = 0
     eps = eps_base - lambda g
 
 With a prompt, as its own paper has it (Schramowski et al. 2023, arXiv 2211.05105, eq. 5-8):
+
     d  = eps_pos - eps_neg
     mu = where(d < threshold, min(1, scale |d|), 0)
     gamma = mu (eps_neg - eps_base) + s_m v;     v <- beta_m v + (1 - beta_m) gamma;     v_0 = 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from dng_jax.rules import Move, Step, pytree, static
+from dng_jax.rules import Stateless, Step, pytree, static
 
 
 @pytree
-class Unguided:
-    """Stateless. Make it with `unguided`."""
+class Unguided(Stateless):
+    """Make it with `unguided`."""
 
     role: str = static(default="base")
 
@@ -17,16 +17,10 @@ class Unguided:
     def roles(self) -> tuple[str, ...]:
         return (self.role,)
 
-    def init_state(self, x):
-        return ()
-
     def apply(self, state, step: Step):
         if self.role == "base":
             return jnp.zeros_like(step.x), state, {}
         return step.preds[self.role] - step.base, state, {}
-
-    def update(self, state, step: Step, move: Move):
-        return state
 
 
 def unguided(role: str = "base") -> Unguided:

@@ -1,22 +1,18 @@
 """How well a sampler removed a class, how good the rest is, how far its posterior can be trusted.
 
-shares            leak, divergences       balance           evenness of the allowed classes
-frechet           Frechet distance        kernel_distance   KID, all pairs or blocks
-precision_recall  and density, coverage   calibration       of predicted probabilities
-tradeoff          curves over scales, paired intervals      features   images -> features
-reference         real features by class, without the data
+shares            leak, divergences                calibration       of predicted probabilities
+frechet           Frechet distance                 kernel_distance   KID over all pairs
+precision_recall  and density, coverage            tradeoff          curves over scales, intervals
+features          images -> feature vectors        buffer            feature vectors as they come
+reference         real features per class, without the data
 
-Plain NumPy in float64 on the host, but for the feature extractors. What streams (counts, Moments,
-Kept, KernelBlocks, Overlap) is immutable, and gives what the whole batch gives.
+Plain NumPy in float64 on the host, but for the feature extractors. What streams (class counts,
+Moments, FeatureBuffer, PRDC) is immutable, and gives what the whole batch gives.
 """
 
 from dng_jax.metrics import features, tradeoff
-from dng_jax.metrics.balance import (
-    ClassBalance,
-    class_balance,
-)
+from dng_jax.metrics.buffer import FeatureBuffer
 from dng_jax.metrics.calibration import (
-    Calibration,
     Reliability,
     agreement,
     brier,
@@ -25,34 +21,12 @@ from dng_jax.metrics.calibration import (
     nll,
     reliability,
 )
-from dng_jax.metrics.frechet import (
-    Moments,
-    frechet_distance,
-    frechet_from_features,
-)
-from dng_jax.metrics.kept import (
-    Kept,
-)
-from dng_jax.metrics.kernel_distance import (
-    KernelBlocks,
-    KernelDistance,
-    KernelReference,
-    block_kid,
-    kid,
-)
-from dng_jax.metrics.precision_recall import (
-    Manifold,
-    Overlap,
-    PrecisionRecall,
-    precision_and_recall,
-)
-from dng_jax.metrics.reference import (
-    Reference,
-)
+from dng_jax.metrics.frechet import Moments, frechet_distance, frechet_from_features
+from dng_jax.metrics.kernel_distance import KernelReference, kid
+from dng_jax.metrics.precision_recall import PRDC, Manifold, precision_and_recall
+from dng_jax.metrics.reference import Reference
 from dng_jax.metrics.shares import (
     ClassReport,
-    Divergence,
-    Share,
     class_counts,
     class_report,
     forbidden_share,
@@ -62,26 +36,17 @@ from dng_jax.metrics.shares import (
 )
 
 __all__ = [
-    "Calibration",
-    "ClassBalance",
+    "PRDC",
     "ClassReport",
-    "Divergence",
-    "Kept",
-    "KernelBlocks",
-    "KernelDistance",
+    "FeatureBuffer",
     "KernelReference",
     "Manifold",
     "Moments",
-    "Overlap",
-    "PrecisionRecall",
     "Reference",
     "Reliability",
-    "Share",
     "agreement",
-    "block_kid",
     "brier",
     "calibration",
-    "class_balance",
     "class_counts",
     "class_report",
     "expected_calibration_error",

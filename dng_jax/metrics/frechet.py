@@ -28,7 +28,7 @@ import numpy as np
 from scipy import linalg
 
 from dng_jax.errors import InputError
-from dng_jax.metrics.kept import feature_rows
+from dng_jax.metrics.buffer import feature_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,8 @@ Intervals are Wilson's and hold the manifold fixed: precision's speaks of other 
 against these real ones, recall's of other real samples against these generated ones.
 
 Streaming: against a fixed real manifold, precision and density are sums and coverage is one
-minimal distance a real sample, O(m) memory however long the stream. Recall needs the radii of the
-generated samples, which later ones shrink, and so their features (dng_jax.metrics.kept).
+minimal distance per real sample, O(m) memory however long the stream. Recall needs the radii of the
+generated samples, which later ones shrink, and so their features (dng_jax.metrics.buffer).
 Cost: three times n m d squared differences, about 1 ns each.
 """
 
@@ -36,7 +36,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from dng_jax.errors import InputError
-from dng_jax.metrics.kept import LIMIT, Kept, feature_rows
+from dng_jax.metrics.buffer import LIMIT, FeatureBuffer, feature_rows
 from dng_jax.metrics.shares import Share, share
 
 CELLS = 1 << 22  # distances held at once: 32 MiB
@@ -94,11 +94,11 @@ class Manifold:
 
 
 @dataclass(frozen=True, eq=False)
-class Overlap:
+class PRDC:
     """Generated samples against a real manifold. Immutable: `update`, `merge` return a new one.
 
     count n; inside: of them in the real manifold; balls: real balls that hold them, summed;
-    nearest [m]: squared distance from each real sample to the nearest; kept: their features, or
+    nearest [m]: squared distance from each real sample to the nearest; buffer: their features, or
     None without recall.
     """
 
@@ -107,16 +107,18 @@ class Overlap:
     inside: int
     balls: int
     nearest: np.ndarray
-    kept: Kept | None
+    buffer: FeatureBuffer | None
 
     @classmethod
-    def zero(cls, real, k: int = 3, *, recall: bool = True, limit: int = LIMIT) -> Overlap:
+    def zero(cls, real, k: int = 3, *, recall: bool = True, limit: int = LIMIT) -> PRDC:
         """Nothing seen yet; real [m, d] features, or a Manifold (whose k then holds)."""
         real = real if isinstance(real, Manifold) else Manifold.of(real, k)
         m, d = real.features.shape
-        return cls(real, 0, 0, 0, np.full(m, np.inf), Kept(d, limit=limit) if recall else None)
+        return cls(
+            real, 0, 0, 0, np.full(m, np.inf), FeatureBuffer(d, limit=limit) if recall else None
+        )
 
-    def update(self, batch) -> Overlap:
+    def update(self, batch) -> PRDC:
         """With generated features [N, d] added."""
         batch = feature_rows(batch, self.real.features.shape[1])
         balls, nearest = self.real._look(batch)
@@ -126,18 +128,18 @@ class Overlap:
             inside=self.inside + int((balls > 0).sum()),
             balls=self.balls + int(balls.sum()),
             nearest=np.minimum(self.nearest, nearest),
-            kept=None if self.kept is None else self.kept.update(batch),
+            buffer=None if self.buffer is None else self.buffer.update(batch),
         )
 
-    def merge(self, other: Overlap) -> Overlap:
+    def merge(self, other: PRDC) -> PRDC:
         """Both together; InputError unless both have one real manifold and both keep, or not."""
         same = self.real is other.real or (
             self.real.k == other.real.k and np.array_equal(self.real.features, other.real.features)
         )
-        if not same or (self.kept is None) != (other.kept is None):
+        if not same or (self.buffer is None) != (other.buffer is None):
             raise InputError(
-                "cannot merge overlaps with different real samples, k, or only one with recall: "
-                "start both from one Overlap.zero"
+                "cannot merge PRDCs with different real samples, k, or only one with recall: "
+                "start both from one PRDC.zero"
             )
         return replace(
             self,
@@ -145,15 +147,17 @@ class Overlap:
             inside=self.inside + other.inside,
             balls=self.balls + other.balls,
             nearest=np.minimum(self.nearest, other.nearest),
-            kept=None if self.kept is None or other.kept is None else self.kept.merge(other.kept),
+            buffer=None
+            if self.buffer is None or other.buffer is None
+            else self.buffer.merge(other.buffer),
         )
 
     def result(self, confidence: float = 0.95) -> PrecisionRecall:
         """The scores so far; more than k samples with recall, at least one without."""
         m, k = len(self.nearest), self.real.k
         recall = None
-        if self.kept is not None:
-            generated = Manifold.of(self.kept.array(), k)
+        if self.buffer is not None:
+            generated = Manifold.of(self.buffer.array(), k)
             found = int((generated.holds(self.real.features) > 0).sum())
             recall = share(found, m, confidence)
         return PrecisionRecall(
@@ -170,7 +174,7 @@ class Overlap:
 def precision_and_recall(features, real, k: int = 3, confidence: float = 0.95) -> PrecisionRecall:
     """Generated features [n, d] against real [m, d] (or a Manifold); n, m > k."""
     features = feature_rows(features)
-    return Overlap.zero(real, k, limit=len(features)).update(features).result(confidence)
+    return PRDC.zero(real, k, limit=len(features)).update(features).result(confidence)
 
 
 def _chunks(x: np.ndarray, y: np.ndarray):

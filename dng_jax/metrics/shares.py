@@ -85,7 +85,7 @@ class ClassReport:
     """What the counts [K] of one run say: leak, and the three divergences from the target."""
 
     samples: int
-    forbidden: Share
+    leak: Share
     forward: Divergence
     renormalised: Divergence
     reversed: Divergence

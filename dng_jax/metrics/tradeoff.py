@@ -9,7 +9,7 @@ so labels y_fsi are resampled by sample index, jointly for all of them:
 
     w_f ~ Multinomial(n, (1/n, ..., 1/n))      n*_fsk = sum_i w_fi [y_fsi = k]
 
-with w_f drawn anew for each f, since every f has noise of its own. Families named `independent`
+with w_f drawn again for each f, since every f has noise of its own. Families named `independent`
 (with other noise, or another n) get weights of their own. KL and rev are laid around their
 estimates: draws less their mean, plus the estimate; like the estimates they may fall below 0. The
 forbidden sets themselves are not redrawn: the intervals speak of these sets with other samples.
@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dng_jax.errors import InputError, choose
+from dng_jax.errors import InputError, choose, some_classes
 from dng_jax.metrics.shares import raw_and_bias, wilson
 
 MEASURES = ("kl", "reversed")
@@ -139,7 +139,7 @@ def curves(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Curve]:
-    """One curve a family, from the labels of every single sample.
+    """One curve per family, from the labels of every single sample.
 
     labels[family][f]: integers [S, n] in 0..classes-1, f running over `forbidden` (tuples of
     classes); sample i of all families but the `independent` ones shares its noise, so they have one
@@ -356,14 +356,8 @@ def _of(curve: Curve, measure: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mask(banned: Sequence[int], classes: int) -> np.ndarray:
-    chosen = sorted({int(k) for k in banned})
-    if not chosen or len(chosen) >= classes or chosen[0] < 0 or chosen[-1] >= classes:
-        raise InputError(
-            f"each forbidden set must hold some but not all of the classes 0..{classes - 1}, "
-            f"got {list(banned)}"
-        )
     allowed = np.ones(classes, bool)
-    allowed[chosen] = False
+    allowed[list(some_classes(banned, classes))] = False
     return allowed
 
 

@@ -1,4 +1,4 @@
-r"""Tracker over all classes of a model: a probability vector by construction (dng.md 1.3).
+r"""Tracker over all classes of a model: a probability vector by construction.
 
     log p_k <- log_softmax_k( log p_k + tau log N(x'; mu_k, k_var) + [k forbidden] delta/(2 k_var) )
 
@@ -10,39 +10,34 @@ prediction, which cancels in the softmax.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError
-from dng_jax.posterior.evidence import (
-    Evidence,
-    divergence_numerator,
-    gather,
-    log_ratio,
-    noise_share,
-)
+from dng_jax.errors import InputError, some_classes
+from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
+from dng_jax.posterior.kernel_tracker import KernelTracker
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
-from dng_jax.rules import Move, Step, count, number, pytree, static, zeros_per_sample
+from dng_jax.rules import Step, class_roles, count, number, pytree
 from dng_jax.steps import StepRow
 
 
 @pytree
-class Classes:
-    """State: log p [B, K], normalised. Make it with `classes`."""
+class Classes(KernelTracker):
+    """State: log p [B, K], normalised. Make it with `classes`.
+
+    forbidden float32 [K]: 1 for the forbidden classes, 0 for the others.
+    """
 
     forbidden: jax.Array
-    log_prior: jax.Array
-    temperature: Temperature
-    delta: jax.Array
-    drift: jax.Array
     log_p_min: jax.Array
-    concepts: tuple[str, ...] = static()
-    probes: int = static(default=0)
+
+    reference: ClassVar[str | None] = None
 
     @property
     def knows_allowed(self) -> bool:
@@ -50,20 +45,9 @@ class Classes:
         return True
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        return self.concepts
-
-    def init(self, x: jax.Array) -> jax.Array:
-        """log prior, [B, K]."""
-        return zeros_per_sample(x)[:, None] + self.log_prior
-
-    def evidence(self, step: Step, move: Move) -> Evidence:
-        """The scalars of one step that `update` needs."""
-        return gather(step, move, self.concepts, None, self.probes)
-
-    def observe(self, state, step: Step, move: Move):
-        """State after one step of the chain."""
-        return self.update(state, self.evidence(step, move), step.row)
+    def num_outcomes(self) -> int:
+        """The K classes."""
+        return len(self.concepts)
 
     def update(self, state: jax.Array, evidence: Evidence, row: StepRow) -> jax.Array:
         """State after one step, from its scalars."""
@@ -82,6 +66,18 @@ class Classes:
     def log_probabilities(self, state: jax.Array) -> jax.Array:
         """log p_k, [B, K]."""
         return state
+
+    def log_outcomes(self, state: jax.Array) -> jax.Array:
+        """The same: one of the K classes it is."""
+        return state
+
+    def arrange(self, evidence: Evidence, labels: Any) -> tuple[Evidence, np.ndarray]:
+        """Evidence [T, B, K] and labels [B] of a record, as they are."""
+        return evidence, np.asarray(labels)
+
+    def class_probabilities(self, log_p: Any, num_classes: int) -> np.ndarray:
+        """p of each class, float64 [T, B, K], from the `replay` [T, B, K]."""
+        return np.exp(np.asarray(log_p, np.float64))
 
     def view(self, state: jax.Array, step: Step) -> View:
         """Odds of the forbidden set, and the posterior-weighted predictions of both sides."""
@@ -118,7 +114,7 @@ def classes(
     forbidden: class indices, at least one and not all. prior [K] in (0, 1) summing to 1, default
     uniform. p_min in [0, 1/K): floor under each class's probability, so that a class can return.
     """
-    concepts = concepts or tuple(f"class:{k}" for k in range(num_classes))
+    concepts = concepts or class_roles(num_classes)
     if len(concepts) != num_classes:
         raise InputError(f"{num_classes} classes need as many concept roles, got {len(concepts)}")
     if prior is None:
@@ -129,29 +125,19 @@ def classes(
     if known(prior) and abs(float(prior.sum()) - 1) > 1e-4:
         raise InputError(f"the class priors must sum to 1, got {float(prior.sum()):g}")
     return Classes(
-        forbidden_mask(num_classes, forbidden),
         jnp.log(prior),
         as_temperature(temperature),
         number(delta, "delta"),
         number(drift, "drift", low=0, high=1),
+        forbidden_mask(num_classes, forbidden),
         jnp.log(number(p_min, "p_min", low=0, high=1 / num_classes)),
-        tuple(concepts),
-        count(probes, "probes"),
+        concepts=tuple(concepts),
+        probes=count(probes, "probes"),
     )
 
 
 def forbidden_mask(num_classes: int, forbidden: Sequence[int]) -> jax.Array:
     """[K] float32 mask, 1 for the forbidden classes; InputError for none, all or unknown ones."""
-    if isinstance(forbidden, str) or not isinstance(forbidden, Iterable):
-        raise InputError(f"forbidden must be a list of class numbers, got {forbidden!r}")
-    index = sorted({int(k) for k in forbidden})
-    outside = [k for k in index if not 0 <= k < num_classes]
-    if outside:
-        raise InputError(f"class {outside[0]} does not exist: choose from 0..{num_classes - 1}")
-    if not index:
-        raise InputError("name at least one class to forbid")
-    if len(index) == num_classes:
-        raise InputError(f"all {num_classes} classes are forbidden: leave at least one allowed")
     mask = np.zeros(num_classes, np.float32)
-    mask[index] = 1
+    mask[list(some_classes(forbidden, num_classes))] = 1
     return jnp.asarray(mask)

@@ -1,4 +1,4 @@
-r"""What one step of the chain says about the concepts: inner products, one set a step.
+r"""What one step of the chain says about the concepts: inner products, one set per step.
 
 Kernel means mu_k = k_x x + k_eps eps_k (dng_jax.steps), relative to a reference prediction:
 
@@ -7,17 +7,17 @@ Kernel means mu_k = k_x x + k_eps eps_k (dng_jax.steps), relative to a reference
     gram_jk   = <D_j, D_k>
     |x' - mu_ref|^2 - |x' - mu_k|^2 = 2 inner_k - gram_kk
 
-The last line is the distance gap without cancellation (dng.md 1.2): no squared distance is ever
-formed. Every tracker's update is a function of these scalars alone, so trackers can be re-run, and
-their temperature fitted, without touching an image again.
+The last line is the distance gap without cancellation: no squared distance is ever formed. Every
+tracker's update is a function of these scalars alone, so trackers can be run again, and their
+temperature fitted, without touching an image.
 
 expected_k = <mean - mu_ref, D_k> is inner_k averaged over the noise of the step (mean: the
 noise-free end of the step); the portable offset of a tracker is a fraction of the drift it gives.
 
 divergence_k = div_x D_k enters for samplers that add less (or more) noise than the kernel has
-(dng.md 1.4): with r = std^2 / k_var the log-ratio of the path gains -(1 - r)/2 div D_k. It is
-estimated by Hutchinson's probe, E_v <v, J v> over Rademacher v, one JVP a probe; variance grows
-with the off-diagonal mass of J, so with dimension.
+(derived in dng_jax.posterior): with r = std^2 / k_var the log-ratio of the path gains
+-(1 - r)/2 div D_k. It is estimated by Hutchinson's probe, E_v <v, J v> over Rademacher v, one JVP
+per probe; its variance, sum_{i<j} (J_ij + J_ji)^2, grows with dimension.
 """
 
 from __future__ import annotations
@@ -64,6 +64,21 @@ def gather(
         product("bd,bkd->bk", to_reference(move.mean), difference),
         product("bjd,bkd->bjk", difference, difference),
         divergence,
+    )
+
+
+def one_concept_each(evidence: Evidence) -> Evidence:
+    """Evidence of M concepts on B samples as that of one concept on M B samples (concept-major)."""
+
+    def fold(a):  # [T, B, M] -> [T, M B, 1]
+        return jnp.moveaxis(a, 2, 1).reshape(a.shape[0], -1, 1)
+
+    square = jnp.diagonal(evidence.gram, axis1=2, axis2=3)
+    return Evidence(
+        fold(evidence.inner),
+        fold(evidence.expected),
+        fold(square)[..., None],
+        fold(evidence.divergence),
     )
 
 

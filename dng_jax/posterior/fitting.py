@@ -5,8 +5,8 @@ Labelled clean data x_0 are noised along the forward chain of a step table,
     x_{T-1} = alpha x_0 + sigma z,        x_i = a_i x_{i+1} + sqrt(g_i) z_i    (noisier)
     a_i = 1 / k_x,  g_i = -k_eps sigma_i / k_x                                 (dng_jax.steps)
 
-and every transition x_i -> x_{i+1} is scored with the network's kernels (dng.md 1.3). Since noising
-does not know the class, the tracked posterior of the label is a Markov product of those scores. The
+and every transition x_i -> x_{i+1} is scored with the network's kernels. Since noising does not
+know the class, the tracked posterior of the label is a Markov product of those scores. The
 temperature tau(logsnr) with n knots minimises the negative log-likelihood of the labels,
 averaged over samples and over the levels of the chain, under 0 <= tau <= tau_max.
 
@@ -16,16 +16,16 @@ For `classes` the log-posterior is linear in tau before the softmax, so the prob
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.posterior.classes import Classes
 from dng_jax.posterior.evidence import Evidence
 from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.view import EvidenceSource, Replayable
 from dng_jax.rules import Denoise, Move, Step
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepRow, StepTable
@@ -42,34 +42,36 @@ class Fit(NamedTuple):
 
 
 def forward_evidence(
-    denoise: Denoise, table: StepTable, tracker: Any, x_0: jax.Array, keys: jax.Array
+    denoise: Denoise, table: StepTable, tracker: EvidenceSource, x_0: jax.Array, keys: jax.Array
 ) -> Evidence:
     """Evidence [T-1, B, ...] of the tracker's concepts along the forward chain of x_0 [B, ...].
 
-    keys [B] typed. `expected` is set to `inner`: no sampler took these steps.
+    tracker: one of kernels, or a rule that records (dng_jax.guidance.recording); keys [B] typed.
+    `expected` is set to `inner`: no sampler took these steps.
     """
     # Forward transitions are as noisy as the kernel, so no divergence term belongs to them.
     tracker = dataclasses.replace(tracker, probes=0)
     return _forward(as_pytree(denoise), table, tracker, jnp.asarray(x_0, jnp.float32), keys)
 
 
-def replay(tracker: Any, evidence: Evidence, table: StepTable, x_0: jax.Array) -> jax.Array:
-    """log-posterior along the chain from its evidence, [T-1, B, outcomes].
+def replay(tracker: Replayable, evidence: Evidence, table: StepTable, x_0: jax.Array) -> jax.Array:
+    """log-posterior along the chain from its evidence, [T-1, B, num_outcomes].
 
-    Outcomes are the K classes, or the M negatives and, last, none of them.
+    Outcomes are the K classes, or the M negatives and, last, none of them. x_0 [B, ...]: any array
+    with the chain's batch.
     """
 
     def body(state, inputs):
         row, one = inputs
         state = tracker.update(state, one, row)
-        return state, _outcomes(tracker, state)
+        return state, tracker.log_outcomes(state)
 
     rows = jax.tree.map(lambda column: jnp.asarray(column)[:-1], table)
     return jax.lax.scan(body, tracker.init(x_0), (rows, evidence))[1]
 
 
 def fit_temperature(
-    tracker: Any,
+    tracker: Replayable,
     evidence: Evidence,
     table: StepTable,
     labels,
@@ -86,7 +88,7 @@ def fit_temperature(
     from scipy.optimize import minimize  # here, because the library imports nothing heavy
 
     steps, batch = evidence.inner.shape[:2]
-    outcomes = evidence.inner.shape[2] + (not isinstance(tracker, Classes))
+    outcomes = tracker.num_outcomes
     labels = np.asarray(labels)
     whole = np.issubdtype(labels.dtype, np.integer)
     if not whole or labels.shape != (batch,) or labels.min() < 0 or labels.max() >= outcomes:
@@ -95,13 +97,13 @@ def fit_temperature(
         raise InputError(f"knots must lie between 2 and the {steps} scored steps, got {knots}")
     logsnr = np.asarray(table.logsnr, np.float64)[:-1]
     at = np.interp(np.linspace(0, steps - 1, knots), np.arange(steps), logsnr)
-    places = jnp.asarray(at, jnp.float32)
+    at_knots = jnp.asarray(at, jnp.float32)
     nothing = jnp.zeros((), jnp.float32)
     plain = dataclasses.replace(tracker, delta=nothing, drift=nothing)
     chain = (plain, evidence, table, jax.nn.one_hot(labels, outcomes))
 
     def objective(values):
-        loss, slope = _mean_nll(Temperature(places, jnp.asarray(values, jnp.float32)), *chain)
+        loss, slope = _mean_nll(Temperature(at_knots, jnp.asarray(values, jnp.float32)), *chain)
         return float(loss), np.asarray(slope.values, np.float64)
 
     runs = [
@@ -116,7 +118,7 @@ def fit_temperature(
         for first in (0.03, 0.3, 1.0)
     ]
     best = min(runs, key=lambda run: run.fun)
-    fitted = Temperature(places, jnp.asarray(best.x, jnp.float32))
+    fitted = Temperature(at_knots, jnp.asarray(best.x, jnp.float32))
     before, after = _nll(tracker.temperature, *chain), _nll(fitted, *chain)
     return Fit(fitted, float(before.mean()), float(after.mean()), float(after[-1]))
 
@@ -134,14 +136,6 @@ def _nll(temperature, tracker, evidence, table, one_hot):
 @jax.value_and_grad
 def _mean_nll(temperature, tracker, evidence, table, one_hot):
     return _nll(temperature, tracker, evidence, table, one_hot).mean()
-
-
-def _outcomes(tracker: Any, state) -> jax.Array:
-    log_p = tracker.log_probabilities(state)
-    if isinstance(tracker, Classes):
-        return log_p
-    total = jnp.minimum(jax.nn.logsumexp(log_p, axis=1, keepdims=True), -1e-6)
-    return jnp.concatenate([log_p, jnp.log(-jnp.expm1(total))], axis=1)
 
 
 @jax.jit
@@ -163,7 +157,6 @@ def _forward(denoise, table: StepRow, tracker, x_0, keys):
 
         step = Step(row, x, evaluate(x), evaluate, keys)
         move = Move(x_next, x_next)
-        # A rule that records (posterior.recording) is asked in the same words as a tracker.
         return x, tracker.evidence(step, move)
 
     rows = jax.tree.map(lambda column: column[:-1], table)

@@ -3,15 +3,17 @@ r"""Log-odds tracker: each negative against the complement, so that p stays in (
     L_k <- L_k + [ tau (|x'-mu_c|^2 - |x'-mu_k|^2) + delta ] / (2 k_var)
     mu_c = mu_b - sum_j o_j (mu_j - mu_b),      o_k = e^{L_k} = p_k / (1 - sum_j p_j)
 
-(dng.md 1.3). With D_j = mu_j - mu_b and u = sum_j o_j D_j the distance gap is
+With D_j = mu_j - mu_b and u = sum_j o_j D_j the distance gap is
 2 <x'-mu_b, u> + |u|^2 + 2 inner_k - gram_kk. The total of the odds in mu_c, and in the guidance, is
-capped at odds_max; p itself needs no cap. Offsets as in `pair`.
+capped at odds_max; p itself needs no cap. Offsets as in `pair`, with the gap's own expectation.
 
-The divergence (dng.md 1.4) is that of mu_k - mu_c = D_k + u, and u turns with the odds:
+The divergence is that of mu_k - mu_c = D_k + u, and u turns with the odds:
+
     div u = sum_j (o_j div D_j + <grad o_j, D_j>)
     grad o_j = o_j (s_j - s_c) = o_j (D_j + u) / kappa
+
 with kappa = -k_eps sigma the factor between scores and means; so the second part needs no probe,
-it is (sum_j o_j gram_jj + |u|^2) / kappa.
+it is (sum_j o_j gram_jj + |u|^2) / kappa. (Scores, kernel and divergence term: dng_jax.posterior.)
 """
 
 from __future__ import annotations
@@ -19,54 +21,22 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dng_jax.posterior.evidence import (
-    Evidence,
-    divergence_numerator,
-    gather,
-    log_ratio,
-    noise_share,
-)
+from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
+from dng_jax.posterior.kernel_tracker import KernelTracker
 from dng_jax.posterior.pair import log_prior_of
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, weighted
-from dng_jax.rules import Move, Step, count, number, pytree, static, zeros_per_sample
+from dng_jax.rules import Step, count, number, pytree
 from dng_jax.steps import StepRow
 
 
 @pytree
-class Odds:
+class Odds(KernelTracker):
     """State: log-odds against the complement, [B, M]. Make it with `odds`."""
 
-    log_odds_prior: jax.Array
-    temperature: Temperature
-    delta: jax.Array
-    drift: jax.Array
     log_odds_min: jax.Array
     log_odds_max: jax.Array
-    negatives: tuple[str, ...] = static(default=("negative",))
-    probes: int = static(default=0)
-
-    @property
-    def knows_allowed(self) -> bool:
-        """Whether `view` gives the allowed classes' prediction."""
-        return False
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("base", *self.negatives)
-
-    def init(self, x: jax.Array) -> jax.Array:
-        """Log-odds of the prior, [B, M]."""
-        return zeros_per_sample(x)[:, None] + self.log_odds_prior
-
-    def evidence(self, step: Step, move: Move) -> Evidence:
-        """The scalars of one step that `update` needs."""
-        return gather(step, move, self.negatives, "base", self.probes)
-
-    def observe(self, state, step: Step, move: Move):
-        """State after one step of the chain."""
-        return self.update(state, self.evidence(step, move), step.row)
 
     def update(self, state: jax.Array, evidence: Evidence, row: StepRow) -> jax.Array:
         """State after one step, from its scalars."""
@@ -96,7 +66,7 @@ class Odds:
     def view(self, state: jax.Array, step: Step) -> View:
         """Total odds and the negatives' odds-weighted prediction."""
         log_odds = jnp.minimum(jax.nn.logsumexp(state, axis=1), self.log_odds_max)
-        return View(log_odds, weighted(jax.nn.softmax(state, axis=1), step, self.negatives))
+        return View(log_odds, weighted(jax.nn.softmax(state, axis=1), step, self.concepts))
 
     def _odds(self, state):
         excess = jax.nn.logsumexp(state, axis=1, keepdims=True) - self.log_odds_max
@@ -128,6 +98,6 @@ def odds(
         number(drift, "drift", low=0, high=1),
         jnp.log(floor) - jnp.log1p(-floor),
         jnp.log(number(odds_max, "odds_max", low=0, open_=True)),
-        tuple(negatives),
-        count(probes, "probes"),
+        concepts=tuple(negatives),
+        probes=count(probes, "probes"),
     )

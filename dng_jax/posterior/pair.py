@@ -1,16 +1,18 @@
-r"""The paper's tracker: each negative against the base model (dng.md 1.1; arXiv 2410.14398).
+r"""The paper's tracker: each negative against the base model (Koulischer et al., ICLR 2025, arXiv
+2410.14398).
 
-    log p_k <- clamp( log p_k + [ tau (|x'-mu_b|^2 - |x'-mu_k|^2) + delta ] / (2 k_var) )
+    log p_k <- clamp( log p_k + [ tau (2 inner_k - gram_kk) + delta ] / (2 k_var) )
+             = clamp( log p_k + [ tau (|x'-mu_b|^2 - |x'-mu_k|^2) + delta ] / (2 k_var) )
 
 The base model's mixture kernel is replaced by one Gaussian, so p may leave (0, 1): it is clamped
-to [p_min, p_max]. Odds against everything else, for several negatives (dng.md 1.3):
-o_k = p_k / (1 - sum_j p_j), the sum kept below p_max.
+to [p_min, p_max]. Odds against everything else, for several negatives: o_k = p_k / (1 - sum_j p_j),
+the sum kept below p_max.
 
-Two offsets counter the drift by which a guided chain talks its own posterior down (dng.md 1.2):
-delta, raw, a squared distance in the units of x; and drift, portable across step counts and
-dimension, the fraction in [0, 1] of the step's expected drift that is given back,
-drift tau (gram_kk - 2 expected_k) / (2 k_var), times min(1, std^2 / k_var) for tables with less
-noise than the kernel.
+The portable offset gives back the fraction drift of the step's expected fall,
+
+    drift tau (gram_kk - 2 expected_k) / (2 k_var), times min(1, std^2 / k_var)
+
+(offsets and the divergence term: dng_jax.posterior).
 """
 
 from __future__ import annotations
@@ -19,53 +21,21 @@ import jax
 import jax.numpy as jnp
 
 from dng_jax.errors import InputError
-from dng_jax.posterior.evidence import (
-    Evidence,
-    divergence_numerator,
-    gather,
-    log_ratio,
-    noise_share,
-)
+from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
+from dng_jax.posterior.kernel_tracker import KernelTracker
 from dng_jax.posterior.temperature import Temperature
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
-from dng_jax.rules import Move, Step, count, number, pytree, static, zeros_per_sample
+from dng_jax.rules import Step, count, number, pytree
 from dng_jax.steps import StepRow
 
 
 @pytree
-class Pair:
-    """State: log p [B, M], one for each negative. Make it with `pair`."""
+class Pair(KernelTracker):
+    """State: log p [B, M], one per negative. Make it with `pair`."""
 
-    log_prior: jax.Array
-    temperature: Temperature
-    delta: jax.Array
-    drift: jax.Array
     log_p_min: jax.Array
     log_p_max: jax.Array
-    negatives: tuple[str, ...] = static(default=("negative",))
-    probes: int = static(default=0)
-
-    @property
-    def knows_allowed(self) -> bool:
-        """Whether `view` gives the allowed classes' prediction."""
-        return False
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("base", *self.negatives)
-
-    def init(self, x: jax.Array) -> jax.Array:
-        """log p = log prior, [B, M]."""
-        return zeros_per_sample(x)[:, None] + self.log_prior
-
-    def evidence(self, step: Step, move: Move) -> Evidence:
-        """The scalars of one step that `update` needs."""
-        return gather(step, move, self.negatives, "base", self.probes)
-
-    def observe(self, state, step: Step, move: Move):
-        """State after one step of the chain."""
-        return self.update(state, self.evidence(step, move), step.row)
 
     def update(self, state: jax.Array, evidence: Evidence, row: StepRow) -> jax.Array:
         """State after one step, from its scalars."""
@@ -85,7 +55,7 @@ class Pair:
         log_total = jax.nn.logsumexp(state, axis=1)
         log_total = jnp.minimum(log_total, self.log_p_max)
         log_odds = log_total - jnp.log(-jnp.expm1(log_total))
-        return View(log_odds, weighted(jax.nn.softmax(state, axis=1), step, self.negatives))
+        return View(log_odds, weighted(jax.nn.softmax(state, axis=1), step, self.concepts))
 
 
 def pair(
@@ -101,8 +71,10 @@ def pair(
 ) -> Pair:
     """The paper's tracker.
 
-    prior: number or one for each negative, in (0, 1), summing to less than 1. Defaults are those
-    of the authors' program. probes: Rademacher probes a step for deterministic tables (0: none).
+    prior: one number or one per negative, in (0, 1), summing to less than 1. temperature tau >= 0,
+    a number or a pair (knots, values) over log-SNR; delta in squared units of x; drift in [0, 1];
+    0 < p_min, p_max < 1. Defaults are those of the authors' program. probes: Rademacher probes per
+    step for deterministic tables (0: none). InputError for numbers outside these ranges.
     """
     log_prior = log_prior_of(prior, negatives)
     return Pair(
@@ -112,8 +84,8 @@ def pair(
         number(drift, "drift", low=0, high=1),
         jnp.log(number(p_min, "p_min", low=0, high=1, open_=True)),
         jnp.log(number(p_max, "p_max", low=0, high=1, open_=True)),
-        tuple(negatives),
-        count(probes, "probes"),
+        concepts=tuple(negatives),
+        probes=count(probes, "probes"),
     )
 
 

@@ -4,7 +4,7 @@ r"""Temperature of the likelihood ratio, a number or a function of the noise lev
 
 tau multiplies a tracker's log-likelihood ratios; 1 is Bayes' rule with the kernels as they are,
 0 ignores a step. A learned network wants tau < 1 at low noise, where the ratio divides the
-network's error by a tiny variance (dng.md 1.3); `calibration.fit_temperature` finds the values.
+network's error by a tiny variance; `dng_jax.posterior.fitting.fit_temperature` finds the values.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ class Temperature:
         n = self.knots.shape[-1]
         if n == 1:
             return jnp.ones(1, jnp.float32)
-        logsnr = 2 * (jnp.log(row.alpha) - jnp.log(row.sigma))
-        position = jnp.interp(logsnr, self.knots, jnp.arange(n, dtype=jnp.float32))
+        position = jnp.interp(row.logsnr, self.knots, jnp.arange(n, dtype=jnp.float32))
         return jnp.maximum(0.0, 1 - jnp.abs(position - jnp.arange(n)))
 
 
 def temperature(value) -> Temperature:
-    """A constant temperature, or a pair (knots, values), or a Temperature as it is."""
+    """A constant temperature, or a pair (knots, values), or a Temperature as it is.
+
+    Values >= 0; knots [n] are log-SNRs in nats, increasing. InputError for anything else.
+    """
     if isinstance(value, Temperature):
         return value
     if isinstance(value, tuple | list):

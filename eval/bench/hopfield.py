@@ -16,7 +16,7 @@ loops       128 (512) betas x 128 (16) starts, float32: every start is followed 
     fine        the same within 1% of K_s, where the update slows down
     flat        N = 1024 random patterns in d = 256, beta far above the transition: few updates
 share       of a large matrix product's speed that the default iteration reaches on one working set:
-            4 R N d operations an update in state space, 2 R N^2 in weight space, nothing counted
+            4 R N d operations per update in state space, 2 R N^2 in weight space, nothing counted
             for the softmax
 growth      seconds ~ size^exponent over doublings of patterns, states and betas, in state space;
             every row takes at most 4 updates
@@ -26,12 +26,13 @@ Starts of "wide" and "fine": the patterns, the centroid, and points of the hull,
 The limit and the tolerance are the same for all. Differences of results are taken over rows that
 converge in both. Rows that end apart are done again in float64 by plain iteration to 1e-9: how many
 of them the library, and how many the loop, has at another fixed point. Near K_s float32 may end
-anywhere within the rounding of beta, in loops as here. All on one device. Sources:
-hopfield.md sections 3 and 6; hopfield-layers is the code of Ramsauer et al. 2020.
+anywhere within the rounding of beta, in loops as here. All on one device. Costs: section 8 of
+hopfield_jax.solvers; hopfield-layers is the code of Ramsauer et al. 2020.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import resource
@@ -45,19 +46,11 @@ import numpy as np
 
 from dng_jax.errors import InputError
 from dng_jax.jobs.tables import Table
-from eval.bench import throughput, timing
-from eval.bench.loops import (
-    MAX_STEPS,
-    TOLERANCE,
-    Problem,
-    association,
-    numpy_loop,
-    plain,
-    torch_loop,
-)
 from hopfield_jax import find_fixed_points, memory, patterns, theory
-from hopfield_jax.solvers import fixed_points as retrieval
-from hopfield_jax.solvers import iterations, spaces
+from hopfield_jax.solvers import fixed_points, iterations, spaces
+
+from . import throughput, timing
+from .loops import MAX_STEPS, TOLERANCE, Problem, association, numpy_loop, plain, torch_loop
 
 APART = 1e-3  # of the spread: rows farther apart than this ended at different fixed points
 OCTAVES = 3
@@ -179,12 +172,14 @@ def astray(problem: Problem, rows, ours, theirs) -> tuple[int, int]:
 
 
 def share(form, N: int, d: int, pairs: int, steps: int = 16) -> dict[str, float]:
-    """Operations a second of the iterations of one working set, against a large product's."""
+    """Operations per second of the iterations of one working set, against a large product's."""
     x = patterns.random(0, N, d).astype(np.float32)
     space = spaces.space(memory(x), form)
-    rows = retrieval.working_set(space)
+    rows = fixed_points.working_set(space)
     starts = jnp.asarray(np.resize(x, (rows, d)))
     betas = jnp.full(rows, theory.critical(N), jnp.float32)
+
+    endless = dataclasses.replace(iterations.search(max_steps=steps), tolerance=-1.0)
 
     @jax.jit
     def iterate(space, held, betas):
@@ -194,11 +189,8 @@ def share(form, N: int, d: int, pairs: int, steps: int = 16) -> dict[str, float]
             betas,
             jnp.zeros(rows, jnp.int32),
             jnp.ones(rows, bool),
-            tolerance=-1.0,  # never reached
-            scale=1.0,
-            max_steps=steps,
+            endless,
             length=steps,
-            method="aitken",
         )
 
     held = space.begin(space.seen(starts), betas)
@@ -284,95 +276,92 @@ def many_patterns(N: int, d: int, states: int, pairs: int) -> dict[str, Any]:
 def loops_table(loops: dict[str, Any]) -> Table:
     """Times faster than loops."""
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores"
-    table = Table(
+    rows = [
+        {"figure": name} | (found if isinstance(found, dict) else {"missing": found})
+        for name, found in loops.items()
+    ]
+
+    def known(cell: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+        return lambda r: None if "missing" in r else cell(r)
+
+    def quartiles(r: dict[str, Any]) -> str:
+        return f"{r['times_faster'].low:.1f} .. {r['times_faster'].high:.1f}"
+
+    def updates(r: dict[str, Any]) -> str:
+        return " / ".join(f"{r[f'updates_{who}'] / r['rows']:.1f}" for who in ("theirs", "ours"))
+
+    return Table.of(
         f"Against loops over beta ({device}; float32, tolerance {TOLERANCE:g} of the spread)",
-        (
-            "figure",
-            "times faster",
-            "quartiles",
-            "loop s",
-            "hopfield_jax s",
-            "updates of a row, loop / here",
-            "unconverged, loop / here",
-            f"rows apart > {APART:g}: of them astray, loop / here",
-            "largest difference of others",
-        ),
+        rows,
+        {
+            "figure": "figure",
+            "times faster": lambda r: r.get("missing") or f"{r['times_faster'].median:.1f}",
+            "quartiles": known(quartiles),
+            "loop s": known(lambda r: r["times_faster"].a),
+            "hopfield_jax s": known(lambda r: r["times_faster"].b),
+            "updates per row, loop / here": known(updates),
+            "unconverged, loop / here": known(
+                lambda r: "{unconverged_theirs} / {unconverged_ours} of {rows}".format(**r)
+            ),
+            f"rows apart > {APART:g}: of them astray, loop / here": known(
+                lambda r: "{apart}: {astray_theirs} / {astray_ours}".format(**r)
+            ),
+            "largest difference of others": known(lambda r: f"{r['largest_difference']:.1e}"),
+        },
     )
-    for name, found in loops.items():
-        if isinstance(found, str):
-            table.add(name, found, *["–"] * 7)
-            continue
-        ratio, rows = found["times_faster"], found["rows"]
-        table.add(
-            name,
-            f"{ratio.median:.1f}",
-            f"{ratio.low:.1f} .. {ratio.high:.1f}",
-            ratio.a,
-            ratio.b,
-            f"{found['updates_theirs'] / rows:.1f} / {found['updates_ours'] / rows:.1f}",
-            f"{found['unconverged_theirs']} / {found['unconverged_ours']} of {rows}",
-            f"{found['apart']}: {found['astray_theirs']} / {found['astray_ours']}",
-            f"{found['largest_difference']:.1e}",
-        )
-    return table
 
 
 def share_table(forms: dict[str, Any]) -> Table:
     """Speeds beside that of a product."""
-    table = Table(
+    return Table.of(
         "Share of a matrix product's speed",
-        ("iteration", "Gop/s", "product Gop/s", "share % [quartiles]"),
+        [{"iteration": name} | found for name, found in forms.items()],
+        {
+            "iteration": "iteration",
+            "Gop/s": lambda r: f"{r['operations_per_second'] / 1e9:.0f}",
+            "product Gop/s": lambda r: f"{r['peak_operations_per_second'] / 1e9:.0f}",
+            "share % [quartiles]": lambda r: (
+                f"{100 * r['share_of_peak']:.0f}"
+                f" [{100 * r['share_low']:.0f}, {100 * r['share_high']:.0f}]"
+            ),
+        },
     )
-    for name, f in forms.items():
-        table.add(
-            name,
-            f"{f['operations_per_second'] / 1e9:.0f}",
-            f"{f['peak_operations_per_second'] / 1e9:.0f}",
-            f"{100 * f['share_of_peak']:.0f} [{100 * f['share_low']:.0f}, "
-            f"{100 * f['share_high']:.0f}]",
-        )
-    return table
 
 
 def growth_table(growth: dict[str, Any]) -> Table:
     """Seconds over sizes."""
-    table = Table(
-        "Growth: seconds ~ size^exponent", ("size", "values", "s", "exponent", "off the line by")
+    return Table.of(
+        "Growth: seconds ~ size^exponent",
+        [{"size": name} | found for name, found in growth.items()],
+        {
+            "size": "size",
+            "values": lambda r: " ".join(map(str, r["sizes"])),
+            "s": lambda r: " ".join(f"{s:.3g}" for s in r["seconds"]),
+            "exponent": lambda r: f"{r['exponent']:.2f}",
+            "off the line by": lambda r: f"{r['off']:.0%}",
+        },
     )
-    for name, f in growth.items():
-        table.add(
-            name,
-            " ".join(map(str, f["sizes"])),
-            " ".join(f"{s:.3g}" for s in f["seconds"]),
-            f"{f['exponent']:.2f}",
-            f"{100 * f['off']:.0f}%",
-        )
-    return table
 
 
-def many_table(m: dict[str, Any]) -> Table:
+def many_table(many: dict[str, Any]) -> Table:
     """Seconds and memory of very many patterns."""
-    table = Table(
-        f"{m['patterns']:,} patterns by blocks",
-        (
-            "states",
-            "converged",
-            "updates",
-            "s",
-            "peak memory MB",
-            "of it before",
-            "patterns MB",
-            "all logits MB",
-        ),
+    memory = {
+        "peak memory MB": "peak_mb",
+        "of it before": "peak_mb_before",
+        "patterns MB": "patterns_mb",
+        "all logits MB": "logits_mb",
+    }
+    shown = {
+        "states": "states",
+        "converged": "converged",
+        "updates": "most_updates",
+        "s": "seconds",
+    }
+    return Table.of(
+        f"{many['patterns']:,} patterns by blocks",
+        [many | {name: f"{many[field]:.0f}" for name, field in memory.items()}],
+        shown | {name: name for name in memory},
     )
-    table.add(
-        str(m["states"]),
-        m["converged"],
-        m["most_updates"],
-        m["seconds"],
-        *(f"{m[v]:.0f}" for v in ("peak_mb", "peak_mb_before", "patterns_mb", "logits_mb")),
-    )
-    return table
 
 
 def _single(*arrays) -> Problem:

@@ -1,1 +1,1 @@
-"""Modern Hopfield networks as energy landscapes: python -m eval.hopfield."""
+"""Modern Hopfield networks as energy landscapes: python -m eval.hopfield, a file per subcommand."""

@@ -1,24 +1,35 @@
-"""Subcommand about the guidance window; see eval.hopfield."""
+"""Where guidance switches on along real chains, beside what is predicted; see eval.hopfield."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dng_jax import check_finite, guidance, initial_noise, posterior, sample, sample_keys
 from dng_jax.experiments import problems
-from dng_jax.jobs.tables import Table
-from eval.hopfield.sets import Common, at_least, write_csv
-from eval.hopfield.transition import Results
+from dng_jax.jobs.options import at_least
+from dng_jax.jobs.tables import Table, write_csv
+from dng_jax.metrics import window
 from hopfield_jax import diffusion
 from hopfield_jax.plots import figures
 
+from .common import Options, Outcome, cell
+
+MARKERS = {  # of diffusion.Markers: in the table, in the figure
+    "speciation": ("speciation, SNR lambda_max(Cov) = 1", "speciation"),
+    "class_speciation": ("of the classes, SNR lambda_max(Cov_B) = 1", "of the classes"),
+    "evidence": ("posterior of members passes 1/2", "p = 1/2"),
+    "collapse": ("collapse, beta a = 2 log N", "collapse"),
+    "image_collapse": ("single images separate (own distances)", "single images"),
+}
+
 
 @dataclass(frozen=True)
-class Diffusion(Common):
+class Config(Options):
     """Where p(c|x_t) and DNG's scale rise along real chains, against what is predicted."""
 
     dataset: str = "digits"
@@ -31,114 +42,149 @@ class Diffusion(Common):
     sampler: str = "ddpm"
 
 
-def diffusion_problem(config: Diffusion) -> problems.Problem:
+class Chains(NamedTuple):
+    """What was seen along B chains of T steps: exact p(c | x_t), |eps_c - eps_base|, lambda_t and
+    the tracked posterior, all [T, B], the last two empty without guidance; which end in c, [B]."""
+
+    exact: np.ndarray
+    gap: np.ndarray
+    scale: np.ndarray
+    tracked: np.ndarray
+    inside: np.ndarray
+
+
+def prepare(config: Config) -> problems.Problem:
     """The exact problem; InputError for what makes none."""
-    at_least("samples", config.samples, 16)
-    at_least("steps", config.steps, 5)
+    at_least(16, samples=config.samples)
+    at_least(5, steps=config.steps)
     problem = problems.make(config.dataset, (config.forbid,), problems.Source("exact"))
     problem.table(config.sampler, config.steps)
     return problem
 
 
-def diffusion_(config: Diffusion, problem: problems.Problem, folder: Path) -> Results:
-    mixture = problem.mixture
+def run(config: Config, problem: problems.Problem, folder: Path) -> Outcome:
+    mixture, forbidden = problem.mixture, problem.forbidden
     assert mixture is not None
-    forbidden = problem.forbidden
-    table = problem.table(config.sampler, config.steps)
     prior = diffusion.prior_of(mixture, forbidden)
-    logsnr = np.asarray(table.logsnr, np.float64)
+    logsnr = np.asarray(problem.table(config.sampler, config.steps).logsnr, np.float64)
+    chains = sampled(config, problem, prior)
+    free = chains["unguided"]
+    guided = {name: c for name, c in chains.items() if c.scale.size}
+    members = np.median(free.exact[:, free.inside], axis=1)
+    shares = {
+        "share of the label resolved": window.resolved(free.exact, free.inside),
+        "resolved, predicted": diffusion.predicted_share(mixture, forbidden, logsnr),
+    }
+    for name, c in guided.items():
+        shares[f"guidance applied ({name})"] = window.accumulated(window.push(c.scale, c.gap))
+    predicted = diffusion.markers(mixture, forbidden)
+    results = {
+        "predicted": predicted,
+        "predicted_logsnr": predicted.logsnr(),
+        "measured": {name: window.window_of(logsnr, curve) for name, curve in shares.items()},
+        "members_cross": window.crossing(logsnr, members, 0.5),
+        "scale_doubles": window.scale_doubles(logsnr, chains["classes"].scale, prior),
+        "prior": prior,
+        "chains_in_class": int(free.inside.sum()),
+        "tracking": [tracking(name, c) for name, c in guided.items()],
+        "logsnr": logsnr,
+        "curves": shares,
+    }
+    columns = {
+        "logsnr": logsnr,
+        "posterior_mean": free.exact.mean(axis=1),
+        "posterior_median_of_members": members,
+        **shares,
+    }
+    for name, c in guided.items():
+        columns |= {f"scale_{q}_{name}": np.quantile(c.scale, q, axis=1) for q in (0.5, 0.9, 0.99)}
+    write_csv(folder / "window.csv", [columns])
+    draw(folder, config, results, chains)
+    return Outcome(results, tables_of(config, results), [])
+
+
+def sampled(config: Config, problem: problems.Problem, prior: float) -> dict[str, Chains]:
+    """Chains of the same noise, unguided and guided by two trackers."""
+    mixture, forbidden = problem.mixture, problem.forbidden
+    assert mixture is not None
+    table = problem.table(config.sampler, config.steps)
+    classes = posterior.classes(problem.info.num_classes, forbidden)
     rules: dict[str, Any] = {
         "unguided": guidance.unguided(),
-        "classes": guidance.dynamic_negative(
-            posterior.classes(problem.info.num_classes, forbidden)
-        ),
+        "classes": guidance.dynamic_negative(classes),
         "pair": guidance.dynamic_negative(posterior.pair(prior)),
     }
     keys = sample_keys(config.seed, config.samples)
     noise = initial_noise(keys, problem.info.shape, table)
+    observe = diffusion.observer(mixture, forbidden)
     chains = {}
     for name, rule in rules.items():
-        chains[name] = sample(
-            problem.denoiser,
-            table,
-            rule,
-            keys,
-            noise,
-            observe=diffusion.observer(mixture, forbidden),
-        )
-        check_finite(chains[name], len(logsnr))
-    exact = {name: np.asarray(r.trace["exact"], np.float64) for name, r in chains.items()}
-    scale = {name: np.asarray(r.trace["scale"], np.float64)
-             for name, r in chains.items() if "scale" in r.trace}  # fmt: skip
-    push = {name: diffusion.push(s, chains[name].trace["gap"]) for name, s in scale.items()}
-    inside = diffusion.ends_in(mixture, chains["unguided"].x, forbidden)
-    known = diffusion.resolved(exact["unguided"], inside)
-    curves = {"share of the label resolved": known}
-    foreseen = diffusion.predicted_share(mixture, forbidden, logsnr)
-    curves |= {"resolved, predicted": foreseen}
-    curves |= {f"guidance applied ({n})": diffusion.accumulated(p) for n, p in push.items()}
-    measured = {name: diffusion.window_of(logsnr, curve) for name, curve in curves.items()}
-    members = np.median(exact["unguided"][:, inside], axis=1)
-    crosses = diffusion.crossing(logsnr, members, 0.5)
-    rises = diffusion.scale_doubles(logsnr, scale["classes"], prior)
-    predicted = diffusion.markers(mixture, forbidden)
-    marks = predicted.logsnr()
+        result = sample(problem.denoiser, table, rule, keys, noise, observe=observe)
+        check_finite(result, len(table.index))
+        seen = {key: np.asarray(values, np.float64) for key, values in result.trace.items()}
+        inside = diffusion.ends_in(mixture, result.x, forbidden)
+        scale, tracked = (seen.get(key, np.empty(0)) for key in ("lambda", "posterior"))
+        chains[name] = Chains(seen["exact"], seen["gap"], scale, tracked, inside)
+    return chains
 
-    words = {
-        "speciation": "speciation, SNR lambda_max(Cov) = 1",
-        "class_speciation": "of the classes, SNR lambda_max(Cov_B) = 1",
-        "evidence": "posterior of members passes 1/2",
-        "collapse": "collapse, beta a = 2 log N",
-        "image_collapse": "single images separate (own distances)",
-    }
-    left = Table(f"{config.dataset} mixture, class {config.forbid}: predicted log SNR",
-                      ("marker", "log SNR"))  # fmt: skip
-    for name, word in words.items():
-        left.add(word, marks.get(name))
-    right = Table(
-        f"windows, {config.samples} chains of {config.steps} steps: log SNR",
-        ("curve", "10%", "50%", "90%"),
-    )
-    for name, window in measured.items():
-        right.add(name, *window)
-    right.add("median p(c|x_t) of chains that end in c passes 1/2", None, crosses, None)
-    right.add("90% quantile of lambda_t doubles (classes)", None, rises, None)
-    errors = Table(
-        "tracked against exact posterior (guided chains)",
-        ("tracker", "mean |dp| over the chain", "final mean |dp|", "share ending in c"),
-    )
-    for name in scale:
-        error = diffusion.tracking_error(chains[name].trace["posterior"], exact[name])
-        share = diffusion.ends_in(mixture, chains[name].x, forbidden).mean()
-        errors.add(name, f"{error.chain:.2e}", f"{error.final:.2e}", f"{100 * share:.2f}%")
-    write_csv(folder / "window.csv", {
-        "logsnr": logsnr, "posterior_mean": exact["unguided"].mean(axis=1),
-        "posterior_median_of_members": members,
-        **curves,
-        **{f"scale_{q}_{name}": np.quantile(s, q, axis=1)
-           for name, s in scale.items() for q in (0.5, 0.9, 0.99)},
-    })  # fmt: skip
-    titles = {"speciation": "speciation", "class_speciation": "of the classes",
-              "evidence": "p = 1/2",
-              "collapse": "collapse", "image_collapse": "single images"}  # fmt: skip
+
+def tracking(name: str, chains: Chains) -> dict[str, Any]:
+    """Tracked against exact posterior along guided chains."""
+    error = window.tracking_error(chains.tracked, chains.exact)
+    return {"tracker": name, **error._asdict(), "share_in_class": float(chains.inside.mean())}
+
+
+def tables_of(config: Config, results: Mapping[str, Any]) -> list[Table]:
+    """Predicted and measured log SNR, and the trackers' errors."""
+    predicted = [
+        {"marker": words, "log SNR": results["predicted_logsnr"].get(name)}
+        for name, (words, _) in MARKERS.items()
+    ]
+    levels = ("10%", "50%", "90%")
+    windows = [
+        {"curve": name, **dict(zip(levels, passed, strict=True))}
+        for name, passed in results["measured"].items()
+    ]
+    for curve, at in (
+        ("median p(c|x_t) of chains that end in c passes 1/2", results["members_cross"]),
+        ("90% quantile of lambda_t doubles (classes)", results["scale_doubles"]),
+    ):
+        windows.append({"curve": curve, "10%": None, "50%": at, "90%": None})
+    mixture = f"{config.dataset} mixture, class {config.forbid}"
+    counts = f"{config.samples} chains of {config.steps} steps"
+    return [
+        Table.of(f"{mixture}: predicted log SNR", predicted, {k: k for k in ("marker", "log SNR")}),
+        Table.of(f"windows, {counts}: log SNR", windows, {k: k for k in ("curve", *levels)}),
+        Table.of(
+            "tracked against exact posterior (guided chains)",
+            results["tracking"],
+            {
+                "tracker": "tracker",
+                "mean |dp| over the chain": cell("chain", ".2e"),
+                "final mean |dp|": cell("final", ".2e"),
+                "share ending in c": cell("share_in_class", ".2%"),
+            },
+        ),
+    ]
+
+
+def draw(
+    folder: Path, config: Config, results: Mapping[str, Any], chains: Mapping[str, Chains]
+) -> None:
+    """Posterior, shares, DNG's scale, and the windows as bars."""
+    free = chains["unguided"]
     figures.window(
-        logsnr,
+        results["logsnr"],
         [
-            ("chains that end in c", "1", exact["unguided"][:, inside]),
-            ("other chains", "0", exact["unguided"][:, ~inside]),
+            ("chains that end in c", 1, free.exact[:, free.inside]),
+            ("other chains", 0, free.exact[:, ~free.inside]),
         ],
-        curves,
-        scale["classes"],
+        results["curves"],
+        chains["classes"].scale,
         folder / "window.png",
-        marks={titles[k]: v for k, v in marks.items()},
-        measured=measured,
-        prior=prior,
+        marks={MARKERS[name][1]: at for name, at in results["predicted_logsnr"].items()},
+        measured=results["measured"],
+        prior=results["prior"],
         title=f"Guidance window: {config.dataset} mixture, class {config.forbid},"
         f" {config.samples} chains",
     )
-    results = {
-        "predicted": predicted, "predicted_logsnr": marks, "measured": measured,
-        "members_cross": crosses, "scale_doubles": rises, "prior": prior,
-        "chains_in_class": int(inside.sum()), "logsnr": logsnr, "curves": curves,
-    }  # fmt: skip
-    return results, [left, right, errors], []

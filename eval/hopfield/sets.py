@@ -1,9 +1,9 @@
-"""Pattern sets by name, and what every subcommand of `eval.hopfield` does around its work.
+"""Pattern sets by name.
 
 equidistant   --count, --dimension, --norm, --angle (degrees)
 random        --count, --dimension, --norm
 ultrametric   --groups, --count (patterns in all), --norm, --within, --between
-digits, mnist, any data set of dng_jax.data: the first --count images, equally many a class
+digits, mnist, any data set of dng_jax.data: the first --count images, equally many per class
               (test split where there is one), centred and of unit norm unless --normalise says
               otherwise
 FILE.npy      rows [N, d], or images [N, ...] flattened: all of them, or the first --count, as
@@ -12,27 +12,22 @@ FILE.npy      rows [N, d], or images [N, ...] flattened: all of them, or the fir
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from dng_jax import data
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs import runs
 from hopfield_jax import energy, patterns, spectrum
 from hopfield_jax.energy import Memory
 
 MADE = ("equidistant", "random", "ultrametric")
-PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
 
 
 @dataclass(frozen=True)
@@ -59,22 +54,7 @@ class Source:
     """dot-product energy, or the Euclidean one, under which every pattern is retrievable."""
 
 
-@dataclass(frozen=True)
-class Common:
-    """Options of every subcommand."""
-
-    seed: int = 0
-    out: str | None = None
-    """Folder of the results; default: a new one, runs/hopfield-NAME, runs/hopfield-NAME-2, ..."""
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Precise(Common):
-    """Options of every subcommand that searches minima."""
-
-    precision: Literal["float32", "float64"] = "float64"
-    """Of the fixed-point search; critical values are good to about 1e-4 in float32."""
+Chosen = Annotated[Source, tyro.conf.arg(name="")]  # its options without a prefix
 
 
 @dataclass(frozen=True)
@@ -88,12 +68,17 @@ class PatternSet:
     equidistant: bool = False
 
     @property
+    def count(self) -> int:
+        """N."""
+        return len(self.patterns)
+
+    @property
     def scale(self) -> float:
         """beta_eff / beta."""
         return float(spectrum.beta_eff(self.patterns))
 
     def memory(self) -> Memory:
-        """In the precision that is switched on (`precise`)."""
+        """In the precision that is switched on (common.precise)."""
         dtype = jnp.float64 if jax.config.values["jax_enable_x64"] else jnp.float32
         return energy.memory(self.patterns, self.energy, dtype=dtype)
 
@@ -147,7 +132,7 @@ def _images(name: str, count: int, normalise, seed: int):
     images, labels, info = data.load(name, "all" if name == "digits" else "test")
     if count > len(images):
         raise InputError(f"{name} has {len(images)} images, --count asks for {count}")
-    # Equally many a class, so that no class leads the mean; seed 0 keeps the order of the source.
+    # Equally many per class, so that no class leads the mean; seed 0 keeps the order of the source.
     order = np.arange(len(labels))
     if seed:
         order = np.random.default_rng(seed).permutation(order)
@@ -171,53 +156,3 @@ def _rows(name: str) -> np.ndarray:
     # Whole numbers are numbers here; only bytes are pixels.
     whole = np.issubdtype(rows.dtype, np.integer) and rows.dtype != np.uint8
     return rows.astype(np.float64) if whole else rows
-
-
-@contextlib.contextmanager
-def precise(precision: str) -> Iterator[None]:
-    """Runs its block in the named precision."""
-    choose(precision, PRECISIONS, "precision")
-    with jax.enable_x64(precision == "float64"):
-        yield
-
-
-def between(low: float | None, high: float | None, default: tuple[float, float], count: int):
-    """count values of beta_eff, evenly spaced in their logarithm."""
-    low, high = default[0] if low is None else low, default[1] if high is None else high
-    if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
-        raise InputError(
-            f"beta_eff must run from a number > 0 to a larger one, got {low:g} to {high:g}:"
-            " set --low and --high"
-        )
-    if count < 2:
-        raise InputError(f"--betas must be at least 2, got {count}")
-    return np.geomspace(low, high, count)
-
-
-def at_least(name: str, value: int, low: int) -> None:
-    """InputError where a count is too small."""
-    if value < low:
-        raise InputError(f"--{name} must be at least {low}, got {value}")
-
-
-def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
-    """Columns of one length, by name, as CSV with all digits."""
-    arrays = {name: np.asarray(values) for name, values in columns.items()}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(arrays)
-    writer.writerows(zip(*(a.tolist() for a in arrays.values()), strict=True))
-    runs.write_text(path, text.getvalue())
-
-
-def note(what: str, rows: Iterable[object], told: str) -> list[str]:
-    """[one sentence that names the rows], [] where there are none; told: what became of them."""
-    names = [f"{row:.4g}" if isinstance(row, float) else str(row) for row in rows]
-    if not names:
-        return []
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return [f"{what}: {told} for {len(names)} of them ({shown})"]
-
-
-NO_MINIMUM = "no certified minimum, left out of what is shown,"
-ONLY_BOUND = "the search did not settle, so that the value is only a bound,"

@@ -8,9 +8,8 @@ apart and never given to a minimum.
 
 Along the segment from one state to another, s in [0, 1], the watershed is found by bisection: the
 largest s from which the iteration still returns to the first state's minimum. From the centroid
-(p = 1/N) to a pattern (p = e_1) of an equidistant set the order parameter p_1 - p_2 equals s and
-obeys a one-dimensional monotone map, so that the watershed is exactly the saddle
-m_u(K), the unstable branch of hopfield_jax.theory (hopfield.md section 2).
+(p = 1/N) to a pattern (p = e_1) of an equidistant set the watershed is exactly m_u(K), the unstable
+branch of hopfield_jax.theory (the folder's sheet, section 6).
 """
 
 from __future__ import annotations
@@ -78,9 +77,17 @@ def sort(memory: Memory, found: Settled) -> Basins:
     if len(rows) == 0:
         empty = np.zeros(0)
         return Basins(
-            np.zeros((0, d)), np.zeros((0, n)), empty, empty.astype(int), empty, empty, empty,
-            empty.astype(int), label, np.arange(len(label)),
-        )  # fmt: skip
+            state=np.zeros((0, d)),
+            weights=np.zeros((0, n)),
+            energy=empty,
+            starts=empty.astype(int),
+            share=empty,
+            low=empty,
+            high=empty,
+            owner=empty.astype(int),
+            label=label,
+            unsettled=np.arange(len(label)),
+        )
     group, _ = merge(found.state[rows], separation(memory.patterns))
     group = np.unique(np.asarray(group), return_inverse=True)[1]
     count = np.bincount(group)

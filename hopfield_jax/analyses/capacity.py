@@ -3,14 +3,10 @@ r"""Capacity: how many patterns keep a minimum of their own.
     C(beta) = share of patterns i whose minimum, followed down in beta from beta -> infinity, still
               exists at beta; it rises to 1 minus the share that norm bias leaves without any.
 
-As one onset a pattern is measured (hopfield_jax.analyses.transition.onsets), the whole curve over
-beta comes from one bisection: C(beta) is the distribution function of the onsets. Onsets are
-compared in
-
-    beta_eff = beta N/(N-1) tr Cov(X)          (mean over pairs of beta D_ij^2/2)
-
-where an equidistant set of N patterns would have all of them at K_s(N), the prediction.
-hopfield.md sections 2 and 4.
+One onset per pattern is measured (hopfield_jax.analyses.transition.onsets), so the whole curve over
+beta comes from one bisection: C(beta) is the distribution function of the onsets. They are compared
+in beta_eff, where an equidistant set of N patterns would have all of them at K_s(N), the prediction
+(how good it is: the folder's sheet, section 5).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ r"""Energy landscapes: slices of E through one, two or three states.
 
 through three states (o their mean), or along the two leading principal axes of the patterns (o the
 mean). Along the line from the centroid to a pattern of an equidistant set, state s has the weights'
-order parameter p_1 - p_2 = s; E on it has its minima at the fixed points of hopfield.md section 2.
+order parameter p_1 - p_2 = s; E on it has its minima at the fixed points of hopfield_jax.theory.
 A slice shows minima of E restricted to it: what is a minimum there may be a saddle of E.
 """
 

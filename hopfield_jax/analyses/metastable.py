@@ -1,15 +1,15 @@
 r"""Metastable states: minima that stand for several patterns, and how minima merge as beta falls.
 
 How many patterns a minimum stands for is read off its weights:
-hopfield_jax.analyses.sweeps.order_parameters (participation 1/sum p^2,
-entropy, and the least number of weights that sum to .90).
+hopfield_jax.analyses.sweeps.order_parameters (participation 1/sum p^2, entropy, and the least
+number of weights that sum to .90).
 
 Tree: every pattern is followed from a large beta downwards, each beta starting from the states of
 the beta before. Two patterns whose states have met stay together from there on, so that the
 labels over beta form a tree: its leaves are the patterns, its root the attractor of small beta.
 
-Groups of an ultrametric set (hopfield.md section 4): the state of one group is a minimum in a
-window of beta. Its lower end is followed down while the group holds more than half of the weight;
+Groups of an ultrametric set (the folder's sheet, section 7): the state of one group is a minimum in
+a window of beta. Its lower end is followed down while the group holds more than half of the weight;
 at its upper end the state stays a fixed point by symmetry but rho(J) passes 1. A state counts as
 its group's only while the members' weights differ by less than 1/100.
 """
@@ -70,7 +70,7 @@ def tree(memory: Memory, betas, *, tolerance: float | None = None) -> Tree:
     group = np.arange(n)
     labels, numbers, sizes, energies, unsettled = [], [], [], [], []
     for s, beta in enumerate(betas):
-        # One row a minimum: patterns that have met share their state for good.
+        # One row per minimum: patterns that have met share their state for good.
         rows, member = np.unique(group, return_inverse=True)
         end = settle(memory, state[rows], beta, tolerance=tolerance)
         met, _ = merge(end.state, near)
@@ -116,15 +116,7 @@ def group_window(
 
     starts = members / members.sum(axis=1, keepdims=True) @ x
     ends = [
-        edge(
-            memory,
-            starts,
-            whole,
-            inside,
-            inside * factor,
-            relative=relative,
-            tolerance=tolerance,
-        )
+        edge(memory, starts, whole, inside, inside * factor, relative=relative, tolerance=tolerance)
         for factor in (1e-3, 1e3)
     ]
     return Window(ends[0].beta, ends[1].beta, ends[0].unresolved | ends[1].unresolved)

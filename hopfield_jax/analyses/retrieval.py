@@ -1,7 +1,7 @@
 r"""Retrieval from corrupted patterns, against beta.
 
     noise    q = x_i + level M z / sqrt(d),  z ~ N(0, I), M the root mean square norm of patterns
-    mask     q = x_i with a share `level` of its entries, drawn anew for each query, set to `fill`
+    mask     q = x_i with a share `level` of its entries, drawn for each query, set to `fill`
 
     error    |xi - x_i| / M,  xi the state after one update, or after as many as it takes
     found    xi is a certified minimum within half of x_i's distance to the nearest other pattern
@@ -28,7 +28,7 @@ Corruption = Literal["noise", "mask"]
 
 
 class Retrieved(NamedTuple):
-    """Over L levels, S betas and Q queries a level.
+    """Over L levels, S betas and Q queries per level.
 
     error, one_step [L, S]: root mean square relative error, at the end and after one update;
     found [L, S]: share of queries that end at their own pattern; unsettled [L, S]: share that ends
@@ -47,13 +47,7 @@ def rms_norm(patterns) -> float:
 
 
 def corrupt(
-    patterns,
-    which,
-    level: float,
-    kind: Corruption = "noise",
-    *,
-    seed: int = 0,
-    fill: float = 0.0,
+    patterns, which, level: float, kind: Corruption = "noise", *, seed: int = 0, fill: float = 0.0
 ) -> np.ndarray:
     """Corrupted copies [Q, d], float64, of the patterns numbered `which` [Q].
 
@@ -78,14 +72,7 @@ def posterior_mean_beta(patterns, level: float) -> float:
     return np.asarray(patterns).shape[1] / (level * rms_norm(patterns)) ** 2
 
 
-def retrieve(
-    memory: Memory,
-    which,
-    queries,
-    betas,
-    *,
-    tolerance: float | None = None,
-) -> Retrieved:
+def retrieve(memory: Memory, which, queries, betas, *, tolerance: float | None = None) -> Retrieved:
     """Retrieves queries [L, Q, d] of the patterns numbered `which` [Q] at every beta [S].
 
     All L x S x Q of them are rows of one batch.
@@ -94,7 +81,7 @@ def retrieve(
     which, betas = np.asarray(which, int), np.asarray(betas, np.float64)
     if queries.ndim != 3 or queries.shape[1] != len(which):
         raise InputError(
-            f"queries must be [levels, {len(which)}, d], one a pattern asked for, got"
+            f"queries must be [levels, {len(which)}, d], one per pattern asked for, got"
             f" {list(queries.shape)}"
         )
     levels, count, d = queries.shape
@@ -105,11 +92,7 @@ def retrieve(
     truth = np.broadcast_to(x[which], (*shape, d)).reshape(-1, d)
     once = update(memory, starts.astype(memory.dtype), beta, block=block_size(memory))
     end = find_minima(
-        memory,
-        starts,
-        beta,
-        tolerance=tolerance or default_tolerance(memory),
-        max_steps=MAX_STEPS,
+        memory, starts, beta, tolerance=tolerance or default_tolerance(memory), max_steps=MAX_STEPS
     )
     minimum = np.asarray(end.minimum).reshape(shape)
     half = nearest(x, which) / 2

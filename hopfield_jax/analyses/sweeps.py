@@ -4,32 +4,21 @@ r"""Minima over beta: many temperatures from the same starts, or each from the l
     warm "up"      beta ascending, each from the end of the one below:  one lax.scan
     warm "down"    beta descending, each from the end of the one above
 
-A first-order transition shows in the difference: with equidistant patterns in K = beta D^2/2, a
-branch that starts at a pattern survives downwards to K_s, the one that starts at the centroid
-upwards to K = N. A point that has become unstable is still a fixed point, and arithmetic may never
-leave it; so warm sweeps kick every state, by kick * spread in a random direction in the span of
-the patterns, before each beta. The kick must be larger than tolerance/|rho - 1| to be amplified,
-and smaller than the basins that are to survive it.
+Warm sweeps kick every state before each beta, by kick * spread in a random direction in the span of
+the patterns; why, and the order parameters: the folder's sheet, sections 2 and 3.
 
-Order parameters of the weights p at each end:
-
-    p_max = max_i p_i        participation = 1 / sum_i p_i^2     (patterns that take part)
-    entropy = -sum_i p_i log p_i          top90 = least k whose k largest weights sum to .90
-
-A certificate of one row serves every row near it: its inequality (stability.py) leaves exactly one
-fixed point, with rho < 1 throughout, in the ball of radius log(1/rho) / (beta D) about that row.
+A certificate of one row serves every row near it: its inequality (certificates.py) leaves exactly
+one fixed point, with rho < 1 throughout, in the ball of radius log(1/rho) / (beta D) about that
+row.
 
 Patterns are taken in blocks where there are many (energy.block_size), and the rows whose weights
 are sorted for top90 a few at a time: a million patterns need room for R 8192 numbers, or 64 MB.
-
-Source: hopfield.md sections 2, 3 and 8; top90 is Ramsauer et al.'s measure, arXiv 2008.02217.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -41,15 +30,14 @@ from hopfield_jax.energy import (
     block_size,
     centred,
     check_beta,
-    check_states,
     pad,
     update_and_energy,
     weights,
 )
 from hopfield_jax.solvers import spaces
-from hopfield_jax.solvers.certificates import Certificate, certify, spectral_radius
-from hopfield_jax.solvers.fixed_points import find_fixed_points, merge
-from hopfield_jax.solvers.iterations import METHODS, Method, run
+from hopfield_jax.solvers.certificates import Certificate, certify_rows, spectral_radius
+from hopfield_jax.solvers.fixed_points import check_starts, follow, merge
+from hopfield_jax.solvers.iterations import Options, Search, run_to_rest, search
 
 Warm = Literal["none", "up", "down"]
 ROOM = 2**24  # weights that are sorted at a time
@@ -70,7 +58,6 @@ class Sweep(NamedTuple):
     state [S, R, d]; residual |xi - T(xi)| / spread; steps int32; converged bool; energy;
     spectral_radius, rho(J) by power iteration: above 1 a saddle, but below 1 no proof
     (certify_sweep gives one); p_max, participation, entropy, top90 as in Order.
-    `sweep_sets` puts an axis of sets in front of all but betas.
     """
 
     betas: jax.Array
@@ -87,7 +74,7 @@ class Sweep(NamedTuple):
 
     @property
     def unconverged(self) -> np.ndarray:
-        """(beta, start), or (set, beta, start), of rows that did not converge, [., 2 or 3]."""
+        """(beta, start) of rows that did not converge, [., 2]."""
         return np.argwhere(~np.asarray(self.converged))
 
 
@@ -117,31 +104,24 @@ def sweep(
     betas,
     *,
     warm: Warm = "none",
-    tolerance: float = 1e-6,
-    max_steps: int = 10_000,
-    method: Method = "aitken",
     kick: float = 1e-3,
     radius_steps: int = 32,
+    **options: Unpack[Options],
 ) -> Sweep:
     """Follows starts [R, d] to fixed points at every beta of betas [S], ascending.
 
-    tolerance, and kick of the warm sweeps: in units of memory.spread. radius_steps: power
-    iterations for the spectral radius, each as dear as an update of all rows; 0 leaves it NaN.
-    Results are in the order of betas whichever way the sweep went.
+    kick: of the warm sweeps, in units of memory.spread. radius_steps: power iterations for the
+    spectral radius, each as dear as an update of all rows; 0 leaves it NaN. options: as of
+    find_fixed_points. Results are in the order of betas whichever way the sweep went.
     """
-    starts, betas = _checked(memory, starts, betas, warm, tolerance, max_steps, method)
+    choose(warm, ("none", "up", "down"), "direction of a sweep")
+    chosen = search(**options)
+    starts, betas = check_starts(memory, starts), _ascending(memory, betas)
     if warm != "none":
-        seen = _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radius_steps)
+        seen = _warm(memory, jnp.asarray(starts), betas, kick, chosen, warm, radius_steps)
         return Sweep(betas, *seen)
     shape = (len(betas), len(starts))
-    found = find_fixed_points(
-        memory,
-        starts,
-        betas[:, None],
-        tolerance=tolerance,
-        max_steps=max_steps,
-        method=method,
-    )
+    found = follow(memory, starts, np.repeat(betas, len(starts)), chosen)
     state = found.state.reshape(*shape, -1)
     # one temperature after the other: the weights of all rows at once may not fit
     radius, order = _measured_each(memory, state, betas, radius_steps)
@@ -154,13 +134,11 @@ def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> C
 
     tolerance: of the residual, in units of memory.spread. Rows of one beta that lie within 1e-4 of
     that of each other share an eigenvalue problem, and then its rho, where the proof of one holds
-    for the others; the rest (saddles, ghosts) cost one each. The sweep of one set, not of
-    `sweep_sets`.
+    for the others; the rest (saddles, ghosts) cost one each.
     """
     if found.state.ndim != 3:
         raise InputError(
-            "certify_sweep takes the sweep of one set, with states [S, R, d]: got shape"
-            f" {found.state.shape}"
+            f"certify_sweep takes a sweep with states [S, R, d]: got shape {found.state.shape}"
         )
     temperatures, rows, _ = found.state.shape
     state = np.asarray(found.state).reshape(temperatures * rows, -1)
@@ -170,7 +148,7 @@ def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> C
         labels, chosen = merge(state[first : first + rows], float(memory.spread), 1e-4)
         owner[first : first + rows] = first + chosen[labels]
     own = owner == np.arange(len(state))
-    known = jax.tree.map(np.array, certify(memory, state[own], betas[own], tolerance=tolerance))
+    known = jax.tree.map(np.array, certify_rows(memory, state[own], betas[own], tolerance))
     known = jax.tree.map(lambda leaf: leaf[np.searchsorted(np.flatnonzero(own), owner)], known)
 
     radius = -np.log(np.maximum(known.upper, np.finfo(memory.dtype).tiny))
@@ -183,68 +161,13 @@ def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> C
     known.minimum[shared] = residual[shared] <= tolerance
     alone = ~near & ~own
     if alone.any():
-        rest = certify(memory, state[alone], betas[alone], tolerance=tolerance)
+        rest = certify_rows(memory, state[alone], betas[alone], tolerance)
         for leaf, new in zip(known, rest, strict=True):
             leaf[alone] = new
     return jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(temperatures, rows)), known)
 
 
-def sweep_sets(
-    memories: Sequence[Memory] | Memory,
-    starts,
-    betas,
-    *,
-    warm: Warm = "none",
-    tolerance: float = 1e-6,
-    max_steps: int = 10_000,
-    method: Method = "aitken",
-    kick: float = 1e-3,
-    radius_steps: int = 32,
-) -> Sweep:
-    """`sweep` of P sets of patterns of one shape: a list of memories, or one with leaves [P, ...].
-
-    starts [P, R, d], or [R, d] for all sets. Warm sweeps run as one program, vmapped; cold ones set
-    after set with the same programs, since sorting out finished rows saves more than vmap does.
-    Every array of the result but betas has a leading axis P.
-    """
-    memories = memories if isinstance(memories, Memory) else stack(memories)
-    if memories.patterns.ndim != 3:
-        raise InputError(
-            "sweep_sets takes a list of memories, or one with patterns [P, N, d]: got shape"
-            f" {memories.patterns.shape}"
-        )
-    sets = len(memories.patterns)
-    starts = jnp.asarray(starts, memories.dtype)
-    if starts.ndim == 2:
-        starts = jnp.broadcast_to(starts, (sets, *starts.shape))
-    if len(starts) != sets:
-        raise InputError(f"{sets} sets of patterns need as many sets of starts, got {len(starts)}")
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i], memories) for i in range(sets)]
-    if warm == "none":
-        found = [
-            sweep(
-                one,
-                begin,
-                betas,
-                tolerance=tolerance,
-                max_steps=max_steps,
-                method=method,
-                radius_steps=radius_steps,
-            )
-            for one, begin in zip(each, starts, strict=True)
-        ]
-        seen = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
-        return seen._replace(betas=found[0].betas)
-    _, betas = _checked(each[0], starts[0], betas, warm, tolerance, max_steps, method)
-    seen = jax.vmap(
-        lambda one, begin: _warm(
-            one, begin, betas, warm, tolerance, max_steps, kick, method, radius_steps
-        )
-    )(memories, starts)
-    return Sweep(betas, *seen)
-
-
-def hysteresis(memory: Memory, start_up, start_down, betas, **options) -> Hysteresis:
+def hysteresis(memory: Memory, start_up, start_down, betas, **options: Any) -> Hysteresis:
     """The branch from start_up [R, d] with beta rising and that from start_down with beta falling.
 
     The usual loop: start_up at the centroid, start_down at the patterns. options as in `sweep`.
@@ -255,77 +178,37 @@ def hysteresis(memory: Memory, start_up, start_down, betas, **options) -> Hyster
     )
 
 
-def stack(memories: Sequence[Memory]) -> Memory:
-    """P memories of one shape as one, with leaves [P, ...]."""
-    shapes = {one.patterns.shape for one in memories}
-    if len(shapes) != 1:
-        raise InputError(
-            f"sets of patterns must have one shape to be swept together, got {sorted(shapes)}:"
-            " pad them with energy.pad, or sweep each on its own"
-        )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
-
-
-def _checked(memory, starts, betas, warm, tolerance, max_steps, method):
-    choose(warm, ("none", "up", "down"), "direction of a sweep")
-    choose(method, METHODS, "method")
-    check_beta(betas)
+def _ascending(memory, betas) -> jax.Array:
     betas = np.asarray(betas, memory.dtype)
     if betas.ndim != 1 or not len(betas) or (np.diff(betas) <= 0).any():
         raise InputError(
             f"the betas of a sweep must ascend strictly (as {memory.dtype}), got shape"
             f" {betas.shape}: sort them and drop repeats"
         )
-    starts = check_states(memory, starts, "starts")
-    if not (tolerance > 0 and max_steps >= 1):
-        raise InputError(
-            f"tolerance must be > 0 and max_steps at least 1: got {tolerance} and {max_steps}"
-        )
-    return jnp.asarray(starts), jnp.asarray(betas)
+    check_beta(betas)
+    return jnp.asarray(betas)
 
 
-@functools.partial(jax.jit, static_argnames=("warm", "method", "radius_steps"))
-def _warm(memory, starts, betas, warm, tolerance, max_steps, kick, method, radius_steps):
+@functools.partial(jax.jit, static_argnames=("warm", "radius_steps"))
+def _warm(memory, starts, betas, kick, search: Search, warm, radius_steps):
     memory, mean = centred(memory)
     block = block_size(memory)
     if block is not None:
         memory = pad(memory, block)
-    form = spaces.space(memory, block=block)
+    form = spaces.space(memory, search.space, block)
     rows = len(starts)
-    everyone = jnp.ones(rows, bool)
     direction = _directions(memory, rows)
 
     def step(state, beta):
         each = jnp.full(rows, beta)
         held = form.begin(form.seen(state + kick * memory.spread * direction), each)
-        steps = jnp.zeros(rows, jnp.int32)
-        # what a bold method left beside a saddle or a ghost is taken on by the update
-        for doing in dict.fromkeys((method, "picard")):
-            held, steps, _ = run(
-                form,
-                held,
-                each,
-                steps,
-                everyone,
-                tolerance=tolerance,
-                scale=memory.spread,
-                max_steps=max_steps,
-                length=max_steps,
-                method=doing,
-            )
+        held, steps = run_to_rest(form, held, each, search)
         state = form.state(held)
         image, energy = update_and_energy(memory, state, beta, block=block)
         residual = jnp.linalg.norm(state - image, axis=1) / memory.spread
         radius, order = _measured(memory, state, beta, radius_steps)
-        return state, (
-            state + mean,
-            residual,
-            steps,
-            residual <= tolerance,
-            energy,
-            radius,
-            *order,
-        )
+        converged = residual <= search.tolerance
+        return state, (state + mean, residual, steps, converged, energy, radius, *order)
 
     return jax.lax.scan(step, starts - mean, betas, reverse=warm == "down")[1]
 

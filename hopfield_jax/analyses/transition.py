@@ -15,22 +15,17 @@ Kinds, with p the softmax weights at the state:
     undecided        max_i p_i <= 1/2            the branch that starts at the mean at beta = 0
 
 For equidistant patterns p_1 > 1/2 at every minimum of k = 1 and for every N, and p_1 = 1/2 at the
-onset for N = 2, so 1/2 separates the kinds exactly (hopfield.md section 2).
+onset for N = 2, so 1/2 separates the kinds exactly (hopfield_jax.theory).
 
-Three protocols, in beta (equidistant patterns: beta_eff = K_s, K_c, N, the exact answers):
-
-    started at the patterns    lowest beta at which pattern i has a minimum of its own
-    lowest energy              beta at which that minimum and the undecided one have equal energies
-    started at the centroid    highest beta at which the undecided branch is a minimum
-
-At beta -> infinity pattern i is a fixed point iff x_i.x_i - max_{j != i} x_i.x_j > 0 (bias included
-where the energy has one). Where it is not, a minimum of its own may still exist over a range of
-beta: 24 betas are tried, and the onset is infinite if the pattern itself falls to one at none.
+The three protocols (started at the patterns, lowest energy, started at the centroid): the folder's
+sheet, section 4. Where pattern i is no fixed point at beta -> infinity (section 5), a minimum of
+its own may still exist over a range of beta: 24 betas are tried, and the onset is infinite if the
+pattern itself falls to one at none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -40,8 +35,8 @@ from dng_jax.errors import InputError
 from hopfield_jax.analyses.sweeps import Sweep, certify_sweep, hysteresis, order_parameters
 from hopfield_jax.distances import pairs
 from hopfield_jax.energy import Memory, weights
-from hopfield_jax.solvers.fixed_points import find_minima
-from hopfield_jax.solvers.iterations import Method
+from hopfield_jax.solvers.certificates import Certificate
+from hopfield_jax.solvers.fixed_points import Minima, find_minima
 
 MAX_STEPS = 20_000
 
@@ -96,34 +91,15 @@ def sharp_tolerance(memory: Memory) -> float:
 
 
 def settle(
-    memory: Memory,
-    starts,
-    beta,
-    *,
-    tolerance: float | None = None,
-    max_steps: int = MAX_STEPS,
-    method: Method = "aitken",
+    memory: Memory, starts, beta, *, tolerance: float | None = None, max_steps: int = MAX_STEPS
 ) -> Settled:
     """Runs starts [R, d] at beta [] or [R] to their minima.
 
     Returns all weights, R N numbers: of a million patterns a hundred rows are 800 MB.
     """
     tolerance = tolerance or default_tolerance(memory)
-    found = find_minima(
-        memory, starts, beta, tolerance=tolerance, max_steps=max_steps, method=method
-    )
-    columns = (
-        found.state,
-        weights(memory, found.state, jnp.asarray(beta)),
-        found.energy,
-        found.minimum,
-        found.converged & (found.certificate.morse_index > 0),
-        found.certificate.spectral_radius,
-        found.converged,
-        found.residual,
-        found.steps,
-    )
-    return Settled(*map(np.array, columns))
+    found = find_minima(memory, starts, beta, tolerance=tolerance, max_steps=max_steps)
+    return _settled(memory, found, found.certificate, jnp.asarray(beta))
 
 
 def overlap(settled: Settled) -> np.ndarray:
@@ -141,8 +117,15 @@ def orders(settled: Settled) -> dict[str, np.ndarray]:
     return {k: np.where(settled.minimum, np.asarray(v), np.nan) for k, v in found.items()}
 
 
+def medians(branch: Sequence[Settled]) -> dict[str, np.ndarray]:
+    """Median over the starts that are minima, at each of S betas, of `overlap` and `orders`: [S]
+    by name, NaN where no start is a minimum."""
+    rows = [{"overlap": overlap(settled)} | orders(settled) for settled in branch]
+    return {name: np.array([_median(row[name]) for row in rows]) for name in rows[0]}
+
+
 def many(memory: Memory, starts, betas, **options) -> list[Settled]:
-    """All starts [R, d] at every beta [S], settled as one batch of R S rows; one Settled a beta."""
+    """All starts [R, d] at every beta [S], settled as one batch of R S rows; a Settled per beta."""
     starts, betas = np.asarray(starts), np.asarray(betas)
     rows = len(starts)
     found = settle(memory, np.tile(starts, (len(betas), 1)), np.repeat(betas, rows), **options)
@@ -161,7 +144,7 @@ def energy_gap(settled: Settled) -> float:
 
 
 def majority(members) -> Kind:
-    """More than half of the weight lies on members [R, N] (bool), a set of patterns a row."""
+    """More than half of the weight lies on members [R, N] (bool), one set of patterns per row."""
     members = np.asarray(members, bool)
 
     def kind(settled: Settled) -> np.ndarray:
@@ -224,33 +207,35 @@ def loop(
     """
     tolerance = tolerance or default_tolerance(memory)
     swept = hysteresis(
-        memory,
-        up,
-        down,
-        betas,
-        tolerance=tolerance,
-        max_steps=MAX_STEPS,
-        kick=1e-4,
-        radius_steps=0,
+        memory, up, down, betas, tolerance=tolerance, max_steps=MAX_STEPS, kick=1e-4, radius_steps=0
     )
     return _certified(memory, swept.up, tolerance), _certified(memory, swept.down, tolerance)
 
 
 def _certified(memory: Memory, swept: Sweep, tolerance: float) -> list[Settled]:
     proof = certify_sweep(memory, swept, tolerance=tolerance)
+    found = _settled(memory, swept, proof, swept.betas[:, None])
+    return [Settled(*(column[s] for column in found)) for s in range(len(swept.betas))]
+
+
+def _settled(memory: Memory, found: Minima | Sweep, proof: Certificate, betas) -> Settled:
     columns = (
-        swept.state,
-        weights(memory, swept.state, swept.betas[:, None]),
-        swept.energy,
-        proof.minimum & swept.converged,
-        swept.converged & (proof.morse_index > 0),
+        found.state,
+        weights(memory, found.state, betas),
+        found.energy,
+        proof.minimum & found.converged,
+        found.converged & (proof.morse_index > 0),
         proof.spectral_radius,
-        swept.converged,
-        swept.residual,
-        swept.steps,
+        found.converged,
+        found.residual,
+        found.steps,
     )
-    arrays = [np.asarray(column) for column in columns]
-    return [Settled(*(column[s] for column in arrays)) for s in range(len(swept.betas))]
+    return Settled(*map(np.array, columns))
+
+
+def _median(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else np.nan
 
 
 def margins(memory: Memory) -> np.ndarray:

@@ -1,6 +1,6 @@
 r"""Curves over beta: panels of them, arrays in, one file out, in the manner of dng_jax.plots.
 
-No pyplot, Okabe & Ito's colours, a marker or a line style of its own for each curve. Every function
+No pyplot, Okabe & Ito's colours, each curve with its own marker or line style. Every function
 writes `path` and returns it. Solid lines are stable or exact, dotted ones unstable; symbols are
 measured. Characteristic values are grey verticals named on the upper edge.
 
@@ -230,9 +230,13 @@ def shares(
         grid[1].set_xlim(np.min(x), np.max(x))
     grid[-1].set_xlabel(below.x_label if below else BETA_EFF)
     figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=3, frameon=False,
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
         fontsize=8,
-    )  # fmt: skip
+    )
     if title:
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return save(figure, path)

@@ -14,6 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from dng_jax.errors import InputError
+from dng_jax.metrics.window import LEVELS
 from dng_jax.plots.style import COLOURS, GREY, LINES, MARKERS, save, tidy
 from hopfield_jax.plots.curves import (
     BETA_EFF,
@@ -28,7 +29,6 @@ from hopfield_jax.plots.curves import (
 )
 
 LOGSNR = "log signal-to-noise ratio"
-LEVELS = (0.1, 0.5, 0.9)
 
 
 def phase_diagram(
@@ -70,33 +70,7 @@ def phase_diagram(
             color=COLOURS[i],
             label=name,
         )
-    middle = np.exp(0.62 * np.log(n.max()) + 0.38 * np.log(n.min()))
-    at = [np.interp(middle, n, edge) for edge in edges]
-    words = (
-        "one global attractor",
-        "centroid lowest,\npatterns metastable",
-        "patterns lowest,\ncentroid metastable",
-        "N pattern minima, centroid unstable",
-    )
-    places = [
-        (middle, np.sqrt(at[0] * at[1])),
-        None,
-        (n.max() / 1.25, np.interp(n.max() / 1.25, n, np.sqrt(lines[1] * lines[2]))),
-        (n.min() * 1.25, np.sqrt(at[3] * top)),
-    ]
-    for word, where, side in zip(words, places, ("center", "", "right", "left"), strict=True):
-        if where is not None:
-            axes.text(*where, word, ha=side, va="center", fontsize=8.5)
-    last = n.max() / 1.15
-    axes.annotate(
-        words[1],
-        (last, np.interp(last, n, np.sqrt(lines[0] * lines[1]))),
-        (last, bottom * 1.12),
-        ha="right",
-        va="bottom",
-        fontsize=8.5,
-        arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8},
-    )
+    _name_regions(axes, n, edges)
     axes.set_xlim(n.min() / 1.06, n.max() * 1.06)
     axes.set_ylim(bottom, top)
     plain_log(axes.xaxis, n.min(), n.max())
@@ -107,6 +81,34 @@ def phase_diagram(
     if title:
         axes.set_title(title, fontsize=10, loc="left")
     return save(figure, path)
+
+
+def _name_regions(axes, n, edges) -> None:
+    # between the edges [5, A]: bottom, K_s, K_c, N and top of the figure
+    bottom, top = edges[0][0], edges[4][0]
+    middle = np.exp(0.62 * np.log(n.max()) + 0.38 * np.log(n.min()))
+    at = [np.interp(middle, n, edge) for edge in edges]
+    right, left, last = n.max() / 1.25, n.min() * 1.25, n.max() / 1.15
+    for word, x, y, side in (
+        ("one global attractor", middle, np.sqrt(at[0] * at[1]), "center"),
+        (
+            "patterns lowest,\ncentroid metastable",
+            right,
+            np.interp(right, n, np.sqrt(edges[2] * edges[3])),
+            "right",
+        ),
+        ("N pattern minima, centroid unstable", left, np.sqrt(at[3] * top), "left"),
+    ):
+        axes.text(x, y, word, ha=side, va="center", fontsize=8.5)
+    axes.annotate(
+        "centroid lowest,\npatterns metastable",
+        (last, np.interp(last, n, np.sqrt(edges[1] * edges[2]))),
+        (last, bottom * 1.12),
+        ha="right",
+        va="bottom",
+        fontsize=8.5,
+        arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8},
+    )
 
 
 def landscape(
@@ -184,7 +186,7 @@ def merge_tree(
     marks: Mapping[str, float] | None = None,
     title: str | None = None,
 ) -> Path:
-    """Minima from N patterns joining as beta falls: one line a minimum, at the mean of its leaves.
+    """Minima from N patterns joining as beta falls: a line per minimum, at the mean of its leaves.
 
     beta_eff [S], largest first; label int [S, N], the minimum of each pattern; order int [N],
     leaves from bottom to top. names: N labels of the leaves. colours: N numbers of groups, which
@@ -203,28 +205,7 @@ def merge_tree(
     )
     tidy(axes)
     tidy(above)
-    leaf = np.empty(count)
-    leaf[order] = np.arange(count)
-    group = np.zeros(count, int) if colours is None else np.asarray(colours, int)
-    height = np.empty(label.shape)
-    for s in range(len(x)):
-        for k in np.unique(label[s]):
-            height[s, label[s] == k] = leaf[label[s] == k].mean()
-    for s in range(len(x)):
-        for k in np.unique(label[s]):
-            inside = np.flatnonzero(label[s] == k)
-            pure = len(np.unique(group[inside])) == 1
-            colour = COLOURS[group[inside[0]] % len(COLOURS)] if pure else GREY
-            # Half a step either way; where branches join, an upright of the joint's colour.
-            left = x[s] if s == len(x) - 1 else np.sqrt(x[s] * x[s + 1])
-            right = x[s] if s == 0 else np.sqrt(x[s] * x[s - 1])
-            level = height[s, inside[0]]
-            axes.plot([left, right], [level, level], color=colour, linewidth=1.1)
-            if s > 0:
-                before = height[s - 1, inside]
-                if np.ptp(np.append(before, level)) > 0:
-                    ends = [min(before.min(), level), max(before.max(), level)]
-                    axes.plot([right, right], ends, color=colour, linewidth=1.1)
+    _draw_branches(axes, x, label, order, np.zeros(count, int) if colours is None else colours)
     axes.set_ylim(-1, count)
     axes.grid(axis="y", visible=False)
     if names is None:
@@ -248,9 +229,30 @@ def merge_tree(
     return save(figure, path)
 
 
+def _draw_branches(axes, x, label, order, group) -> None:
+    leaf = np.empty(len(order))
+    leaf[order] = np.arange(len(order))
+    group, height = np.asarray(group, int), np.empty(label.shape)
+    for s, minimum in [(s, k) for s, row in enumerate(label) for k in np.unique(row)]:
+        inside = np.flatnonzero(label[s] == minimum)
+        level = height[s, inside] = leaf[inside].mean()
+        pure = len(np.unique(group[inside])) == 1
+        colour = COLOURS[group[inside[0]] % len(COLOURS)] if pure else GREY
+        # Half a step either way; where branches join, an upright of the joint's colour.
+        left = x[s] if s == len(x) - 1 else np.sqrt(x[s] * x[s + 1])
+        right = x[s] if s == 0 else np.sqrt(x[s] * x[s - 1])
+        axes.plot([left, right], [level, level], color=colour, linewidth=1.1)
+        if s == 0:
+            continue
+        before = height[s - 1, inside]
+        if np.ptp(np.append(before, level)) > 0:
+            ends = [min(before.min(), level), max(before.max(), level)]
+            axes.plot([right, right], ends, color=colour, linewidth=1.1)
+
+
 def window(
     logsnr,
-    bands: Sequence[tuple[str, str, np.ndarray]],
+    bands: Sequence[tuple[str, int, np.ndarray]],
     resolved: Mapping[str, np.ndarray],
     scale: np.ndarray,
     path: str | Path,
@@ -262,7 +264,7 @@ def window(
 ) -> Path:
     """The guidance window: posterior, what is decided, and DNG's scale over log SNR [T].
 
-    bands: (name, colour number as text, values [T, B]) of p(c | x_t); resolved: name -> curve [T]
+    bands: (name, number of its colour, values [T, B]) of p(c | x_t); resolved: name -> curve [T]
     from 0 to 1; scale: lambda_t [T, B]; marks: predictions in log SNR; measured: name -> (10%, 50%,
     90%) of a curve, drawn as bars.
     """
@@ -274,10 +276,10 @@ def window(
     for axes in (first, second, third, bars):
         tidy(axes)
     for name, number, values in bands:
-        colour = COLOURS[int(number)]
+        colour = COLOURS[number]
         low, middle, high = np.quantile(np.asarray(values, np.float64), LEVELS, axis=1)
         first.fill_between(t, low, high, color=colour, alpha=0.18, linewidth=0)
-        first.plot(t, middle, color=colour, linewidth=1.6, linestyle=LINES[int(number)], label=name)
+        first.plot(t, middle, color=colour, linewidth=1.6, linestyle=LINES[number], label=name)
     first.axhline(prior, color=GREY, linewidth=0.8, linestyle=DOTS)
     first.set_ylabel("posterior $p(c\\,|\\,x_t)$", fontsize=9)
     first.legend(frameon=False, fontsize=8, title="median, 10-90%", title_fontsize=7)

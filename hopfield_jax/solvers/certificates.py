@@ -34,7 +34,7 @@ With p as computed, f = sum_i p_i (c_i - eta) = T(xi) - xi and J, its error and 
 
 (a covariance is least about its own mean). Offsets of the origin and large beta cost proofs near
 spinodals, and never make one.
-Sources: hopfield.md sections 1 and 3; the inequality is Banach's theorem with the bound above.
+Proof: the folder's sheet, section 5; the inequality is Banach's theorem with the bound above.
 """
 
 from __future__ import annotations
@@ -137,12 +137,17 @@ def certify(memory: Memory, states, beta, *, tolerance: float = 1e-6) -> Certifi
     """
     check_beta(beta)
     states = check_states(memory, states)
-    rows = len(states)
-    each = np.broadcast_to(np.asarray(beta, memory.dtype), (rows,))
+    betas = np.broadcast_to(np.asarray(beta, memory.dtype), (len(states),))
+    return certify_rows(memory, states, betas, tolerance)
+
+
+def certify_rows(memory: Memory, states, betas, tolerance) -> Certificate:
+    """`certify` of states [R, d] at betas [R] without its checks; on the host."""
+    states, rows = np.asarray(states), len(states)
     spare = (1 << (rows - 1).bit_length()) - rows  # few sizes, few programs
     padded = (
         np.pad(states, ((0, spare), (0, 0)), mode="edge"),
-        np.pad(each, (0, spare), mode="edge"),
+        np.pad(betas, (0, spare), mode="edge"),
     )
     found = proved(memory, *map(jnp.asarray, padded), tolerance)
     return jax.tree.map(lambda leaf: leaf[:rows], found)

@@ -1,14 +1,14 @@
-r"""Whether a bold step goes down: energies where they differ, gradients where only these can tell.
+r"""Whether an accelerated step goes down: by energies, or by gradients where energies agree.
 
-A step is bold if it is not the update itself, which never raises the energy. Where two energies
-agree to rounding their difference says nothing, but f = T(xi) - xi = -grad E still does:
+A step is accelerated if it is not the update itself, which never raises the energy. Where two
+energies agree to rounding their difference says nothing, but f = T(xi) - xi = -grad E still does:
 
     E(b) - E(a) = -<f(a) + f(b), b - a> / 2 + O(|b - a|^3)
 
-Bold steps are tried once the residual is below NEAR: the first steps choose the basin, and a bold
-one there could leave it. Energies come from one sum (energy.partition with exact = False), whose
-rounding, of the order of eps (M^2 + (log N) / beta), is counted as agreement; so an energy can rise
-by that much.
+Accelerated steps are tried once the residual is below NEAR: the first steps choose the basin, and
+an accelerated one there could leave it. Energies come from one sum (energy.partition with exact =
+False), whose rounding, of the order of eps (M^2 + (log N) / beta), is counted as agreement; so an
+energy can rise by that much.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from hopfield_jax.solvers.rows import difference
 
-NEAR = 1e-2  # residual below which bold steps are tried
+NEAR = 1e-2  # residual below which accelerated steps are tried
 
 
 def change(new, old, slope, rounding) -> jax.Array:

@@ -3,7 +3,7 @@ r"""Fixed points of the update from many starts, at many temperatures, at once.
     xi <- T(xi) = X^T softmax(beta s + log w)    until  |xi - T(xi)| <= tolerance * spread
 
 Every row has its own start and its own beta, so a sweep over S temperatures and B starts is S B
-rows and one product of matrices an iteration. Rows finish at very different times (near a spinodal
+rows and one product of matrices per iteration. Rows finish at very different times (near a spinodal
 plain iteration takes 1000 steps, elsewhere 5), so the work is done in generations: the unfinished
 rows are gathered into working sets of 16, 64, 256, ... rows, each set is iterated in one compiled
 program until half of its rows are done, and what is left makes up the next generation. Few
@@ -11,48 +11,30 @@ sizes mean few programs, and one set's points fit the cache. All of it is done w
 the mean of the patterns (energy.centred): a tolerance means the same wherever they lie.
 
 A small residual is no proof of a minimum: saddles have it, and so does the ghost of a minimum that
-has just vanished, where plain iteration advances by about (K_s - K)/K_s a step. Choose the
-tolerance below a tenth of the resolution wanted in beta, and let `find_minima` certify.
-Source: hopfield.md sections 3 and 6.
+has just vanished (folder's sheet, section 2). Choose the tolerance below a tenth of the resolution
+wanted in beta, and let `find_minima` certify.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError, choose
-from hopfield_jax.energy import (
-    BLOCK,
-    Memory,
-    block_size,
-    centred,
-    check_beta,
-    check_states,
-    pad,
-)
-from hopfield_jax.solvers import certificates as stability
+from dng_jax.errors import InputError
+from hopfield_jax.energy import BLOCK, Memory, block_size, centred, check_beta, check_states, pad
 from hopfield_jax.solvers import spaces
-from hopfield_jax.solvers.certificates import Certificate
-from hopfield_jax.solvers.iterations import METHODS, Method, run
+from hopfield_jax.solvers.certificates import Certificate, certify_rows
+from hopfield_jax.solvers.iterations import Options, Search, run, search
 from hopfield_jax.solvers.rows import difference
 
-Form = Literal["auto", "state", "weights"]
 SMALLEST = 16  # rows of the smallest working set
 GROWTH = 4  # ratio of their sizes
-
-
-class Search(TypedDict, total=False):
-    """How `find_fixed_points` searches: see there. For functions that hand it on."""
-
-    max_steps: int
-    method: Method
-    space: Form
-    chunk: int
+CHUNK = 32  # updates before rows are sorted out at the latest, doubled each generation
 
 
 class FixedPoints(NamedTuple):
@@ -76,7 +58,7 @@ class FixedPoints(NamedTuple):
 
 
 class Minima(NamedTuple):
-    """Fixed points with their certificates; see FixedPoints and stability.Certificate."""
+    """Fixed points with their certificates; see FixedPoints and certificates.Certificate."""
 
     state: jax.Array
     residual: jax.Array
@@ -96,49 +78,52 @@ class Minima(NamedTuple):
         return np.flatnonzero(~np.asarray(self.converged))
 
 
-def find_fixed_points(
-    memory: Memory,
-    starts,
-    beta,
-    *,
-    tolerance: float = 1e-6,
-    max_steps: int = 10_000,
-    method: Method = "aitken",
-    space: Form = "auto",
-    chunk: int = 32,
-) -> FixedPoints:
+def find_fixed_points(memory: Memory, starts, beta, **options: Unpack[Options]) -> FixedPoints:
     """Follows the update from starts [R, d] to fixed points.
 
-    beta: one number, one a start [R], or S of them as a column [S, 1], at each of which all starts
-    are followed: S R rows, those of one beta together. tolerance: of the residual, in units of
-    memory.spread. method: see iterations.py; none raises the energy. space: "auto" takes the
-    cheaper form. chunk: updates before rows are sorted out at the latest, doubled each generation.
-    Runs on the host, not under jit. Rows that do not converge say so; see `describe`.
-
-    A row can end before its steps are spent and yet not converge: a bold method stops where the
-    update itself leads away again (a saddle, a ghost), or the residual at the end rounds otherwise
-    than that of the last step. Such rows are taken on by the update, for at most max_steps more.
+    beta: one number, one per start [R], or S of them as a column [S, 1], at each of which all
+    starts are followed: S R rows, those of one beta together. options: tolerance (1e-6, in units of
+    memory.spread), max_steps (10,000), method ("aitken"; none raises the energy), space; see
+    iterations.Options. Runs on the host, not under jit. Rows that do not converge say so; see
+    `describe`. InputError for bad shapes, starts that are not finite, beta <= 0, bad options.
     """
-    choose(method, METHODS, "method")
-    check_beta(beta)
-    starts = check_states(memory, starts, "starts")
-    if not np.isfinite(starts).all():
-        raise InputError("starts must be finite numbers: they hold NaN or infinity")
-    betas = _each(memory, beta, len(starts))
-    if not (tolerance > 0 and max_steps >= 1 and chunk >= 1):
-        raise InputError(
-            "tolerance must be > 0, max_steps and chunk at least 1: got"
-            f" {tolerance}, {max_steps} and {chunk}"
-        )
-    form, mean = _space(memory, space, block_size(memory))
+    starts = check_starts(memory, starts)
+    return follow(memory, starts, _betas(memory, beta, len(starts)), search(**options))
+
+
+def find_minima(memory: Memory, starts, beta, **options: Unpack[Options]) -> Minima:
+    """`find_fixed_points`, and a certificate of every row.
+
+    Only rows with `minimum` set are minima: a residual within the tolerance, rho(J) < 1, and the
+    inequality of certificates.py, which a ghost or a saddle cannot meet. Each certificate costs an
+    eigenvalue problem of size min(N, d); where many rows coincide, find_fixed_points, `merge` and
+    certify of the representatives is cheaper.
+    """
+    starts, chosen = check_starts(memory, starts), search(**options)
+    betas = _betas(memory, beta, len(starts))
+    found = follow(memory, starts, betas, chosen)
+    return Minima(*found, certify_rows(memory, found.state, betas, chosen.tolerance))
+
+
+def follow(memory: Memory, starts: np.ndarray, betas: np.ndarray, search: Search) -> FixedPoints:
+    """`find_fixed_points` without its checks, of rows S R: starts [R, d] repeated, betas [S R].
+
+    A row can end before its steps are spent and yet not converge: an accelerated method stops where
+    the update itself leads away again (a saddle, a ghost), or the residual at the end rounds
+    otherwise than that of the last step. Such rows are taken on by the update, for at most
+    max_steps more.
+    """
+    form, mean = _space(memory, search.space, block_size(memory))
     start_of = np.resize(np.arange(len(starts)), len(betas))
-    found = _follow(form, mean, starts, start_of, betas, tolerance, max_steps, method, chunk)
-    stalled = np.flatnonzero(~np.asarray(found.converged) & (np.asarray(found.steps) < max_steps))
+    found = _generations(form, mean, starts, start_of, betas, search)
+    steps = np.asarray(found.steps)
+    stalled = np.flatnonzero(~np.asarray(found.converged) & (steps < search.max_steps))
     if stalled.size:
         found = jax.tree.map(np.array, found)
-        left = max_steps - int(found.steps[stalled].min())
+        left = search.max_steps - int(steps[stalled].min())
+        plain = dataclasses.replace(search, method="picard", max_steps=left)
         rest, each = found.state[stalled], np.arange(len(stalled))
-        again = _follow(form, mean, rest, each, betas[stalled], tolerance, left, "picard", chunk)
+        again = _generations(form, mean, rest, each, betas[stalled], plain)
         again = again._replace(steps=again.steps + found.steps[stalled])
         for old, new in zip(found, again, strict=True):
             old[stalled] = new
@@ -146,51 +131,12 @@ def find_fixed_points(
     return found
 
 
-def _follow(
-    form, mean, starts, start_of, betas, tolerance, max_steps, method, chunk
-) -> FixedPoints:
-    rows = len(betas)
-    largest = working_set(form)
-    room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
-    start_of = jnp.asarray(np.pad(start_of, (0, room - rows)))
-    betas = jnp.asarray(np.pad(betas, (0, room - rows), mode="edge"))
-
-    held = _begin(form, jnp.asarray(starts), mean, start_of, betas, tile=min(room, largest))
-    steps = jnp.asarray(np.zeros(room, np.int32))
-    unfinished = np.arange(rows)
-    generation = 0
-    while unfinished.size:
-        sets = _working_sets(unfinished, largest, room)
-        length = chunk * 2 ** min(generation, 20)
-        left = []
-        for index in sets:
-            enough = np.sum(index < room) // 2 if len(index) > SMALLEST else 0
-            held, steps, active = _advance(
-                form, held, steps, betas, index, tolerance, max_steps, length, enough, method=method
-            )
-            left.append(active)
-        unfinished = np.concatenate(
-            [index[np.asarray(active)] for index, active in zip(sets, left, strict=True)]
-        )
-        generation += 1
-    found = _finish(form, held, mean, steps, betas, tolerance, tile=min(room, largest))
-    return found if rows == room else jax.tree.map(lambda leaf: leaf[:rows], found)
-
-
-def find_minima(
-    memory: Memory, starts, beta, *, tolerance: float = 1e-6, **search: Unpack[Search]
-) -> Minima:
-    """`find_fixed_points` (search: its options), and a certificate of every row.
-
-    Only rows with `minimum` set are minima: a residual within the tolerance, rho(J) < 1, and the
-    inequality of stability.py, which a ghost or a saddle cannot meet. Each certificate costs an
-    eigenvalue problem of size min(N, d); where many rows coincide, find_fixed_points, `merge` and
-    stability.certify of the representatives is cheaper.
-    """
-    found = find_fixed_points(memory, starts, beta, tolerance=tolerance, **search)
-    betas = _each(memory, beta, len(np.asarray(starts)))
-    certificate = stability.certify(memory, found.state, betas, tolerance=tolerance)
-    return Minima(*found, certificate)
+def check_starts(memory: Memory, starts) -> np.ndarray:
+    """Starts as rows [R, d] of the memory's dtype; InputError for other shapes, NaN, infinity."""
+    starts = check_states(memory, starts, "starts")
+    if not np.isfinite(starts).all():
+        raise InputError("starts must be finite numbers: they hold NaN or infinity")
+    return starts
 
 
 def describe(found: FixedPoints | Minima, most: int = 8) -> str:
@@ -232,17 +178,44 @@ def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarra
     return labels, np.asarray(representatives, int)
 
 
-def _each(memory, beta, starts):
-    # beta of every row
+def _betas(memory, beta, starts):
+    # beta of every row, as rounded to the memory's dtype
     beta = np.asarray(beta, memory.dtype)
-    check_beta(beta)  # also as they are after rounding
+    check_beta(beta)
     grid = beta.ndim == 2 and beta.shape[1] == 1 and len(beta) > 0
     if not (grid or beta.shape in ((), (starts,))):
         raise InputError(
-            f"beta must be one number, one a start [{starts}], or a column [S, 1] for all starts,"
+            f"beta must be one number, one per start [{starts}], or a column [S, 1] for all starts,"
             f" got shape {beta.shape}"
         )
     return np.broadcast_to(beta, (len(beta) if grid else 1, starts)).reshape(-1)
+
+
+def _generations(form, mean, starts, start_of, betas, search: Search) -> FixedPoints:
+    rows = len(betas)
+    largest = working_set(form)
+    room = max(SMALLEST, 1 << (rows - 1).bit_length())  # the arrays too have few sizes
+    start_of = jnp.asarray(np.pad(start_of, (0, room - rows)))
+    betas = jnp.asarray(np.pad(betas, (0, room - rows), mode="edge"))
+
+    held = _begin(form, jnp.asarray(starts), mean, start_of, betas, tile=min(room, largest))
+    steps = jnp.asarray(np.zeros(room, np.int32))
+    unfinished = np.arange(rows)
+    generation = 0
+    while unfinished.size:
+        sets = _working_sets(unfinished, largest, room)
+        length = CHUNK * 2 ** min(generation, 20)
+        left = []
+        for index in sets:
+            enough = np.sum(index < room) // 2 if len(index) > SMALLEST else 0
+            held, steps, active = _advance(form, held, steps, betas, index, search, length, enough)
+            left.append(active)
+        unfinished = np.concatenate(
+            [index[np.asarray(active)] for index, active in zip(sets, left, strict=True)]
+        )
+        generation += 1
+    found = _finish(form, held, mean, steps, betas, search.tolerance, tile=min(room, largest))
+    return found if rows == room else jax.tree.map(lambda leaf: leaf[:rows], found)
 
 
 def working_set(form: spaces.Space) -> int:
@@ -275,22 +248,12 @@ def _space(memory, form, block):
     return spaces.space(whole, form, block), mean
 
 
-@functools.partial(jax.jit, static_argnames="method", donate_argnames=("held", "steps"))
-def _advance(form, held, steps, betas, index, tolerance, max_steps, length, enough, *, method):
+@functools.partial(jax.jit, donate_argnames=("held", "steps"))
+def _advance(form, held, steps, betas, index, search, length, enough):
     real = index < len(held)
     own = jnp.minimum(index, len(held) - 1)
     new, count, active = run(
-        form,
-        held[own],
-        betas[own],
-        steps[own],
-        real,
-        tolerance=tolerance,
-        scale=form.memory.spread,
-        max_steps=max_steps,
-        length=length,
-        enough=enough,
-        method=method,
+        form, held[own], betas[own], steps[own], real, search, length=length, enough=enough
     )
     # rows past the end are dropped
     return held.at[index].set(new, mode="drop"), steps.at[index].set(count, mode="drop"), active

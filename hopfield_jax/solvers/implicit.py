@@ -7,13 +7,13 @@ its systems are solved by conjugate gradients on products J v = beta X^T (p * (X
 most min(N, d) steps and without a d x d matrix; in reverse mode the same solve acts on the incoming
 gradient. The iterations themselves are never differentiated (a while_loop cannot be, in reverse).
 A small residual and rho(J) < 1 do not make a minimum: a ghost has both. What is returned meets the
-inequality of stability.py, so a strict minimum lies within rounding and tolerance of it.
-Source: hopfield.md section 3.
+inequality of certificates.py, so a strict minimum lies within rounding and tolerance of it.
+Derivation: the folder's sheet, section 7.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax.scipy.sparse.linalg import cg
 
 from hopfield_jax.energy import Memory, centred, check_beta, update, weights
 from hopfield_jax.solvers.certificates import proved
-from hopfield_jax.solvers.iterations import Method, run
+from hopfield_jax.solvers.iterations import Method, Search, run_to_rest, search
 from hopfield_jax.solvers.spaces import StateSpace
 
 
@@ -39,23 +39,23 @@ def minimum(
     Differentiable once, forwards or backwards, in the leaves of memory and in beta (in start the
     derivative is zero); works under jit and vmap. tolerance: of the residual, in units of
     memory.spread, default 16 times the rounding of the dtype. NaN where the search does not end
-    within max_steps, or where no strict minimum is proved to be at its end (see stability.certify;
-    there too, above 4096 patterns and dimensions only the trace of J proves one): saddles, ghosts
-    of a minimum just lost, and minima so near a spinodal that the tolerance cannot tell them from
-    ghosts.
+    within max_steps, or where no strict minimum is proved to be at its end (see
+    certificates.certify; there too, above 4096 patterns and dimensions only the trace of J proves
+    one): saddles, ghosts of a minimum just lost, and minima so near a spinodal that the tolerance
+    cannot tell them from ghosts.
     """
     check_beta(beta)
-    eps = float(jnp.finfo(memory.dtype).eps)
-    goal = 16 * eps if tolerance is None else tolerance
-    return _minimum(memory, start, beta, goal, max_steps, method)
+    goal = 16 * float(jnp.finfo(memory.dtype).eps) if tolerance is None else tolerance
+    chosen = search(max_steps=max_steps, method=method)
+    return _minimum(memory, start, beta, dataclasses.replace(chosen, tolerance=goal))
 
 
-@functools.partial(jax.jit, static_argnames=("max_steps", "method"))
-def _minimum(memory, start, beta, goal, max_steps, method):
+@jax.jit
+def _minimum(memory, start, beta, search):
     eps = float(jnp.finfo(memory.dtype).eps)
     beta = jnp.asarray(beta, memory.dtype)
     fixed = jax.lax.stop_gradient((memory, jnp.asarray(start, memory.dtype), beta))
-    xi = jax.lax.stop_gradient(_search(*fixed, goal, max_steps, method))
+    xi = jax.lax.stop_gradient(_found(*fixed, search))
 
     frozen, _, b = fixed
     push = StateSpace(frozen).covariance(weights(frozen, xi[None], b), b[None])
@@ -72,24 +72,9 @@ def _minimum(memory, start, beta, goal, max_steps, method):
     return xi + jax.lax.custom_linear_solve(hessian, left, solve, symmetric=True)
 
 
-def _search(memory, start, beta, goal, max_steps, method):
-    one = jnp.ones(1, bool)
+def _found(memory, start, beta, search: Search):
     middle, mean = centred(memory)
-    state, steps = (start - mean)[None], jnp.zeros(1, jnp.int32)
-    # what a bold method left beside a saddle or a ghost is taken on by the update
-    for doing in dict.fromkeys((method, "picard")):
-        state, steps, _ = run(
-            StateSpace(middle),
-            state,
-            beta[None],
-            steps,
-            one,
-            tolerance=goal,
-            scale=memory.spread,
-            max_steps=max_steps,
-            length=max_steps,
-            method=doing,
-        )
-    state = state + mean
-    sure = proved(memory, state, beta[None], goal).minimum
+    held, _ = run_to_rest(StateSpace(middle), (start - mean)[None], beta[None], search)
+    state = held + mean
+    sure = proved(memory, state, beta[None], search.tolerance).minimum
     return jnp.where(sure[:, None], state, jnp.nan)[0]

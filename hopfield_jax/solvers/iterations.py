@@ -1,68 +1,91 @@
 r"""Fixed-point iterations of many rows at once, each until its own residual is small.
 
-    f = T(xi) - xi = -grad E,   residual = |f| in the patterns' unit
+    f = T(xi) - xi = -grad E,   residual = |f| / spread
 
     "picard"     the update itself                              picard.py
     "aitken"     two updates and an extrapolation               aitken.py
-    "anderson"   mixing of the last five steps                  anderson.py
     "newton"     conjugate gradients on the Hessian             newton.py
 
 None raises the energy by more than rounding, and all are plain until the residual is below 1e-2. A
-row stops at an iterate of its own, whatever rows are beside it; but what "aitken" and "anderson"
-remember is lost when the rows of a set are sorted out, so their rows may take another step or two
-in other company. "anderson" may end in another minimum than the update (about 1% of random starts
-within 1% of a spinodal): where the basin matters take one of the others.
-Source: hopfield.md section 3.
+row stops at an iterate of its own, whatever rows are beside it; but what "aitken" remembers is lost
+when the rows of a set are sorted out, so its rows may take another step or two in other company.
 """
 
 from __future__ import annotations
 
-import functools
-from typing import Any, Literal
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
 
-from hopfield_jax.energy import Memory
-from hopfield_jax.solvers import aitken, anderson, newton, picard
+from dng_jax import errors
+from dng_jax.errors import InputError
+from hopfield_jax.solvers import aitken, newton, picard
 from hopfield_jax.solvers.rows import choose
-from hopfield_jax.solvers.spaces import Space
+from hopfield_jax.solvers.spaces import FORMS, Form, Space
 
-Method = Literal["picard", "aitken", "anderson", "newton"]
-METHODS: dict[str, Any] = {
-    "picard": picard,
-    "aitken": aitken,
-    "anderson": anderson,
-    "newton": newton,
-}
+Method = Literal["picard", "aitken", "newton"]
+METHODS: dict[str, Any] = {"picard": picard, "aitken": aitken, "newton": newton}
 MARGIN = 0.5  # rows are run to this share of the tolerance: the final check rounds differently
 
 
+class Options(TypedDict, total=False):
+    """Keyword options of every function that searches fixed points; `search` has the defaults.
+
+    tolerance: of the residual, in units of memory.spread; max_steps: updates that a row may spend;
+    method: see the file's docstring; space: "auto" takes the form with the cheaper update.
+    """
+
+    tolerance: float
+    max_steps: int
+    method: Method
+    space: Form
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Search:
+    """`Options` with all their values, checked. Make it with `search`."""
+
+    tolerance: float
+    max_steps: int
+    method: Method = field(metadata={"static": True})
+    space: Form = field(metadata={"static": True})
+
+
+def search(
+    tolerance: float = 1e-6,
+    max_steps: int = 10_000,
+    method: Method = "aitken",
+    space: Form = "auto",
+) -> Search:
+    """The search with these options; InputError for unknown names, tolerances <= 0, no steps."""
+    errors.choose(method, METHODS, "method")
+    errors.choose(space, FORMS, "space")
+    if not (tolerance > 0 and max_steps >= 1):
+        raise InputError(
+            f"tolerance must be > 0 and max_steps at least 1: got {tolerance} and {max_steps}"
+        )
+    return Search(tolerance, max_steps, method, space)
+
+
 def run(
-    space: Space,
-    held,
-    beta,
-    steps,
-    real,
-    *,
-    tolerance,
-    scale,
-    max_steps,
-    length,
-    enough=0,
-    method: Method = "picard",
+    space: Space, held, beta, steps, real, search: Search, *, length, enough=0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Iterates rows [W] until all but `enough` are done, at most `length` times.
 
     held [W, n], beta [W], steps [W] int32; real [W] bool, false for slots without a row. A row is
-    done when its residual is below the tolerance (in units of scale) or its steps are spent
-    ("aitken": two at a time). Returns held, steps, and which rows are not done.
+    done when its residual is below the tolerance or its steps are spent ("aitken": two at a time).
+    Returns held, steps, and which rows are not done.
     """
-    goal = MARGIN * tolerance * scale
-    rule = METHODS[method]
+    scale = space.memory.spread
+    goal = MARGIN * search.tolerance * scale
+    rule = METHODS[search.method]
 
     def active(steps, rows):
-        return real & (rows.residual > goal) & (steps < max_steps)
+        return real & (rows.residual > goal) & (steps < search.max_steps)
 
     def unfinished(carry):
         count, steps, rows = carry
@@ -81,25 +104,13 @@ def run(
     return space.held(rule.end(rows, ~left)), steps, left
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "method"))
-def trajectory(
-    space: Space, starts, beta, *, steps: int, method: Method = "picard"
-) -> tuple[jax.Array, jax.Array]:
-    """Every state on the way from starts [R, d], [steps + 1, R, d], and its energy [steps + 1, R].
+def run_to_rest(space: Space, held, beta, search: Search) -> tuple[jax.Array, jax.Array]:
+    """Iterates rows [R] until all are done: what is held of them, and the steps of each [R].
 
-    In weight space the first is already the image of the start. beta [] or [R]. With "aitken" a
-    step is two updates, and the states are those that are kept.
+    What an accelerated method leaves beside a saddle or a ghost is taken on by the update.
     """
-    memory: Memory = space.memory
-    rule = METHODS[method]
-    starts = jnp.asarray(starts, memory.dtype)
-    beta = jnp.broadcast_to(jnp.asarray(beta, memory.dtype), starts.shape[:1])
-    nobody = jnp.zeros(starts.shape[:1], bool)
-    rows = rule.begin(space, space.lift(space.begin(space.seen(starts), beta)), beta)
-
-    def step(rows, _):
-        point = rule.end(rows, nobody)
-        seen = space.state(space.held(point)), space.evaluate(point, beta)[1]
-        return rule.iterate(space, rows, beta, memory.spread), seen
-
-    return jax.lax.scan(step, rows, length=steps + 1)[1]
+    steps, real = jnp.zeros(len(held), jnp.int32), jnp.ones(len(held), bool)
+    for method in dict.fromkeys((search.method, "picard")):
+        part = dataclasses.replace(search, method=method)
+        held, steps, _ = run(space, held, beta, steps, real, part, length=search.max_steps)
+    return held, steps

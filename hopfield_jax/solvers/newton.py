@@ -6,7 +6,7 @@ by conjugate gradients, at most CONJUGATE products with J, stopped where the cur
 positive; the first iterate is the best step along f, so even a truncated solution descends. A
 row's step is plain until its residual is below NEAR. A Newton step is kept only if it lowers the
 energy by |f|^2 / 4 (at a minimum it gives at least |f|^2 / 2); otherwise the row stays and its next
-step is plain. So the energy never rises. Source: Steihaug 1983; hopfield.md section 3.
+step is plain. So the energy never rises. Source: Steihaug 1983.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ CONJUGATE = 10  # products with J in a step
 
 
 class Rows(NamedTuple):
-    """Rows [W]: points, images, energies, |f|, and whether the next step may be bold."""
+    """Rows [W]: points, images, energies, |f|, and whether the next step may
+    be a Newton step."""
 
     point: Points
     image: Points
     energy: jax.Array
     residual: jax.Array
-    bold: jax.Array
+    accelerated: jax.Array
 
 
 def begin(space: Space, point: Points, beta) -> Rows:
@@ -42,16 +43,17 @@ def begin(space: Space, point: Points, beta) -> Rows:
 
 
 def iterate(space: Space, rows: Rows, beta, scale) -> Rows:
-    """One update of every row, at the Newton point where it may be bold."""
+    """One update of every row, at the Newton point where one may be tried."""
     step = difference(rows.image, rows.point)
-    bold = rows.bold & (rows.residual < descent.NEAR * scale)
+    accelerated = rows.accelerated & (rows.residual < descent.NEAR * scale)
     newton = jax.tree.map(jnp.add, rows.point, _solution(space, rows.point, step, beta))
-    trial = choose(bold, newton, rows.image)
+    trial = choose(accelerated, newton, rows.image)
     image, energy = space.evaluate(trial, beta, exact=False)
     new_step = difference(image, trial)
-    kept = ~bold | descent.falls(space, rows, trial, step, new_step, energy, beta, scale)
+    falls = descent.falls(space, rows, trial, step, new_step, energy, beta, scale)
+    kept = ~accelerated | falls
     moved = Rows(trial, image, energy, length(space, new_step), kept)
-    return choose(kept, moved, rows)._replace(bold=kept)
+    return choose(kept, moved, rows)._replace(accelerated=kept)
 
 
 def end(rows: Rows, done) -> Any:

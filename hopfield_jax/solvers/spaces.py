@@ -23,12 +23,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dng_jax.errors import choose
 from hopfield_jax.energy import Memory, fields, partition, update, update_and_energy, weights
 from hopfield_jax.solvers import weight_space
 from hopfield_jax.solvers.weight_space import Gram
 
 Push = Callable[[Any], Any]
+Form = Literal["auto", "state", "weights"]
+FORMS = ("auto", "state", "weights")
 
 
 class Weights(NamedTuple):
@@ -152,11 +153,8 @@ def length(space: Space, step) -> jax.Array:
     return jnp.sqrt(jnp.maximum(space.inner(step, step), 0))
 
 
-def space(
-    memory: Memory, form: Literal["auto", "state", "weights"] = "auto", block: int | None = None
-) -> Space:
+def space(memory: Memory, form: Form = "auto", block: int | None = None) -> Space:
     """The space in which an update is cheaper, or the one asked for."""
-    choose(form, ("auto", "state", "weights"), "space")
     if form == "weights" or (form == "auto" and weight_space.cheaper(memory) == "weights"):
         return WeightSpace(memory, weight_space.gram(memory))
     return StateSpace(memory, block)

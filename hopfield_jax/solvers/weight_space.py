@@ -3,9 +3,9 @@ r"""The same network in the weights p instead of the state: xi = X^T p.
     G = X X^T,   s = G p + b,   p' = softmax(beta s + log w)
     E(p) = p.G p / 2 - (1/beta) log sum_i w_i exp(beta s_i) + c
 
-The critical points, their energies and their indices are those of the state form, since xi = X^T p
-at every fixed point. An update costs 2 N^2 operations a row instead of 4 N d: cheaper for N < 2d,
-after 2 N^2 d once for G. Only beta G matters: p knows nothing of d. Source: hopfield.md 1 and 6.
+The critical points, their energies and their indices are those of the state form (folder's sheet,
+section 6). An update costs 2 N^2 operations per row instead of 4 N d: cheaper for N < 2d, after
+2 N^2 d once for G. Only beta G matters: p knows nothing of d.
 
 Shapes: p [..., N]; beta broadcasts against [...].
 """
@@ -42,28 +42,13 @@ def gram(memory: Memory) -> Gram:
     return Gram(g, memory.bias, memory.log_weights, memory.constant)
 
 
-def weight_update_and_energy(gram: Gram, p, beta) -> tuple[jax.Array, jax.Array]:
-    """p' [..., N] and the energy [...] of X^T p."""
-    return from_inner(gram, p, inner(gram, p), jnp.asarray(beta, gram.gram.dtype))
-
-
-def weight_update(gram: Gram, p, beta) -> jax.Array:
-    """p' = softmax(beta (G p + b) + log w), [..., N]."""
-    return weight_update_and_energy(gram, p, beta)[0]
-
-
-def weight_energy(gram: Gram, p, beta) -> jax.Array:
-    """E(X^T p), [...]."""
-    return weight_update_and_energy(gram, p, beta)[1]
-
-
 def to_state(memory: Memory, p) -> jax.Array:
     """xi = X^T p, [..., d]."""
     return jnp.einsum("...n,nd->...d", p, memory.patterns, precision="highest")
 
 
 def cheaper(memory: Memory) -> Literal["weights", "state"]:
-    """The form with the cheaper update: 2 N^2 operations a row against 4 N d."""
+    """The form with the cheaper update: 2 N^2 operations per row against 4 N d."""
     return "weights" if memory.num_patterns < 2 * memory.dimension else "state"
 
 

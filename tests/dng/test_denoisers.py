@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError, denoisers, guidance, sample, sample_keys, schedules, steps
-from tests.conftest import Log
+from tests.helpers import Log
 
 MEANS = np.array([-0.8, 0.1, 0.9, 0.3])  # the last one is the null label, or the last head
 SCALE = 0.4

@@ -82,6 +82,39 @@ def everything(state, step):
     return {"state": state}
 
 
+def test_one_record_of_all_classes_serves_a_tracker_of_one_concept(labelled):
+    # class after class along the batch: each is the tracker's own concept once
+    evidence, labels = labelled
+    tracker = posterior.pair(1 / 3)
+    own, outcomes = tracker.arrange(evidence, labels)
+    assert own.inner.shape == (39, 4500, 1)
+    assert own.gram.shape == (39, 4500, 1, 1)
+    log_p = replay(tracker, own, TABLE, own.inner[0])
+    assert log_p.shape == (39, 4500, tracker.num_outcomes)
+    p = tracker.class_probabilities(log_p, 3)
+    assert p.dtype == np.float64
+    for k in range(3):
+        np.testing.assert_array_equal(outcomes[k * 1500 : (k + 1) * 1500] == 0, labels == k)
+        alone = posterior.Evidence(
+            *(part[:, :, [k]] for part in (evidence.inner, evidence.expected)),
+            evidence.gram[:, :, [k]][..., [k]],
+            evidence.divergence[:, :, [k]],
+        )
+        expected = np.exp(replay(tracker, alone, TABLE, alone.inner[0])[..., 0])
+        np.testing.assert_allclose(p[:, :, k], expected, rtol=1e-5)
+
+
+def test_a_tracker_of_all_classes_takes_a_record_as_it_is(labelled):
+    evidence, labels = labelled
+    own, outcomes = TRACKER.arrange(evidence, labels)
+    assert own is evidence
+    np.testing.assert_array_equal(outcomes, labels)
+    log_p = replay(TRACKER, evidence, TABLE, evidence.inner[0])
+    assert TRACKER.num_outcomes == log_p.shape[2] == 3
+    p = TRACKER.class_probabilities(log_p, 3)
+    np.testing.assert_array_equal(p, np.exp(np.asarray(log_p, np.float64)))
+
+
 @pytest.mark.parametrize("name", ["pair", "odds", "classes"])
 def test_replay_is_the_tracker_in_the_sampler(name, denoise, keys):
     table = steps.ddpm(schedules.linear(), 8)

@@ -99,7 +99,7 @@ def test_scale_is_capped():
     step = Step(None, x, preds, None, None)
     rule = guidance.dynamic_negative(posterior.odds(0.9), 5.0, scale_max=3.0)
     delta, _, info = rule.apply(rule.init_state(x), step)
-    assert float(info["scale"][0]) == pytest.approx(3.0)
+    assert float(info["lambda"][0]) == pytest.approx(3.0)
     np.testing.assert_allclose(delta, -3.0, rtol=1e-5)
     # base "mixture": eps_b = p n + (1-p) a = 1.7 for p = .9, then the same -3 (n - eps_b)
     tracker = posterior.classes(2, [0], prior=[0.9, 0.1])
@@ -257,7 +257,7 @@ def test_feedback_over_a_chain(denoise, exact, keys):
         r = np.exp(log_r)
         scale = r / (r - (1 - pi))
         np.testing.assert_allclose(result.trace["log_ratio"][i], log_r, atol=2e-4)
-        np.testing.assert_allclose(result.trace["scale"][i], scale, rtol=2e-3)
+        np.testing.assert_allclose(result.trace["lambda"][i], scale, rtol=2e-3)
         seen.append(log_r)
         u = exact.eps(xs[i], row.alpha, row.sigma)
         c = exact.eps(xs[i], row.alpha, row.sigma, [1])
@@ -272,7 +272,7 @@ def test_feedback_over_a_chain(denoise, exact, keys):
 
 
 def test_feedback_from_activation_times():
-    # dng.md 6, by hand for pi = .9, lambda_ref = 3: log(.1 * 1.5) = -1.897120
+    # the rule's sheet, by hand for pi = .9, lambda_ref = 3: log(.1 * 1.5) = -1.897120
     table = steps.ddpm(schedules.linear(), 51)
     rule = guidance.feedback_from_times(table, 0.75, 0.5, pi=0.9)
     offset = np.log(0.15) / (0.25 * 51)
@@ -283,6 +283,12 @@ def test_feedback_from_activation_times():
         abs(2 * middle * offset / 10), rel=1e-5
     )
     assert float(rule.scale_max) == 10
+
+
+def test_the_folder_exports_factories_not_the_classes_behind_them():
+    for name in guidance.__all__:
+        assert callable(getattr(guidance, name))
+        assert not isinstance(getattr(guidance, name), type)
 
 
 # --------------------------------------------------------------------------------- composition
@@ -302,7 +308,7 @@ def test_sum_adds_deltas(images, denoise):
     total, state, info = both.apply(both.init_state(x), step)
     parts = [rule.apply(rule.init_state(x), step)[0] for rule in rules]
     np.testing.assert_allclose(total, np.sum(parts, axis=0), rtol=1e-5, atol=1e-6)
-    assert set(info) == {"scale:2", "posterior:2"}
+    assert set(info) == {"lambda:2", "posterior:2"}
     assert len(state) == 3
     same(images(guidance.sum_of(rules[0])), images(rules[0]))
 
@@ -386,4 +392,4 @@ def test_mixture_form_never_turns_towards_what_is_forbidden(log_odds, scale):
     delta, _, info = rule.apply(state, Step(row, x, preds, None, None))
     p = 1 / (1 + np.exp(-np.float64(log_odds)))
     assert float(delta[0, 0]) == pytest.approx(-10 + p * (1 - scale) * 20, abs=1e-4)
-    assert np.isfinite(float(info["scale"][0]))
+    assert np.isfinite(float(info["lambda"][0]))

@@ -9,7 +9,7 @@ import pytest
 
 from dng_jax.errors import InputError
 from dng_jax.metrics import kernel_distance as kd
-from dng_jax.metrics.kept import Kept
+from dng_jax.metrics.buffer import FeatureBuffer
 
 
 def gaussian(rng, d):
@@ -31,7 +31,7 @@ def expected_mmd(a, A, b, B):
 
 
 def test_closed_form_is_the_integral():
-    """Gauss-Hermite with 3 nodes an axis is exact for a polynomial of degree 3 in x and in y."""
+    """Gauss-Hermite with 3 nodes per axis is exact for a polynomial of degree 3 in x and in y."""
     rng = np.random.default_rng(0)
     (a, A), (b, B) = gaussian(rng, 2), gaussian(rng, 2)
     node, weight = np.polynomial.hermite_e.hermegauss(3)
@@ -62,11 +62,10 @@ def test_all_pairs_equal_a_double_loop_and_the_jackknife_leaves_one_out(monkeypa
     without_y = np.array([loop(x, np.delete(y, i, 0)) for i in range(9)])
     variance = 6 * without_x.var() + 8 * without_y.var()
     assert found.error == pytest.approx(np.sqrt(variance), rel=1e-9)
-    assert (found.samples, found.reference, found.blocks) == (7, 9, 0)
+    assert (found.samples, found.reference) == (7, 9)
 
 
-@pytest.mark.parametrize("form", ["pairs", "blocks"])
-def test_unbiased_with_honest_errors(form):
+def test_unbiased_with_honest_errors():
     rng = np.random.default_rng(2)
     (a, A), (b, B) = gaussian(rng, 4), gaussian(rng, 4)
     runs = 400
@@ -75,13 +74,8 @@ def test_unbiased_with_honest_errors(form):
     def draw(mean, root, n):
         return mean + rng.normal(size=(n, 4)) @ root.T
 
-    def score(x, y):
-        if form == "pairs":
-            return kd.kid(x, y)
-        return kd.block_kid(x, y, 20)
-
-    apart = [score(draw(a, roots[0], 120), draw(b, roots[1], 90)) for _ in range(runs)]
-    equal = [score(draw(a, roots[0], 120), draw(a, roots[0], 90)) for _ in range(runs)]
+    apart = [kd.kid(draw(a, roots[0], 120), draw(b, roots[1], 90)) for _ in range(runs)]
+    equal = [kd.kid(draw(a, roots[0], 120), draw(a, roots[0], 90)) for _ in range(runs)]
     truth = expected_mmd(a, A, b, B)
     assert truth > 0.5
     for found, exact in ((apart, truth), (equal, 0.0)):
@@ -100,48 +94,30 @@ def test_one_large_estimate_lies_within_its_error():
     x = rng.multivariate_normal(a, A, size=3000).astype(np.float32)
     y = rng.multivariate_normal(b, B, size=2500).astype(np.float32)
     truth = expected_mmd(a, A, b, B)
-    pairs, blocks = kd.kid(x, y), kd.block_kid(x, y, 250)
-    for found in (pairs, blocks):
-        assert abs(found.value - truth) < 3 * found.error
-        assert found.error < 0.1 * truth
-    assert blocks.blocks == 12
+    found = kd.kid(x, y)
+    assert abs(found.value - truth) < 3 * found.error
+    assert found.error < 0.1 * truth
 
 
 def test_streams_cut_anyhow_equal_the_batch():
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(103, 5)), rng.normal(size=(40, 5)) + 0.3
-    batch = kd.block_kid(x, y, 20)
-    # By hand: five blocks of 20, three samples left over, each block against all of y.
-    parts = [kd.kid(x[i : i + 20], y).value for i in range(0, 100, 20)]
-    assert batch.value == pytest.approx(np.mean(parts), rel=1e-10)
     reference = kd.KernelReference.of(y)
-    cuts = np.sort(rng.choice(np.arange(1, 103), size=11, replace=False))
-    pieces = list(zip([0, *cuts], [*cuts, 103], strict=True))
-    rng.shuffle(pieces)
-    streams = [kd.KernelBlocks.zero(reference, 20) for _ in range(3)]
-    for i, (low, high) in enumerate(pieces):
-        streams[i % 3] = streams[i % 3].update(x[low:high], int(low))
-    merged = streams[2].merge(streams[0]).merge(kd.KernelBlocks.zero(y, 20)).merge(streams[1])
-    found = merged.result()
-    assert (found.value, found.error) == pytest.approx((batch.value, batch.error), rel=1e-12)
-    assert (found.blocks, found.samples) == (5, 100)
-    assert set(merged.open) == {5}  # memory: only the incomplete block keeps features
-    assert streams[0].columns is not merged.columns
-
-    kept = Kept(5).update(x[60:]).merge(Kept(5).update(x[:1])).update(x[1:60])
-    all_pairs = kd.kid(kept.array(), reference)
+    buffer = FeatureBuffer(5).update(x[60:])
+    buffer = buffer.merge(FeatureBuffer(5).update(x[:1])).update(x[1:60])
+    all_pairs = kd.kid(buffer.array(), reference)
     exact = kd.kid(x, y)
     assert all_pairs.value == pytest.approx(exact.value, rel=1e-12)
     assert all_pairs.error == pytest.approx(exact.error, rel=1e-12)
 
 
-def test_kept_features_are_copies_in_their_own_dtype():
-    buffer = np.ones((2, 3), np.float32)
-    kept = Kept(3).update(buffer)
-    buffer[:] = 7
-    assert kept.array().dtype == np.float32
-    assert kept.array().sum() == 6
-    assert (kept.count, Kept(3).array().shape) == (2, (0, 3))
+def test_buffered_features_are_copies_in_their_own_dtype():
+    batch = np.ones((2, 3), np.float32)
+    buffer = FeatureBuffer(3).update(batch)
+    batch[:] = 7
+    assert buffer.array().dtype == np.float32
+    assert buffer.array().sum() == 6
+    assert (buffer.count, FeatureBuffer(3).array().shape) == (2, (0, 3))
 
 
 X = np.ones((4, 2))
@@ -154,22 +130,8 @@ X = np.ones((4, 2))
         (lambda: kd.kid(X, X[:2]), "real samples, got 2"),
         (lambda: kd.kid(X[:, :1], X), "[N, 2]"),
         (lambda: kd.kid(np.full((4, 2), np.nan), X), "sample 0"),
-        (lambda: kd.block_kid(X, X, 3), "two complete blocks"),
-        (lambda: kd.KernelBlocks.zero(X, 1), "got 1"),
-        (lambda: kd.KernelBlocks.zero(X, 2).update(X, -1), "-1"),
-        (lambda: kd.KernelBlocks.zero(X, 3).update(X, 0).update(X, 3), "3..5"),
-        (lambda: kd.KernelBlocks.zero(X, 2).update(X, 0).update(X[:1], 0), "0..1"),
-        (lambda: kd.KernelBlocks.zero(X, 2).merge(kd.KernelBlocks.zero(X, 3)), "2 and 3"),
-        (
-            lambda: (
-                kd.KernelBlocks.zero(X, 2)
-                .update(X, 0)
-                .merge(kd.KernelBlocks.zero(X, 2).update(X, 2))
-            ),
-            "2..3",
-        ),
-        (lambda: Kept(2, limit=5).update(X).update(X), "limit is 5"),
-        (lambda: Kept(2).merge(Kept(3)), "2 and 3"),
+        (lambda: FeatureBuffer(2, limit=5).update(X).update(X), "limit is 5"),
+        (lambda: FeatureBuffer(2).merge(FeatureBuffer(3)), "2 and 3"),
     ],
 )
 def test_bad_input_is_named(call, words):

@@ -116,13 +116,13 @@ def test_streams_cut_anyhow_equal_the_batch(monkeypatch):
     real, made = rng.normal(size=(60, 4)), rng.normal(size=(80, 4)).astype(np.float32)
     batch = pr.precision_and_recall(made, real)
     monkeypatch.setattr(pr, "CELLS", 500)
-    zero = pr.Overlap.zero(real)
+    zero = pr.PRDC.zero(real)
     parts = [zero.update(made[50:]), zero.update(made[:7]).update(made[7:7]), zero]
     stream = parts[0].merge(parts[1]).merge(parts[2]).update(made[7:50])
     assert stream.result() == batch
-    light = pr.Overlap.zero(pr.Manifold.of(real), recall=False).update(made[:30])
+    light = pr.PRDC.zero(pr.Manifold.of(real), recall=False).update(made[:30])
     light = light.update(made[30:])
-    assert light.kept is None
+    assert light.buffer is None
     assert light.result().recall is None
     assert light.result().precision == batch.precision
     assert (light.result().density, light.result().coverage) == (batch.density, batch.coverage)
@@ -138,10 +138,10 @@ X = np.arange(8.0).reshape(4, 2)
         (lambda: pr.precision_and_recall(X[:3], X), "k = 3 and 3"),
         (lambda: pr.precision_and_recall(X, X, k=0), "k = 0"),
         (lambda: pr.precision_and_recall(X[:, :1], X), "[N, 2]"),
-        (lambda: pr.Overlap.zero(X, 1).merge(pr.Overlap.zero(X + 1, 1)), "different real"),
-        (lambda: pr.Overlap.zero(X, 1, recall=False).merge(pr.Overlap.zero(X, 1)), "recall"),
-        (lambda: pr.Overlap.zero(X, 1, recall=False).result(), "at least one sample"),
-        (lambda: pr.Overlap.zero(X, 1, limit=3).update(X), "limit is 3"),
+        (lambda: pr.PRDC.zero(X, 1).merge(pr.PRDC.zero(X + 1, 1)), "different real"),
+        (lambda: pr.PRDC.zero(X, 1, recall=False).merge(pr.PRDC.zero(X, 1)), "recall"),
+        (lambda: pr.PRDC.zero(X, 1, recall=False).result(), "at least one sample"),
+        (lambda: pr.PRDC.zero(X, 1, limit=3).update(X), "limit is 3"),
     ],
 )
 def test_bad_input_is_named(call, words):

@@ -1,4 +1,4 @@
-"""Every rule on every step table: shapes, dtypes, jit, vmap, grad, one trace a program."""
+"""Every rule on every step table: shapes, dtypes, jit, vmap, grad, one trace per program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dng_jax import Rule, guidance, posterior, sampling, schedules, steps
-from tests.conftest import Counted, Log
+from tests.helpers import Counted, Log
 
 CLASSES = (0.4, 0.1, 0.5)
 # name -> (one number of the rule -> rule); the number is traced under vmap and grad
@@ -52,7 +52,7 @@ SLOPES |= {"class:0": 0.8, "class:1": 0.3, "class:2": 0.4}
 
 @jax.tree_util.Partial
 def tiny(x, row, roles):
-    """Exact for one Gaussian a role, N(m - 1/2, m), so that the compiler has little to do."""
+    """Exact for one Gaussian per role, N(m - 1/2, m), so that the compiler has little to do."""
     return {
         role: row.sigma * (x - row.alpha * (m - 0.5)) / (row.alpha**2 * m + row.sigma**2)
         for role, m in ((role, SLOPES[role]) for role in roles)

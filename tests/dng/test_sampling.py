@@ -25,16 +25,11 @@ from dng_jax import (
     schedules,
     steps,
 )
+from tests.helpers import tiny
 
 TABLE = steps.ddpm(schedules.linear(), 7)
 RULE = guidance.dynamic_negative(posterior.pair(0.2), 2.0)
 SHAPE = (2, 2)
-
-
-@jax.tree_util.Partial
-def tiny(x, row, roles):
-    slope = {"base": 0.9, "negative": 1.0, "positive": 0.7}
-    return {role: x / jnp.sqrt(1 + slope[role] * x**2) for role in roles}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def test_step_is_the_row_applied_to_the_guided_prediction(whole, keys):
     for i in range(7):
         row = steps.StepRow(*(float(c[i]) for c in TABLE))
         eps = {k: x[i] / np.sqrt(1 + s * x[i] ** 2) for k, s in (("base", 0.9), ("negative", 1.0))}
-        scale = np.asarray(whole.trace["scale"][i], np.float64)[:, None, None]
+        scale = np.asarray(whole.trace["lambda"][i], np.float64)[:, None, None]
         guided = eps["base"] - scale * (eps["negative"] - eps["base"])
         z = np.stack([jax.random.normal(jax.random.fold_in(key, i), SHAPE) for key in keys])
         expected = row.c_x * x[i] + row.c_eps * guided + row.std * z
@@ -62,14 +57,14 @@ def test_step_is_the_row_applied_to_the_guided_prediction(whole, keys):
 
 def test_trace_holds_scalars_of_the_rule_and_what_is_asked_for(whole, keys):
     assert {k: v.shape for k, v in whole.trace.items()} == {
-        "scale": (7, 8),
+        "lambda": (7, 8),
         "posterior": (7, 8),
         "x": (7, 8, 2, 2),
         "denoised": (7, 8, 2, 2),
     }
     p = np.asarray(whole.trace["posterior"], np.float64)
     np.testing.assert_allclose(p[0], 0.2, rtol=1e-6)
-    np.testing.assert_allclose(whole.trace["scale"], 2 * p / (1 - p), rtol=1e-4)
+    np.testing.assert_allclose(whole.trace["lambda"], 2 * p / (1 - p), rtol=1e-4)
     # the state is that after the last update, which the last row leaves as it was
     assert whole.state.shape == (8, 1)
     np.testing.assert_allclose(np.exp(whole.state[:, 0]), p[-1], rtol=1e-5)
@@ -129,7 +124,7 @@ def test_resuming_is_going_on(whole, keys):
     carry = jax.tree.map(np.asarray, first.carry)
     rest = run_chunks(sample_chunks(tiny, TABLE, RULE, keys, chunk=3, carry=carry))
     np.testing.assert_allclose(rest.x, whole.x, atol=2e-6)
-    assert rest.trace["scale"].shape == (4, 8)
+    assert rest.trace["lambda"].shape == (4, 8)
 
 
 EIGHT = """
@@ -147,7 +142,7 @@ keys = sample_keys(0, 8)
 x = initial_noise(keys, (2, 2), table)
 one = sample(tiny, table, rules[2], keys, x)
 spread = sample(tiny, table, rules[2], *sweeps.distribute((keys, x)))
-out = {"one": one.x, "spread": spread.x, "scale": spread.trace["scale"],
+out = {"one": one.x, "spread": spread.x, "scale": spread.trace["lambda"],
        "devices": len(spread.x.sharding.device_set)}
 for shard in ("samples", "settings"):
     r = sweep(tiny, table, rules, keys, x, mode="vmap", shard=shard)
@@ -172,7 +167,7 @@ def test_eight_devices_give_the_images_of_one(eight_devices, whole):
     np.testing.assert_allclose(got["one"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["spread"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["explicit"], whole.x, atol=2e-6)
-    np.testing.assert_allclose(got["scale"], whole.trace["scale"], rtol=1e-4)
+    np.testing.assert_allclose(got["scale"], whole.trace["lambda"], rtol=1e-4)
     for name in ("samples", "settings", "map"):
         np.testing.assert_allclose(got[name], got["plain"], atol=1e-5)
     np.testing.assert_allclose(got["plain"][2], whole.x, atol=1e-5)

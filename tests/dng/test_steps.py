@@ -89,7 +89,7 @@ def test_layout_of_a_table():
 
 @pytest.mark.parametrize("count", [1000, 100])
 def test_ddpm_formula_of_the_paper(count):
-    # dng.md 1.1, strided: alpha -> abar_t/abar_s and abar_{t-1} -> abar_s
+    # the DDPM kernel of dng_jax.posterior, strided: alpha -> abar_t/abar_s and abar_{t-1} -> abar_s
     abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[999 // count :: 1000 // count][:count]
     table = steps.ddpm(schedules.linear(), count)
     k_x, k_eps, k_var, std = (
@@ -181,7 +181,7 @@ MEAN, SCALE = 0.6, 0.5
 
 
 def final_moments(table, x_t=None):
-    """Mean and variance of the last image for data N(MEAN, SCALE^2), exact eps, x_T as told."""
+    """Mean and variance of the last image for data N(MEAN, SCALE^2), exact eps, x_T as given."""
     first = rows(table)[0]
     power = (first.alpha * SCALE) ** 2 + first.sigma**2
     mean, variance = (first.alpha * MEAN, power) if x_t is None else (x_t, 0.0)

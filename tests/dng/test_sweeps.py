@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dng_jax import InputError, guidance, initial_noise, posterior, sample, schedules, steps, sweep
 from dng_jax.sweeps import stack
-from tests.conftest import Counted, Log
+from tests.helpers import Counted, Log, tiny
 
 TABLE = steps.ddpm(schedules.linear(), 6)
-SLOPES = {"base": 0.9, "negative": 1.0, "positive": 0.7}
-
-
-@jax.tree_util.Partial
-def tiny(x, row, roles):
-    return {role: x / jnp.sqrt(1 + SLOPES[role] * x**2) for role in roles}
 
 
 def rules(scales, prior=0.2):
@@ -46,7 +39,7 @@ def test_a_sweep_is_its_single_runs_in_one_program(how, single, keys, noise):
     np.testing.assert_allclose(result.state, single.state, atol=1e-4)
     for name, value in single.trace.items():
         np.testing.assert_allclose(result.trace[name], value, rtol=2e-4, atol=1e-5)
-    assert result.trace["scale"].shape == (3, 6, 8)
+    assert result.trace["lambda"].shape == (3, 6, 8)
     assert np.abs(np.asarray(result.x[0] - result.x[2])).max() > 1e-2
     traces = len(log)
     other = steps.ddpm_paper(schedules.scaled_linear(), 6)

@@ -1,4 +1,4 @@
-"""Trackers against the recursions of dng.md 1.1-1.4 in float64, with plain squared distances."""
+"""Trackers against the recursions of dng_jax.posterior in float64, with plain squared distances."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ B, D = 6, 5
 
 
 def coefficients():
-    """mu = k_x x + k_eps eps and s2 at t = 999..1, from dng.md 1.1, float64."""
+    """mu = k_x x + k_eps eps and s2 at t = 999..1 (dng_jax.posterior, 2), float64."""
     beta, abar = BETAS[:0:-1], ABAR[:0:-1]
     before = ABAR[-2::-1]
     k_x = 1 / np.sqrt(1 - beta)
@@ -89,7 +89,7 @@ SETTINGS = [
 
 
 def recursion(setting, p, d_b, d_n, s2):
-    """dng.md 1.1, as printed."""
+    """The authors' form (dng_jax.posterior, 4), as printed."""
     tau, delta = setting["temperature"], setting["delta"]
     inside = (-tau * (d_n - d_b) + delta) / (2 * s2)
     return np.clip(p * np.exp(inside), setting.get("p_min", 1e-6), setting["p_max"])
@@ -277,8 +277,8 @@ def test_drift_gives_back_its_share_of_the_expected_increment(name, drift):
         gained = [np.asarray(s[:, 0] - s[:, 1]) for s in (*both, state)]
         gained = (gained[0] + gained[1]) / 2 - gained[2]
     square = (float(row.k_eps) ** 2 * difference.astype(float) ** 2).sum(-1)
-    # dng.md 1.2: -tau (1 + 2 lambda) k^2 |D|^2 / (2 s2) for log p against the base. Against the
-    # complement mu_c = mu_b - o D both distances are to mu_b - lambda D:
+    # dng_jax.posterior, 5: -tau (1 + 2 lambda) k^2 |D|^2 / (2 s2) for log p against the base.
+    # Against the complement mu_c = mu_b - o D both distances are to mu_b - lambda D:
     # (1 + lambda)^2 - (lambda - o)^2 in place of (1 + lambda)^2 - lambda^2.
     o = 0.0 if name == "pair" else 0.3 / 0.7
     bias = -tau * ((1 + scale) ** 2 - (scale - o) ** 2) * square / (2 * float(row.k_var))
@@ -444,7 +444,7 @@ def test_view_of_pair_and_odds():
     tracker = posterior.pair((0.1, 0.3), negatives=("first", "second"))
     view = tracker.view(tracker.init(x), step)
     assert float(view.log_odds[0]) == pytest.approx(np.log(0.4 / 0.6), abs=1e-6)
-    np.testing.assert_allclose(view.forbidden, (0.1 * first + 0.3 * second) / 0.4, rtol=1e-5)
+    np.testing.assert_allclose(view.eps_forbidden, (0.1 * first + 0.3 * second) / 0.4, rtol=1e-5)
     # two clamped at .99 each: their sum is kept below p_max
     view = tracker.view(jnp.log(jnp.array([[0.99, 0.99]])), step)
     assert float(view.log_odds[0]) == pytest.approx(np.log(99), rel=1e-4)
@@ -461,8 +461,8 @@ def test_view_of_classes_weighs_both_sides():
     tracker = posterior.classes(3, [0, 2], prior=[0.2, 0.3, 0.5])
     view = tracker.view(tracker.init(x), step)
     assert float(view.log_odds[0]) == pytest.approx(np.log(0.7 / 0.3), abs=1e-6)
-    np.testing.assert_allclose(view.forbidden, (0.2 * a + 0.5 * c) / 0.7, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(view.allowed, b, rtol=1e-5)
+    np.testing.assert_allclose(view.eps_forbidden, (0.2 * a + 0.5 * c) / 0.7, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(view.eps_allowed, b, rtol=1e-5)
 
 
 # --------------------------------------------------------------------------------- bad numbers
@@ -506,7 +506,7 @@ def test_any_finite_input_leaves_a_probability(name, powers, seed, index):
     p = np.exp(np.asarray(log_p, np.float64))
     assert np.all((p >= 0) & (p <= 1 + 1e-6))
     assert np.all((np.asarray(info["posterior"]) >= 0) & (np.asarray(info["posterior"]) <= 1))
-    assert np.all(np.asarray(info["scale"]) == 0)
+    assert np.all(np.asarray(info["lambda"]) == 0)
     if name != "pair":
         assert np.all(p.sum(-1) <= 1 + 1e-5)
 
@@ -553,5 +553,5 @@ def test_detector_survives_certainty():
     step = Step(None, x, dict.fromkeys(ROLES, x), None, None)
     rule = guidance.dynamic_negative(TRACKERS["classes"], 0.0, base="model")
     delta, _, info = rule.apply(jnp.log(jnp.array([[1.0, 1e-30, 0.0]])) - 1e-3, step)
-    assert float(info["scale"][0]) == 0
+    assert float(info["lambda"][0]) == 0
     assert np.all(np.asarray(delta) == 0)

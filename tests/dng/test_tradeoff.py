@@ -202,7 +202,7 @@ ONE = np.zeros((1, 5), np.uint8)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: tradeoff.curves({"a": [ONE]}, [(0,)], 1, {"a": [1]}), "but not all"),
+        (lambda: tradeoff.curves({"a": [ONE]}, [(0,)], 1, {"a": [1]}), "all 1 classes"),
         (lambda: tradeoff.curves({"a": [ONE]}, [(4,)], 3, {"a": [1]}), "0..2"),
         (lambda: tradeoff.curves({"a": [ONE + 7]}, [(0,)], 3, {"a": [1]}), "7..7"),
         (lambda: tradeoff.curves({"a": [ONE + 0.5]}, [(0,)], 3, {"a": [1]}), "float64"),

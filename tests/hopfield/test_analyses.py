@@ -15,25 +15,17 @@ import pytest
 
 from dng_jax.errors import InputError
 from hopfield_jax import energy, equidistant, patterns, theory
-from hopfield_jax.analyses import basins, capacity, landscape, metastable, transition
-from hopfield_jax.analyses import retrieval as denoising
-from hopfield_jax.plots import curves as plots
-from hopfield_jax.plots import figures
+from hopfield_jax.analyses import basins, capacity, landscape, metastable, retrieval, transition
+from hopfield_jax.plots import curves, figures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "double")
 
 N = 6
 K_S, K_C, K_N = theory.characteristic(N)
 
 
-@pytest.fixture(autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.fixture
-def six():
+def six(double):
     return energy.memory(patterns.equidistant(N, seed=1))
 
 
@@ -164,7 +156,8 @@ def test_exact_curves_stay_within_their_range():
     assert above.stable
     number = equidistant.number_of_minima(N, [1.0, K_S + 0.01, 5.99, 6.0, 9.0])
     assert number.tolist() == [1, 7, 7, 6, 6]
-    assert equidistant.weight(N, [1.0, 5.0]) == pytest.approx([1 / N, theory.pattern_weight(N, 5)])
+    p1 = theory.weights_of_u(theory.branch(N, 1, 5.0)[-1], 1, N)[0]
+    assert equidistant.weight(N, [1.0, 5.0]) == pytest.approx([1 / N, p1])
     p = np.array([0.4, *[0.12] * 5])
     assert equidistant.weight_of(N, p[0] - p[1]) == pytest.approx(p[0])
     edge = equidistant.watershed(N, [1.0, 7.0])
@@ -231,9 +224,9 @@ def test_capacity_is_the_distribution_of_onsets(six):
 def test_corruptions_are_as_large_as_they_say():
     x = patterns.random(0, 40, 50, norm=3.0)
     which = np.arange(40)
-    noisy = denoising.corrupt(x, which, 0.5, seed=1) - x
+    noisy = retrieval.corrupt(x, which, 0.5, seed=1) - x
     assert np.sqrt(np.mean(np.sum(noisy**2, axis=1))) == pytest.approx(1.5, rel=0.05)
-    masked = denoising.corrupt(x, which, 0.3, "mask", seed=1)
+    masked = retrieval.corrupt(x, which, 0.3, "mask", seed=1)
     assert ((masked == 0).sum(axis=1) == 15).all()
     assert (masked == x).sum() == 40 * 35
     assert len({tuple(row) for row in masked == 0}) > 30
@@ -243,9 +236,9 @@ def test_one_update_is_best_at_the_beta_of_the_noise(six):
     # the posterior mean has the least mean square error of all estimates
     which = np.tile(np.arange(N), 400)
     level = 0.9
-    best = denoising.posterior_mean_beta(six.patterns, level)
+    best = retrieval.posterior_mean_beta(six.patterns, level)
     assert best == pytest.approx(N / 0.81)
-    queries = denoising.corrupt(six.patterns, which, level, seed=2)
+    queries = retrieval.corrupt(six.patterns, which, level, seed=2)
     errors = [
         float(jnp.mean(jnp.sum((energy.update(six, queries, b) - six.patterns[which]) ** 2, 1)))
         for b in (best / 2, best, 2 * best)
@@ -255,11 +248,11 @@ def test_one_update_is_best_at_the_beta_of_the_noise(six):
 
 def test_retrieval_finds_nothing_below_the_onset_and_all_above(six):
     which = np.arange(N)
-    queries = np.stack([denoising.corrupt(six.patterns, which, v, seed=3) for v in (0.2, 0.3)])
-    found = denoising.retrieve(six, which, queries, [0.8 * K_S, 12.0])
+    queries = np.stack([retrieval.corrupt(six.patterns, which, v, seed=3) for v in (0.2, 0.3)])
+    found = retrieval.retrieve(six, which, queries, [0.8 * K_S, 12.0])
     np.testing.assert_array_equal(found.found, [[0, 1], [0, 1]])
     assert (found.unsettled == 0).all()
-    p1 = theory.pattern_weight(N, 12.0)
+    (p1,) = equidistant.weight(N, [12.0])
     left = (1 - p1) * math.sqrt(N / (N - 1))  # |x_1 - X^T p| of orthonormal patterns
     np.testing.assert_allclose(found.error[:, 1], left, rtol=1e-5)
     np.testing.assert_allclose(found.error[:, 0], math.sqrt(1 - 1 / N), rtol=1e-5)
@@ -267,11 +260,11 @@ def test_retrieval_finds_nothing_below_the_onset_and_all_above(six):
 
 def test_retrieval_and_slices_by_blocks(six, monkeypatch):
     which = np.arange(4)
-    queries = denoising.corrupt(six.patterns, which, 0.3, seed=3)[None]
+    queries = retrieval.corrupt(six.patterns, which, 0.3, seed=3)[None]
     states = np.asarray(six.patterns)[None]
 
     def measured():
-        found = denoising.retrieve(six, which, queries, [4.0, 12.0])
+        found = retrieval.retrieve(six, which, queries, [4.0, 12.0])
         return [*found, landscape.energies(six, states, [4.0, 12.0])]
 
     whole = measured()
@@ -340,20 +333,20 @@ def test_slices_hold_their_states(six):
         (lambda m, d: basins.hull_starts(m, 4, concentration=-1.0), "number > 0, got -1"),
         (lambda m, d: basins.watershed(m, np.zeros((2, 6)), np.zeros((3, 6)), 1.0), "one shape"),
         (lambda m, d: capacity.share([], [1.0]), "at least one onset"),
-        (lambda m, d: denoising.corrupt(m.patterns, [0], -0.1), ">= 0, got -0.1"),
-        (lambda m, d: denoising.corrupt(m.patterns, [0], 1.5, "mask"), r"in \[0, 1\], got 1.5"),
-        (lambda m, d: denoising.corrupt(m.patterns, [0], 1, "nois"), "did you mean 'noise'"),
-        (lambda m, d: denoising.posterior_mean_beta(m.patterns, 0), "must be > 0"),
-        (lambda m, d: denoising.retrieve(m, [0], np.zeros((2, 6)), [1.0]), r"got \[2, 6\]"),
+        (lambda m, d: retrieval.corrupt(m.patterns, [0], -0.1), ">= 0, got -0.1"),
+        (lambda m, d: retrieval.corrupt(m.patterns, [0], 1.5, "mask"), r"in \[0, 1\], got 1.5"),
+        (lambda m, d: retrieval.corrupt(m.patterns, [0], 1, "nois"), "did you mean 'noise'"),
+        (lambda m, d: retrieval.posterior_mean_beta(m.patterns, 0), "must be > 0"),
+        (lambda m, d: retrieval.retrieve(m, [0], np.zeros((2, 6)), [1.0]), r"got \[2, 6\]"),
         (lambda m, d: metastable.tree(m, []), "at least one beta"),
         (lambda m, d: metastable.group_window(m, [0, 1], 1.0), "6 patterns need one group each"),
         (lambda m, d: landscape.through(*np.eye(3)[[0, 0, 1]]), "on one line"),
         (lambda m, d: landscape.through([0, 0], [1, 1], [2, 2]), "on one line"),
         (lambda m, d: landscape.principal([[0, 0], [1, 1], [2, 2]]), "on one line"),
-        (lambda m, d: plots.panels([], d / "x.png"), "at least one panel"),
+        (lambda m, d: curves.panels([], d / "x.png"), "at least one panel"),
         (
-            lambda m, d: plots.panels(
-                [plots.Panel([("a", plots.Curve([1], [1, 2]))], "y")], d / "x.png"
+            lambda m, d: curves.panels(
+                [curves.Panel([("a", curves.Curve([1], [1, 2]))], "y")], d / "x.png"
             ),
             "curve 'a' needs x and y of one length",
         ),

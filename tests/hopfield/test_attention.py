@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -10,13 +11,12 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-import tyro
 from safetensors.numpy import save_file
 
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli
-from eval.hopfield import attention as job
-from hopfield_jax import attention, patterns, theory
+from eval.hopfield import __main__ as job
+from hopfield_jax import attention, equidistant, patterns, projections, theory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -34,7 +34,7 @@ def test_equidistant_keys_have_the_beta_eff_of_theory_and_retrieve_as_it_says():
     assert (cold.phase, hot.phase) == ("patterns lowest", "centroid")
     assert cold.K_s == theory.spinodal(N).K
     # started at the keys: N pattern minima, with the exact participation
-    p1 = theory.pattern_weight(N, K)
+    (p1,) = equidistant.weight(N, [K])
     assert cold.participation == pytest.approx(1 / (p1**2 + (1 - p1) ** 2 / (N - 1)), rel=1e-6)
     assert (cold.starts, cold.minima, cold.unsettled) == (N, N, 0)
     assert (hot.minima, hot.unsettled) == (1, 0)
@@ -134,17 +134,17 @@ def test_projections_of_every_layout_agree(tmp_path, layer):
     )
     expected_k = np.stack([x @ w["k"][h * DIM : (h + 1) * DIM].T for h in range(H)])
     shift = b["k"].reshape(H, 1, DIM)
-    keys, queries = attention.project(
+    keys, queries = projections.project(
         path, x, heads=H, key="self.key.weight", query="self.query.weight", key_bias="self.key.bias"
     )
     np.testing.assert_allclose(keys, expected_k + shift, rtol=1e-12)
     np.testing.assert_allclose(queries[1], x @ w["q"][DIM : 2 * DIM].T, rtol=1e-12)
-    keys, queries = attention.project(
+    keys, queries = projections.project(
         path, x, heads=H, fused="c_attn.weight", fused_bias="c_attn.bias", layout="in_out"
     )
     np.testing.assert_allclose(keys, expected_k + shift, rtol=1e-12)
     np.testing.assert_allclose(queries[0], x @ w["q"][:DIM].T + b["q"][:DIM], rtol=1e-12)
-    keys, queries = attention.project(
+    keys, queries = projections.project(
         path, x, heads=H, key="kernel", key_bias="kernel_bias", layout="in_out"
     )
     np.testing.assert_allclose(keys, expected_k + shift, rtol=1e-12)
@@ -152,7 +152,7 @@ def test_projections_of_every_layout_agree(tmp_path, layer):
     # fewer key heads: H_q = 4 of DIM / 2, one key head of it, as in multi-query attention
     half = DIM // 2
     path = stored(tmp_path, qkv=np.concatenate([w["q"][: 4 * half], w["k"][:half], w["v"][:half]]))
-    keys, queries = attention.project(path, x, heads=4, kv_heads=1, fused="qkv")
+    keys, queries = projections.project(path, x, heads=4, kv_heads=1, fused="qkv")
     assert (keys.shape, queries.shape) == ((1, T, half), (4, T, half))
     np.testing.assert_allclose(keys[0], x @ w["k"][:half].T, rtol=1e-12)
 
@@ -161,7 +161,7 @@ def test_half_precision_is_read(tmp_path, layer):
     _, w, _ = layer
     for dtype in (np.float16, np.float32, ml_dtypes.bfloat16):
         path = stored(tmp_path, k=w["k"].astype(dtype))
-        read = attention.read_tensor(path, "k")
+        read = projections.read_tensor(path, "k")
         assert read.dtype == np.float64
         np.testing.assert_array_equal(read, w["k"].astype(dtype).astype(np.float64))
 
@@ -181,7 +181,7 @@ def test_files_without_the_named_tensors_are_told_apart(tmp_path, layer):
     )
 
     def project(**options):
-        return attention.project(path, x, **({"heads": H} | options))
+        return projections.project(path, x, **({"heads": H} | options))
 
     cases = [
         ({"key": "h.0.self.keys.weight"}, r"holds no tensor 'h.0.self.keys.weight': nearest of its"
@@ -192,7 +192,7 @@ def test_files_without_the_named_tensors_are_told_apart(tmp_path, layer):
         ({"key": "short"}, r"has shape \[5\]: 2 dimensions needed"),
         ({"key": "cube"}, r"has shape \[2, 2, 2\]: 2 dimensions needed"),
         ({"key": "h.0.self.key.weight", "layout": "in_out"}, "projects 12 numbers .* has 10"),
-        ({"key": "h.0.self.key.weight", "heads": 5}, "gives 12 numbers a token, no multiple of 5"),
+        ({"key": "h.0.self.key.weight", "heads": 5}, "12 numbers per token, no multiple of 5"),
         ({"key": "h.0.self.key.weight", "key_bias": "short"}, "bias 'short' has 5 numbers"),
         ({"key": "h.0.self.key.weight", "kv_heads": 2}, "multiple of that of key heads"),
         ({"key": "h.0.self.key.weight", "layout": "linear"}, "unknown layout 'linear'"),
@@ -204,10 +204,10 @@ def test_files_without_the_named_tensors_are_told_apart(tmp_path, layer):
             project(**options)
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="does not exist"):
-        attention.read_tensor(tmp_path / "none.safetensors", "k")
+        projections.read_tensor(tmp_path / "none.safetensors", "k")
     (tmp_path / "text.safetensors").write_text("no tensors here")
     with pytest.raises(InputError, match="not a whole safetensors file"):
-        attention.read_tensor(tmp_path / "text.safetensors", "k")
+        projections.read_tensor(tmp_path / "text.safetensors", "k")
 
 
 KEYS = np.random.default_rng(5).normal(size=(2, 5, 3))
@@ -224,7 +224,7 @@ KEYS = np.random.default_rng(5).normal(size=(2, 5, 3))
         (lambda: attention.report(KEYS, np.ones((3, 5, 3))), "3 heads of queries .* 2 heads"),
         (lambda: attention.report(KEYS, scale=0.0), "scale of attention .* got 0"),
         (lambda: attention.beta_eff(KEYS, -1.0), "scale of attention .* got -1"),
-        (lambda: attention.check_inputs(KEYS), r"one sequence, \[T, D\], got \[2, 5, 3\]"),
+        (lambda: projections.check_inputs(KEYS), r"one sequence, \[T, D\], got \[2, 5, 3\]"),
     ],
 )
 def test_bad_arrays_are_named(make, message):
@@ -233,25 +233,25 @@ def test_bad_arrays_are_named(make, message):
 
 
 def run(tmp_path, *words):
-    return job.main(tyro.cli(job.Config, args=[*words, "--out", str(tmp_path / "run")]))
+    return job.main(["attention", *words, "--out", str(tmp_path / "run")])
 
 
 def test_the_job_on_its_own_tokens(tmp_path, capsys):
-    heads = run(tmp_path, "--tokens", "24", "--heads", "2")
-    folder = tmp_path / "run"
+    results = run(tmp_path, "--tokens", "24", "--heads", "2")
+    heads, folder = results["heads"], tmp_path / "run"
     names = {"run.json", "results.json", "tables.md", "heads.csv", "heads.png"}
     assert {p.name for p in folder.iterdir()} == names
     stored = json.loads((folder / "results.json").read_text())
-    assert [r["beta_eff"] for r in stored["heads"]] == [r.beta_eff for r in heads]
+    assert [r["beta_eff"] for r in stored["heads"]] == [r["beta_eff"] for r in heads]
     rows = list(csv.DictReader((folder / "heads.csv").open()))
-    assert [float(r["beta_eff"]) for r in rows] == [r.beta_eff for r in heads]
-    said = capsys.readouterr().out
-    assert "a demonstration, nothing trained" in said
-    assert "minima of single keys for N <= 158 and lowest ones for N <= 51" in said
+    assert [float(r["beta_eff"]) for r in rows] == [r["beta_eff"] for r in heads]
+    said = capsys.readouterr()
+    assert "a demonstration, nothing trained" in said.out
+    assert "minima of single keys for N <= 158 and lowest ones for N <= 51" in said.err
     # standardised columns under independent weights: near sqrt(64), less the dead pixels' share
-    assert all(4 < r.beta_eff < 8.5 for r in heads)
-    assert all(1 <= r.participation_step <= 24 for r in heads)
-    assert all(r.minima >= 1 for r in heads)
+    assert all(4 < r["beta_eff"] < 8.5 for r in heads)
+    assert all(1 <= r["participation_step"] <= 24 for r in heads)
+    assert all(r["minima"] >= 1 for r in heads)
 
 
 def test_the_job_on_a_file(tmp_path, layer):
@@ -259,12 +259,12 @@ def test_the_job_on_a_file(tmp_path, layer):
     path = stored(tmp_path, a__key=w["k"], a__query=w["q"])
     inputs = tmp_path / "inputs.safetensors"
     save_file({"x": x}, inputs)
-    options = ["--file", str(path), "--key", "a.key", "--query", "a.query", "--heads", "3"]
-    heads = run(tmp_path, *options, "--inputs", "x", "--inputs-file", str(inputs), "--tokens", "9")
+    words = ["--file", str(path), "--key", "a.key", "--query", "a.query", "--heads", "3"]
+    words += ["--inputs", "x", "--inputs-file", str(inputs), "--tokens", "9"]
     expected = attention.report(
-        *attention.project(path, x[:9], heads=3, key="a.key", query="a.query")
+        *projections.project(path, x[:9], heads=3, key="a.key", query="a.query")
     )
-    assert heads == expected
+    assert run(tmp_path, *words)["heads"] == [dataclasses.asdict(r) for r in expected]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_exit_code_two_and_one_sentence(tmp_path, layer, capsys):
     words = ["--file", str(path), "--key", "keys", "--inputs", "x", "--heads", "3"]
     words += ["--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as left:
-        cli.main(lambda: job.main(tyro.cli(job.Config, args=words)))
+        cli.main(lambda: job.main(["attention", *words]))
     assert left.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1

@@ -9,14 +9,10 @@ import pytest
 
 from dng_jax import InputError
 from hopfield_jax import memory, patterns, theory
-from hopfield_jax.solvers import certificates as stability
+from hopfield_jax.solvers import certificates
+from tests.hopfield.helpers import softmax
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-def softmax(z):
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
 
 
 def jacobian(x, xi, beta):
@@ -40,9 +36,9 @@ def test_jacobian_and_its_spectrum(shape):
     v, beta, h = rng.normal(size=(3, shape[1])), np.array([0.3, 1.0, 2.5]), 1e-6
     with jax.enable_x64(True):
         m = memory(x)
-        pushed = stability.jvp(m, xi, v, beta)
-        values = stability.spectrum(m, xi, beta)
-        radius = stability.spectral_radius(m, xi, beta, 400)
+        pushed = certificates.jvp(m, xi, v, beta)
+        values = certificates.spectrum(m, xi, beta)
+        radius = certificates.spectral_radius(m, xi, beta, 400)
         assert values.shape == (3, min(shape))
         for r in range(3):
             j = jacobian(x, xi[r], beta[r])
@@ -53,7 +49,7 @@ def test_jacobian_and_its_spectrum(shape):
             np.testing.assert_allclose(values[r], exact[: min(shape)], atol=1e-13)
             np.testing.assert_allclose(radius[r], exact[0], rtol=1e-7)
         # too few iterations give too little, never too much
-        few = stability.spectral_radius(m, xi, beta, 2)
+        few = certificates.spectral_radius(m, xi, beta, 2)
         assert bool((few <= values[:, 0] * (1 + 1e-12)).all())
         assert bool((few >= 0.5 * values[:, 0]).all())
 
@@ -70,8 +66,8 @@ def test_spectrum_and_index_of_every_subset_state(n, k):
                 + [strength * p2] * (n - k - 1)
                 + [strength * n * p1 * p2, 0]
             )[::-1]
-            np.testing.assert_allclose(stability.spectrum(m, p, strength), expected, atol=1e-13)
-            found = stability.certify(m, p[None], strength)
+            np.testing.assert_allclose(certificates.spectrum(m, p, strength), expected, atol=1e-13)
+            found = certificates.certify(m, p[None], strength)
             assert float(found.residual[0]) < 1e-15
             np.testing.assert_allclose(found.spectral_radius[0], expected[0], atol=1e-13)
             assert int(found.morse_index[0]) == (expected > 1).sum()
@@ -83,7 +79,7 @@ def test_centroid_loses_stability_at_n():
     n = 5
     centroid = np.full((3, n), 1 / n)
     with jax.enable_x64(True):
-        found = stability.certify(memory(np.eye(n)), centroid, [n - 1e-3, n, n + 1e-3])
+        found = certificates.certify(memory(np.eye(n)), centroid, [n - 1e-3, n, n + 1e-3])
         np.testing.assert_allclose(found.spectral_radius, [1 - 2e-4, 1, 1 + 2e-4], atol=1e-14)
         assert found.minimum.tolist() == [True, False, False]
         assert int(found.morse_index[0]) == 0
@@ -101,7 +97,7 @@ def test_a_ghost_with_a_small_residual_is_no_minimum():
         xi = softmax(beta * xi)
     residual = np.linalg.norm(np.diff([*states, xi], axis=0), axis=1)
     with jax.enable_x64(True):
-        found = stability.certify(memory(x), np.array(states), beta, tolerance=1e-3)
+        found = certificates.certify(memory(x), np.array(states), beta, tolerance=1e-3)
         lulled = np.asarray((found.residual < 1e-3) & (found.spectral_radius < 1))
         np.testing.assert_allclose(found.residual, residual / np.sqrt(63 / 64), atol=1e-15)
         assert lulled.sum() > 20  # what residual and radius alone would have passed
@@ -110,7 +106,7 @@ def test_a_ghost_with_a_small_residual_is_no_minimum():
         beta += 2e-3
         for _ in range(700):
             xi = states[0] = softmax(beta * states[0])
-        found = stability.certify(memory(x), xi[None], beta, tolerance=1e-6)
+        found = certificates.certify(memory(x), xi[None], beta, tolerance=1e-6)
         assert bool(found.minimum[0])
         assert 0.9 < float(found.spectral_radius[0]) < 1
 
@@ -126,7 +122,7 @@ def test_what_is_certified_is_there():
     xi = np.tile(x, (32, 1)) + sizes * rng.normal(size=(256, 8))
     with jax.enable_x64(True):
         m = memory(x)
-        found = stability.certify(m, xi, beta, tolerance=np.inf)
+        found = certificates.certify(m, xi, beta, tolerance=np.inf)
         proved = np.asarray(found.minimum)
         end = xi.copy()
         for _ in range(3000):
@@ -135,7 +131,7 @@ def test_what_is_certified_is_there():
         ball = np.log(1 / rho) / (beta * float(m.diameter))
         assert 10 < proved.sum() < 250
         assert (np.linalg.norm(end - xi, axis=1) < ball)[proved].all()
-        assert bool(stability.certify(m, end[proved], beta).minimum.all())
+        assert bool(certificates.certify(m, end[proved], beta).minimum.all())
 
 
 @pytest.mark.slow
@@ -143,21 +139,21 @@ def test_certificates_at_huge_beta_in_single_precision():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(40, 16)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    found = stability.certify(memory(x), x, 1e6)
+    found = certificates.certify(memory(x), x, 1e6)
     assert bool(found.minimum.all())
     np.testing.assert_allclose(found.spectral_radius, 0, atol=1e-6)
     halfway = (x[:1] + x[1:2]) / 2
-    assert not bool(stability.certify(memory(x), halfway, 1e6).minimum[0])
+    assert not bool(certificates.certify(memory(x), halfway, 1e6).minimum[0])
 
 
 @pytest.mark.slow
 def test_large_problems_are_certified_by_the_trace(monkeypatch):
-    monkeypatch.setattr(stability, "LARGEST_FORM", 6)
+    monkeypatch.setattr(certificates, "LARGEST_FORM", 6)
     with jax.enable_x64(True):
         n = 7
         m = memory(np.eye(n))
         strength, p, p1, p2 = subset_state(n, 1, 4.5)
-        found = stability.certify(m, np.stack([p, np.full(n, 1 / n)]), strength)
+        found = certificates.certify(m, np.stack([p, np.full(n, 1 / n)]), strength)
         # trace = K n p1 p2 + (n - 2) K p2 < 1 at the pattern, K (n - 1)/n > 1 at the centroid,
         # which is a minimum all the same: what is not proved is not claimed
         assert strength * (n * p1 * p2 + (n - 2) * p2) < 1 < strength * (n - 1) / n
@@ -191,10 +187,10 @@ def test_single_precision_claims_nothing_that_double_refutes(n, offset, least):
                 betas.append(beta)
     states, betas = np.array(states, np.float32), np.array(betas)
     options = {"tolerance": np.inf}
-    single = stability.certify(memory(x, "euclidean"), states, betas, **options)
+    single = certificates.certify(memory(x, "euclidean"), states, betas, **options)
     with jax.enable_x64(True):
         known = memory(exact, "euclidean")
-        double = stability.certify(known, states.astype(float), betas.astype(float), **options)
+        double = certificates.certify(known, states.astype(float), betas.astype(float), **options)
     claimed, true = np.asarray(single.minimum), np.asarray(double.minimum)
     assert not (claimed & ~true).any()
     assert claimed.sum() >= least * true.sum()
@@ -203,6 +199,6 @@ def test_single_precision_claims_nothing_that_double_refutes(n, offset, least):
 
 def test_bad_temperatures_are_named():
     with pytest.raises(InputError, match=r"got -1.0"):
-        stability.certify(memory(np.eye(2)), jnp.eye(2), -1.0)
+        certificates.certify(memory(np.eye(2)), jnp.eye(2), -1.0)
     with pytest.raises(InputError, match=r"rows \[R, 2\] as the patterns are, got shape \(2,\)"):
-        stability.certify(memory(np.eye(2)), jnp.ones(2), 1.0)
+        certificates.certify(memory(np.eye(2)), jnp.ones(2), 1.0)

@@ -11,6 +11,7 @@ import pytest
 
 from dng_jax import guidance, initial_noise, mixtures, sample, sample_keys, schedules, steps
 from dng_jax.errors import InputError
+from dng_jax.metrics import window
 from hopfield_jax import diffusion, patterns, theory
 from hopfield_jax.energy import Memory, update
 
@@ -18,12 +19,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LEVELS = [(0.9, 0.3), (0.4, 0.9165), (1.0, 5.0), (0.7, 0.2), (0.9995, 0.06)]
 CLASSES = np.array([0, 1, 1, 2, 0, 2, 1])
-
-
-@pytest.fixture
-def double():
-    with jax.enable_x64(True):
-        yield
 
 
 def unequal(scale=0.0):
@@ -54,8 +49,7 @@ def test_the_denoiser_is_an_update_with_bias(double, alpha, sigma, scale):
         # The state x itself, at beta = alpha/sigma^2, with the bias of its own.
         memory = diffusion.memory_of(mixture)
         biased = Memory(memory.patterns, alpha * memory.bias, memory.log_weights, memory.constant)
-        beta = diffusion.inverse_temperature(alpha, sigma)
-        np.testing.assert_allclose(update(biased, x, beta), found, atol=1e-12)
+        np.testing.assert_allclose(update(biased, x, alpha / sigma**2), found, atol=1e-12)
 
 
 @pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
@@ -132,26 +126,10 @@ def test_the_predicted_window_is_exact_for_two_gaussians():
         sigma = math.exp(-level / 2)
         x = delta * label + s * rng.normal(size=n) + sigma * rng.normal(size=n)
         log_p = np.asarray(mixture.log_posterior(x[:, None].astype(np.float32), 1.0, sigma))
-        share = diffusion.resolved(np.exp(log_p[None, :, 0]), ~label)[0]
+        share = window.resolved(np.exp(log_p[None, :, 0]), ~label)[0]
         assert found[t] == pytest.approx(share, abs=0.02)
     # symmetric in what is called the class
     np.testing.assert_allclose(diffusion.predicted_share(mixture, [1], logsnr), found, atol=1e-6)
-
-
-def test_windows_of_known_curves():
-    logsnr = np.linspace(-5, 5, 101)
-    rising = 1 / (1 + np.exp(-logsnr))
-    window = diffusion.window_of(logsnr, rising)
-    assert window.middle == pytest.approx(0, abs=1e-6)
-    assert window.opens == pytest.approx(-math.log(9), abs=1e-3)
-    assert window.closes == pytest.approx(math.log(9), abs=1e-3)
-    assert math.isnan(diffusion.crossing(logsnr, rising, 1.0))
-    assert diffusion.crossing(logsnr, rising, 0.0) == -5
-    p = np.stack([np.full(10, 0.2), np.repeat([1.0, 0.0], [2, 8])])
-    np.testing.assert_allclose(diffusion.resolved(p, np.arange(10) < 2), [0, 1], atol=1e-12)
-    np.testing.assert_allclose(
-        diffusion.accumulated([[1.0, 1.0], [0.0, 4.0], [2.0, 0.0]]), [0.25, 0.75, 1]
-    )
 
 
 def test_what_is_observed_along_a_sampler(mixture, denoise, table, keys, noise):
@@ -176,7 +154,7 @@ def test_what_is_observed_along_a_sampler(mixture, denoise, table, keys, noise):
         np.testing.assert_allclose(result.trace["gap"][t], gap, atol=2e-4)
 
 
-def test_what_is_measured_on_chains_by_hand(double):
+def test_priors_and_ends_of_chains_by_hand(double):
     mixture, scale, classes = unequal(0.3), 0.3, (0, 2)
     weights, means = (np.exp(mixture.log_weights), np.asarray(mixture.means))
     prior = diffusion.prior_of(mixture, classes)
@@ -189,29 +167,6 @@ def test_what_is_measured_on_chains_by_hand(double):
     ends = diffusion.ends_in(mixture, x, classes)
     assert ends.tolist() == [c in classes for c in likely]
     assert 0 < ends.sum() < 30
-
-    lam, gap = rng.uniform(size=(2, 4, 3))
-    total = sum(lam[t, b] * gap[t, b] for t in range(4) for b in range(3))
-    half = sum(lam[t, b] * gap[t, b] for t in range(2) for b in range(3))
-    assert diffusion.accumulated(diffusion.push(lam, gap))[1] == pytest.approx(half / total)
-
-    tracked, exact = rng.uniform(size=(2, 4, 3))
-    error = diffusion.tracking_error(tracked, exact)
-    steps = [sum(abs(tracked[t, b] - exact[t, b]) for b in range(3)) / 3 for t in range(4)]
-    assert error.chain == pytest.approx(sum(steps) / 4)
-    assert error.final == pytest.approx(steps[-1])
-
-
-def test_the_scale_doubles_where_its_quantile_does():
-    # lambda of chain b is (b + 1)/10 of a line from the odds of the prior to 5 times them
-    prior, logsnr = 0.2, np.linspace(-3, 3, 7)
-    rising = 0.25 * (1 + 4 * (logsnr + 3) / 6)
-    scale = rising[:, None] * np.arange(1, 11) / 10
-    # the largest of ten doubles at a quarter of the way; the 90% quantile, .91 of it, later
-    assert diffusion.scale_doubles(logsnr, scale, prior, 1.0) == pytest.approx(-1.5)
-    later = -3 + 6 / 4 * (2 / 0.91 - 1)
-    assert diffusion.scale_doubles(logsnr, scale, prior) == pytest.approx(later)
-    assert math.isnan(diffusion.scale_doubles(logsnr, scale / 10, prior))
 
 
 def test_chains_resolve_two_gaussians_where_the_closed_form_says():
@@ -226,22 +181,17 @@ def test_chains_resolve_two_gaussians_where_the_closed_form_says():
     observe = diffusion.observer(mixture, [0])
     chains = sample(denoise, table, guidance.unguided(), keys, noise, observe=observe)
     member = diffusion.ends_in(mixture, chains.x, [0])
-    known = diffusion.resolved(chains.trace["exact"], member)
+    known = window.resolved(chains.trace["exact"], member)
     logsnr = np.asarray(table.logsnr, np.float64)
     exact = diffusion.predicted_share(mixture, [0], logsnr)
     np.testing.assert_allclose(known, exact, atol=0.03)
-    found, truth = (diffusion.window_of(logsnr, c) for c in (known, exact))
+    found, truth = (window.window_of(logsnr, c) for c in (known, exact))
     np.testing.assert_allclose(found, truth, atol=0.1)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: diffusion.resolved(np.zeros(3), [True]), r"got \[3\] and \[1\]"),
-        (lambda: diffusion.resolved(np.zeros((3, 2)), [False] * 2), "0 of 2 chains end in the"),
-        (lambda: diffusion.accumulated(np.zeros((3, 2))), "no guidance was applied"),
-        (lambda: diffusion.accumulated(-np.ones((3, 2))), "push >= 0"),
-        (lambda: diffusion.crossing([0, 1], [0, 1, 2], 0.5), "one length"),
         (
             lambda: diffusion.memory_of(mixtures.gaussians([[0.0], [1.0]], [0.1, 0.2])),
             "one width, these have 0.1 to 0.2",

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from hopfield_jax.plots import curves as plots
-from hopfield_jax.plots import figures
+from hopfield_jax.plots import curves, figures
 from hopfield_jax.plots.curves import COLOURS, GREY, Curve, Panel
 
 X = np.geomspace(1, 20, 9)
@@ -33,8 +32,8 @@ def drawn(monkeypatch):
         figure.savefig(path)
         return figure
 
-    monkeypatch.setattr(plots, "_save", keep)
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(curves, "save", keep)
+    monkeypatch.setattr(figures, "save", keep)
 
 
 def lines(axes, label=None):
@@ -61,7 +60,7 @@ def legend(figure):
 
 
 def test_panels_show_their_curves_and_marks(drawn, tmp_path):
-    figure = plots.panels([PANEL, PANEL], tmp_path / "a.png", title="two")
+    figure = curves.panels([PANEL, PANEL], tmp_path / "a.png", title="two")
     assert legend(figure) == ["a", "b"]
     for axes, named in zip(figure.axes, (True, False), strict=True):
         for (_, curve), (x, y) in zip(PANEL.curves, lines(axes), strict=True):
@@ -76,7 +75,7 @@ def test_panels_show_their_curves_and_marks(drawn, tmp_path):
         assert axes.get_xscale() == "log"
     heights = [text.xyann[1] for text in figure.axes[0].texts]
     assert heights[0] != heights[1]  # names that would overlap
-    figure = plots.panels([PANEL, PANEL], tmp_path / "b.png", across=True, legend="best")
+    figure = curves.panels([PANEL, PANEL], tmp_path / "b.png", across=True, legend="best")
     assert not figure.legends
     assert [words(axes) for axes in figure.axes] == [["$K_s$", "$K_c$"]] * 2
 
@@ -102,7 +101,7 @@ def test_a_phase_diagram_has_its_lines_points_and_regions(drawn, tmp_path):
 
 def test_shares_are_stacked(drawn, tmp_path):
     parts = {"a": X / 20, "b": 1 - X / 20}
-    figure = plots.shares(X, parts, tmp_path / "d.png", below=PANEL, marks={"$N$": 6.0})
+    figure = curves.shares(X, parts, tmp_path / "d.png", below=PANEL, marks={"$N$": 6.0})
     above, below = figure.axes
     bands = [c for c in above.collections if isinstance(c, matplotlib.collections.PolyCollection)]
     assert [band.get_label() for band in bands] == ["a", "b"]
@@ -181,7 +180,7 @@ def test_a_window_shows_posterior_shares_scale_and_bars(drawn, tmp_path):
     scale = rng.uniform(0.05, 3, size=(9, 41))
     figure = figures.window(
         t,
-        [("in", "1", p), ("out", "0", p / 2)],
+        [("in", 1, p), ("out", 0, p / 2)],
         share,
         scale,
         tmp_path / "g.png",

@@ -17,8 +17,8 @@ pytestmark = [
     pytest.mark.skipif(not places.SHARED.is_dir(), reason="no ../shared/data beside the checkout"),
 ]
 
-# (N, normalisation, median onset in beta_eff, digits without any) of one unknown draw each,
-# hopfield.md section 4; and a grid of beta_eff about where onsets lie.
+# (N, normalisation, median onset in beta_eff, digits without any) of one unknown draw each;
+# and a grid of beta_eff about where onsets lie.
 GOLDEN = [
     (10, "unit", 4.79, 0, np.geomspace(4.3, 12, 100)),
     (100, "unit", 9.10, 0, np.geomspace(7, 60, 60)),
@@ -51,7 +51,7 @@ def test_onsets_of_digits_and_what_their_draw_does_to_the_median(n, normalise, m
 
     Over 40 random draws of 100 raw digits the median runs from 16 to 83 (5 to 95%), with 12 to 39
     digits without a minimum: 39.6 with 17 lies at the upper quartile, 20.6 with 15.5% (two draws of
-    ten a class) at the lower one. Onsets grow as 1/(x_i.x_i - max_j x_i.x_j), whose distribution
+    ten per class) at the lower one. Onsets grow as 1/(x_i.x_i - max_j x_i.x_j), whose distribution
     reaches 0, and the median moves with the number of digits below it. Neither the wording of "own
     minimum" (p_i above 1/2, above .9, or the largest) nor the direction of the search changes any
     onset; leaving out the digits without one lowers the median by a third, away from 39.6.

@@ -14,25 +14,7 @@ import pytest
 from dng_jax.data import load
 from dng_jax.errors import InputError
 from hopfield_jax import distances, patterns, spectrum, theory
-
-
-def softmax(s):
-    e = np.exp(s - s.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def logits(x, state, energy):
-    s = state @ x.T
-    return s if energy == "dot" else s - (x**2).sum(axis=1) / 2
-
-
-def settle(x, beta, state, energy="dot", steps=100_000, tolerance=1e-13):
-    for _ in range(steps):
-        new = softmax(beta * logits(x, state, energy)) @ x
-        if np.abs(new - state).max() < tolerance:
-            return new
-        state = new
-    return state
+from tests.hopfield.helpers import logits, settle, softmax, update
 
 
 def radius(x, beta, state, energy="dot"):
@@ -128,7 +110,7 @@ def test_the_first_instability_of_random_patterns_is_where_iteration_breaks_off(
     x = patterns.random(seed, 12, 24)
     found = spectrum.first_instability(x)
     # the state is a fixed point, and rho(J) there is what is said
-    assert np.abs(settle(x, found.beta, found.state, steps=1) - found.state).max() < 1e-9
+    assert np.abs(update(x, found.beta, found.state) - found.state).max() < 1e-9
     assert radius(x, found.beta, found.state) == pytest.approx(found.radius, abs=1e-6)
     state, largest = x.mean(axis=0), 0.0
     steps = np.concatenate([np.geomspace(0.1, 0.96, 40), np.linspace(0.965, 0.999, 35)])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from dng_jax.errors import InputError
-from hopfield_jax import patterns, theory
+from hopfield_jax import equidistant, patterns, theory
+from tests.hopfield.helpers import settle, softmax
 
-# N, K_s, p1 at K_s, K_c, m_c: hopfield.md section 2, K_s from its own 1e-10 root
+# N, K_s, p1 at K_s, K_c, m_c; K_s from its own 1e-10 root
 TABLE = [
     (3, 2.7456436, 0.58480, 2.7725887, 0.5),
     (4, 3.2187411, 0.63034, 3.2958369, 0.66667),
@@ -25,11 +26,6 @@ TABLE = [
     (10**6, 17.6244953, 0.93961, 27.6310467, 0.999999),
 ]
 LAST_DIGIT = 0.5e-7 * (1 + 1e-6)
-
-
-def softmax(s):
-    e = np.exp(s - s.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
 
 
 def hull(rng, count, N):
@@ -174,15 +170,6 @@ def test_a3_the_centroid_is_marginal_at_k_equal_n():
         )
 
 
-def settle(x, beta, state, tolerance=1e-14, steps=20_000):
-    for _ in range(steps):
-        new = softmax(beta * x @ state) @ x
-        if np.abs(new - state).max() < tolerance * np.abs(x).max():
-            return new
-        state = new
-    raise AssertionError("no fixed point")
-
-
 def energy_in_space(x, beta, state):
     s = beta * x @ state
     log_mean = s.max() + np.log(np.mean(np.exp(s - s.max())))
@@ -198,7 +185,7 @@ def test_a2_energies_cross_in_space_where_theory_says(N, M, angle, d):
     K_s, K_c, _ = theory.characteristic(N)
 
     def above(beta):
-        pattern = settle(x, beta, x[0])
+        pattern = settle(x, beta, x[0], tolerance=1e-14 * np.abs(x).max())
         assert pattern @ x[0] > 1.1 * pattern @ x[1]
         return energy_in_space(x, beta, pattern) - energy_in_space(x, beta, x.mean(axis=0))
 
@@ -208,7 +195,7 @@ def test_a2_energies_cross_in_space_where_theory_says(N, M, angle, d):
         middle = (low + high) / 2
         low, high = (middle, high) if above(middle) > 0 else (low, middle)
     assert float(theory.effective(low, M, angle)) == pytest.approx(K_c, abs=1e-6)
-    pattern = settle(x, low, x[0])
+    pattern = settle(x, low, x[0], tolerance=1e-14 * np.abs(x).max())
     exact = theory.energy(theory.branch(N, 1, K_c)[-1], 1, N) * a
     assert energy_in_space(x, low, pattern) == pytest.approx(exact, abs=1e-9 * a)
 
@@ -263,25 +250,12 @@ def test_barriers_against_a_path_through_the_saddle():
     assert theory.barriers(2, 2.5).between_patterns > 0
 
 
-def test_one_step_of_the_overlap():
-    N, K, m0 = 9, 5.0, 0.37
-    p = np.full(N, (1 - m0) / N)
-    p[0] += m0
-    q = softmax(K * p)
-    assert float(theory.overlap_step(m0, K, N)) == pytest.approx(q[0] - q[1], rel=1e-13)
-    low, high = (float(theory.m_of_u(u, 1, N)) for u in theory.branch(N, 1, K))
-    steps = theory.overlap_step(np.array([low * 0.99, low, low * 1.01, high]), K, N)
-    assert steps[0] < low * 0.99
-    assert steps[1] == pytest.approx(low)
-    assert steps[2] > low * 1.01
-    assert steps[3] == pytest.approx(high)
-
-
 def test_phases_and_retrieval_error_at_the_crossing():
     assert theory.phase(64, 6.9) == "centroid"
     assert theory.phase(64, 7.0) == "patterns metastable"
     assert theory.phase(64, 9.0) == "patterns lowest"
-    assert 1 - theory.pattern_weight(64, theory.critical(64)) == pytest.approx(1 / 64, rel=1e-10)
+    (weight,) = equidistant.weight(64, [theory.critical(64)])
+    assert 1 - weight == pytest.approx(1 / 64, rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +340,7 @@ def test_large_numbers_stay_finite():
         ):
             assert np.isfinite(value).all()
     (u,) = theory.branch(N, 1, 1e8)
-    assert theory.pattern_weight(N, 1e8) == 1
+    assert equidistant.weight(N, [1e8]).tolist() == [1]
     assert u == pytest.approx(1e8)
 
 
@@ -387,7 +361,6 @@ def test_effective_temperature_of_any_norm_and_angle():
         (lambda: theory.branch(5, 5, 4.0), "1 to 4 of them, got k = 5"),
         (lambda: theory.branch(5, 1, -1.0), "got -1"),
         (lambda: theory.branch(5, 1, math.nan), "got nan"),
-        (lambda: theory.pattern_weight(10, 3.0), "take K > 4.55978"),
         (lambda: theory.ultrametric_window(1, 4, 1, 0.5, 0), "at least 2 groups"),
         (lambda: theory.ultrametric_window(4, 4, 1, 0.5, 0.6), "norm2 > within > between"),
         (lambda: theory.attention_limits(0), "at least 1, got 0"),

@@ -11,8 +11,7 @@ import pytest
 from dng_jax import InputError
 from dng_jax.jobs.options import RunOptions
 from eval.bench import __main__ as bench
-from eval.bench import hopfield as hopfield_speed
-from eval.bench import loops as hopfield_loops
+from eval.bench import hopfield, loops
 from hopfield_jax import find_fixed_points, memory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -22,19 +21,19 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(hopfield_speed, "OCTAVES", 1)
+    monkeypatch.setattr(hopfield, "OCTAVES", 1)
     config = bench.Config("hopfield", shrink=32, pairs=1, run=RunOptions(str(tmp_path / "b")))
     results = bench.main(config)["results"]
-    loops = results["loops"]
-    assert len(loops) == 3 * 3
-    for name, found in loops.items():
+    compared = results["loops"]
+    assert len(compared) == 3 * 3
+    for name, found in compared.items():
         if not name.endswith("NumPy"):
             assert found == "no torch for this device: pip install torch"
             continue
         assert found["times_faster"].median > 0
         assert found["unconverged_theirs"] == 0
         assert found["apart"] == found["astray_ours"] == found["astray_theirs"] == 0
-        assert found["largest_difference"] < hopfield_speed.APART
+        assert found["largest_difference"] < hopfield.APART
         assert found["updates_ours"] > 0
     for found in results["share"].values():
         assert 0 < found["share_low"] <= found["share_of_peak"] <= found["share_high"] < 1
@@ -45,26 +44,26 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
     assert many["converged"] == many["states"] == 64
     assert many["peak_mb"] >= many["peak_mb_before"] > many["patterns_mb"]
     stored = json.loads((tmp_path / "b" / "results.json").read_text())
-    assert stored["results"]["loops"].keys() == loops.keys()
+    assert stored["results"]["loops"].keys() == compared.keys()
     assert "no torch" in capsys.readouterr().out
 
 
 def test_rows_astray_are_counted_for_each_side():
-    problem = hopfield_speed.transition(8, 12, betas=6, starts=16, fine=False)
-    ends = hopfield_loops.numpy_loop(problem).states
+    problem = hopfield.transition(8, 12, betas=6, starts=16, fine=False)
+    ends = loops.numpy_loop(problem).states
     wrong = ends.copy()
     wrong[2, 5] += 0.1
     rows = np.array([[2, 5], [3, 1]])
-    assert hopfield_speed.astray(problem, rows, ends, wrong) == (0, 1)
-    assert hopfield_speed.astray(problem, rows, wrong, ends) == (1, 0)
+    assert hopfield.astray(problem, rows, ends, wrong) == (0, 1)
+    assert hopfield.astray(problem, rows, wrong, ends) == (1, 0)
 
 
 def test_the_numpy_loop_does_what_it_says():
-    problem = hopfield_speed.transition(8, 12, betas=6, starts=16, fine=False)
+    problem = hopfield.transition(8, 12, betas=6, starts=16, fine=False)
     x, starts, betas = problem
     assert (x.shape, starts.shape, betas.shape) == ((8, 12), (16, 12), (6,))
     assert all(a.dtype == np.float32 for a in problem)
-    ends = hopfield_loops.numpy_loop(problem)
+    ends = loops.numpy_loop(problem)
     assert ends.converged.all()
     assert ends.updates % len(starts) == 0
     found = find_fixed_points(memory(x), starts, betas[:, None])
@@ -73,10 +72,10 @@ def test_the_numpy_loop_does_what_it_says():
 
 def test_the_torch_loop_is_the_numpy_loop():
     pytest.importorskip("torch")
-    problem = hopfield_speed.transition(8, 12, betas=6, starts=16, fine=True)
-    ours = hopfield_loops.numpy_loop(problem)
-    for follow in (hopfield_loops.plain, hopfield_loops.association):
-        theirs = hopfield_loops.torch_loop(follow)(problem)
+    problem = hopfield.transition(8, 12, betas=6, starts=16, fine=True)
+    ours = loops.numpy_loop(problem)
+    for follow in (loops.plain, loops.association):
+        theirs = loops.torch_loop(follow)(problem)
         np.testing.assert_allclose(ours.states, theirs.states, atol=2e-5)
         assert theirs.converged.all()
         # the association looks at weights, and from its second update on
@@ -86,10 +85,10 @@ def test_the_torch_loop_is_the_numpy_loop():
 
 def test_exponents():
     sizes = [8, 16, 32, 64]
-    found = hopfield_speed.exponent(sizes, 3e-3 * np.array(sizes) ** 1.25)
+    found = hopfield.exponent(sizes, 3e-3 * np.array(sizes) ** 1.25)
     assert found["exponent"] == pytest.approx(1.25)
     assert found["off"] == pytest.approx(0, abs=1e-9)
-    assert hopfield_speed.exponent(sizes, np.array([1.0, 2, 4, 16]))["off"] > 0.2
+    assert hopfield.exponent(sizes, np.array([1.0, 2, 4, 16]))["off"] > 0.2
 
 
 def test_sizes_that_make_no_sense_are_named():

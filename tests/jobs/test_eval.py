@@ -85,7 +85,7 @@ def test_counts_are_pooled_over_seeds(removed):
 def test_the_reported_leak_is_that_of_the_counts(removed):
     for r in removed.stored["records"]:
         forbidden = r["counts"][3] + r["counts"][8]
-        assert r["report"]["forbidden"]["value"] == pytest.approx(forbidden / 96)
+        assert r["report"]["leak"]["value"] == pytest.approx(forbidden / 96)
 
 
 def test_class_removal_writes_pictures_tables_and_provenance(removed):
@@ -125,7 +125,7 @@ def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
     records = class_removal.main(
         removal(tmp_path / "run", samples=256, steps=25, rules=("unguided", "dng:classes"))
     )
-    unguided, guided = (r["report"].forbidden.value for r in records)
+    unguided, guided = (r["report"].leak.value for r in records)
     assert unguided > 0.05
     assert guided < 0.02
 

@@ -1,13 +1,16 @@
 """Every subcommand of eval.hopfield end to end on little data: its results, what it hands to its
-figures, and what it says to bad input."""
+figures, and what it says to bad input. Each runs once; several tests look at what it did."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import inspect
+import io
 import json
 import math
 import re
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,24 +18,38 @@ import pytest
 from dng_jax.errors import InputError
 from dng_jax.experiments import problems
 from dng_jax.jobs import cli
+from dng_jax.metrics import window
 from eval.hopfield import __main__ as hopfield
-from eval.hopfield import patterns as hopfield_patterns
-from eval.hopfield import transition as hopfield_transition
-from hopfield_jax import diffusion, patterns, theory
-from hopfield_jax.plots import curves as plots
-from hopfield_jax.plots import figures
+from eval.hopfield import collapse as collapse_job
+from eval.hopfield import metastable as metastable_job
+from eval.hopfield import sets
+from hopfield_jax import equidistant, patterns, theory
+from hopfield_jax.plots import curves, figures
+from tests.hopfield import helpers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SIX = ("--count", "6")
+RANDOM = ("--patterns", "random", "--dimension", "6", *SIX)
+FIGURES = ((curves, ("panels", "shares")),
+           (figures, ("phase_diagram", "landscape", "merge_tree", "window")))  # fmt: skip
 
 
-@pytest.fixture
-def handed(monkeypatch):
-    """What the figures are given: a list of the calls of each drawing function, arguments by name.
+class Run(NamedTuple):
+    """What a subcommand returned, the columns of its CSV files, what it printed, and the calls of
+    each drawing function, arguments by name. The figures are drawn all the same."""
 
-    The figures are drawn all the same.
-    """
+    results: dict[str, Any]
+    columns: dict[str, list[str]]
+    said: str
+    drawn: dict[str, list]
+
+    def column(self, name: str) -> np.ndarray:
+        return np.array(list(map(float, self.columns[name])))
+
+
+def work(folder, *words: str) -> Run:
+    """Runs a subcommand, and checks what all of them leave."""
     calls: dict[str, list] = {}
 
     def spied(name, function):
@@ -43,16 +60,58 @@ def handed(monkeypatch):
 
         return spy
 
-    for module, names in (
-        (plots, ("panels", "shares")),
-        (figures, ("phase_diagram", "landscape", "merge_tree", "window")),
-    ):
-        for name in names:
-            monkeypatch.setattr(module, name, spied(name, getattr(module, name)))
-    return calls
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        for module, names in FIGURES:
+            for name in names:
+                patch.setattr(module, name, spied(name, getattr(module, name)))
+        results = hopfield.main([*words, "--out", str(folder)])
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored["provenance"]["packages"]["jax"]
+    assert stored["config"]["command"] == words[0]
+    assert (folder / "tables.md").read_text().count("|") > 10
+    assert all(p.stat().st_size > 5000 for p in folder.glob("*.png"))
+    assert any(folder.glob("*.png"))
+    columns: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.csv")):
+        with path.open() as file:
+            rows = list(csv.DictReader(file))
+        columns |= {name: [row[name] for row in rows] for name in rows[0]}
+    return Run(results, columns, said.getvalue(), calls)
 
 
-def curves(panel, *names: str):
+def once(*words: str, module=None, **settings):
+    """A fixture that runs a subcommand for all tests of this file, with settings of its module."""
+
+    @pytest.fixture(scope="module")
+    def run(tmp_path_factory, quick_compilation):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in settings.items():
+                patch.setattr(module, name, value)
+            return work(tmp_path_factory.mktemp(words[0]) / "run", *words)
+
+    return run
+
+
+bifurcation = once("bifurcation", *SIX, "--betas", "6", "--low", "3", "--high", "7")
+phase_diagram = once("phase-diagram", "--counts", "4", "6")
+collapse = once(
+    "collapse", "--counts", "6", "--betas", "6",
+    module=collapse_job, SHAPES=((2.0, 60.0, 1), (0.5, None, 1)),
+)  # fmt: skip
+basins = once("basins", *SIX, "--betas", "4", "--starts", "32", "--low", "3", "--high", "8")
+landscape = once("landscape", *SIX, "--resolution", "12", "--at", "3", "5", "8")
+retrieval = once("retrieval", *RANDOM, "--noise", "0.3", "--mask", "0.2", "--betas", "3")
+spectrum = once("spectrum", *RANDOM)
+capacity = once("capacity", "--sizes", "6x6", "--patterns", "none", "--repeats", "2")
+metastable = once(
+    "metastable", "--patterns", "ultrametric", "--count", "8", "--betas", "8",
+    module=metastable_job, WINDOWS=((4, 2, 1.0, 0.8, 0.0),),
+)  # fmt: skip
+diffusion = once("diffusion", "--samples", "1024", "--steps", "50")
+
+
+def curves_of(panel, *names: str):
     """(x, y) of all curves of a panel with one of these names, as arrays."""
     found = [
         (np.asarray(c.x, float), np.asarray(c.y, float)) for n, c in panel.curves if n in names
@@ -87,13 +146,7 @@ def axes_of(x):
 
 
 def spinodal(n):
-    """K_s from its equation in u, by bisection."""
-    low, high = 0.5, 3 * math.log(n) + 3
-    for _ in range(80):
-        u = (low + high) / 2
-        above = math.exp(u) + n - 2 - (n - 1) * math.exp(-u) - n * u > 0
-        low, high = (low, u) if above else (u, high)
-    return u * (math.exp(u) + n - 1) / math.expm1(u)
+    return helpers.spinodal(n)[0]
 
 
 def marked(marks, n, doubt=""):
@@ -102,69 +155,67 @@ def marked(marks, n, doubt=""):
     assert list(marks.values()) == pytest.approx(list(exact))
 
 
-def work(tmp_path, *words: str):
-    """Runs a subcommand; returns its results and the columns of its CSV file."""
-    out = tmp_path / "run"
-    results = hopfield.main([*words, "--out", str(out)])
-    stored = json.loads((out / "results.json").read_text())
-    assert stored["provenance"]["packages"]["jax"]
-    assert stored["config"]["command"] == words[0]
-    assert (out / "tables.md").read_text().count("|") > 10
-    assert all(p.stat().st_size > 5000 for p in out.glob("*.png"))
-    assert any(out.glob("*.png"))
-    columns: dict[str, list[str]] = {}
-    for path in sorted(out.glob("*.csv")):
-        with path.open() as file:
-            rows = list(csv.DictReader(file))
-        columns |= {name: [row[name] for row in rows] for name in rows[0]}
-    return results, columns
+# ---- bifurcation ---------------------------------------------------------------------------------
 
 
-def numbers(column) -> np.ndarray:
-    return np.array(list(map(float, column)))
-
-
-def test_bifurcation_shows_the_transition(tmp_path, capsys, handed):
-    words = ("--betas", "6", "--low", "3", "--high", "7")
-    results, columns = work(tmp_path, "bifurcation", *SIX, *words)
-    at, up, down = (numbers(columns[k]) for k in ("beta_eff", "overlap_up", "overlap_down"))
-    k_s, k_c, k_n = theory.characteristic(6)
+def test_branches_are_left_where_theory_says(bifurcation):
+    at, up, down = (bifurcation.column(k) for k in ("beta_eff", "overlap_up", "overlap_down"))
+    k_s, _, k_n = theory.characteristic(6)
     np.testing.assert_allclose(up[at < k_n], 0, atol=1e-4)
     np.testing.assert_allclose(down[at < k_s], 0, atol=1e-4)
     assert (up[at > k_n] > 0.9).all()
     assert (down[at > k_s] > 0.6).all()
-    minima = numbers(columns["minima"])
+
+
+def test_minima_are_counted_and_their_energies_cross_at_k_c(bifurcation):
+    at, gap = bifurcation.column("beta_eff"), bifurcation.column("energy_gap")
+    k_s, k_c, k_n = theory.characteristic(6)
     expected = np.where(at < k_s, 1, np.where(at < k_n, 7, 6))
-    np.testing.assert_array_equal(minima, expected)
-    gap = numbers(columns["energy_gap"])
+    np.testing.assert_array_equal(bifurcation.column("minima"), expected)
     both = (at > k_s) & (at < k_n)
     assert np.isnan(gap[~both]).all()
     assert ((gap[both] < 0) == (at[both] > k_c)).all()
-    measured = results["measured"]
-    assert measured.patterns * results["scale"] == pytest.approx(k_s, rel=1e-5)
-    assert "started at the centroid (N)" in capsys.readouterr().out
 
-    minima_over_beta, orders = (call["rows"] for call in handed["panels"])
-    for panel in (*minima_over_beta, *orders):
+
+def test_protocols_are_measured_and_shown(bifurcation):
+    measured, scale = bifurcation.results["measured"], bifurcation.results["scale"]
+    assert measured.patterns * scale == pytest.approx(spinodal(6), rel=1e-5)
+    assert "started at the centroid (N)" in bifurcation.said
+
+
+def test_the_bifurcation_diagram_shows_exact_branches_and_what_was_found(bifurcation):
+    panels = [panel for call in bifurcation.drawn["panels"] for panel in call["rows"]]
+    for panel in panels:
         marked(panel.marks, 6)
-    overlaps, number, gaps = minima_over_beta
+    overlaps = panels[0]
     for stable, style in ((True, "exact, stable"), (False, "exact, unstable")):
-        for k, m in curves(overlaps, style):
+        for k, m in curves_of(overlaps, style):
             on_branch(k, m, 6, stable)
             assert k.min() >= 3 - 1e-9
             assert k.max() <= 7 + 1e-9
-    for name, values in (("up from the centroid", up), ("down from the patterns", down)):
-        ((k, m),) = curves(overlaps, name)
-        np.testing.assert_array_equal([k, m], [at, values])
+    at = bifurcation.column("beta_eff")
+    for name, way in (("up from the centroid", "up"), ("down from the patterns", "down")):
+        ((k, m),) = curves_of(overlaps, name)
+        np.testing.assert_array_equal([k, m], [at, bifurcation.column(f"overlap_{way}")])
         on_branch(k, m, 6, stable=True)
-    ((k, count),) = curves(number, "exact, stable")
+
+
+def test_numbers_and_energies_in_the_diagram_are_exact(bifurcation):
+    overlaps, number, gaps = bifurcation.drawn["panels"][0]["rows"]
+    k_s, _, k_n = theory.characteristic(6)
+    ((k, count),) = curves_of(number, "exact, stable")
     np.testing.assert_array_equal(count, np.where(k < k_s, 1, np.where(k < k_n, 7, 6)))
-    ((k, e),) = curves(gaps, "exact, stable")
-    ((_, m), *_) = curves(overlaps, "exact, stable")
+    ((k, e),) = curves_of(gaps, "exact, stable")
+    ((_, m), *_) = curves_of(overlaps, "exact, stable")
     np.testing.assert_allclose(e, energy_of(k, m, 6), atol=1e-9)
-    ((k, e),) = curves(gaps, "minima found")
+    ((k, e),) = curves_of(gaps, "minima found")
+    both = (k > k_s) & (k < k_n)
+    down = bifurcation.column("overlap_down")
     np.testing.assert_allclose(e[both], energy_of(k[both], down[both], 6), atol=1e-7)
 
+
+def test_order_parameters_are_those_of_the_branch(bifurcation):
+    at, down = bifurcation.column("beta_eff"), bifurcation.column("overlap_down")
     p1, p2 = (1 + 5 * down) / 6, (1 - down) / 6
     expected = (
         1 / (p1**2 + 5 * p2**2),
@@ -172,25 +223,17 @@ def test_bifurcation_shows_the_transition(tmp_path, capsys, handed):
         1 + np.ceil(np.maximum(0.9 - p1, 0) / p2),
         np.maximum(at * p2, at * 6 * p1 * p2),
     )
-    for panel, values in zip(orders, expected, strict=True):
-        ((_, y),) = curves(panel, "down from the patterns")
+    for panel, values in zip(bifurcation.drawn["panels"][1]["rows"], expected, strict=True):
+        ((_, y),) = curves_of(panel, "down from the patterns")
         np.testing.assert_allclose(y, values, rtol=1e-4)
 
 
-def test_phase_diagram_and_collapse_lie_on_the_exact_curves(tmp_path, monkeypatch, handed):
-    results, _ = work(tmp_path / "a", "phase-diagram", "--counts", "4", "6")
-    assert all(row["error"] < 1e-5 for row in results["rows"])
-    shapes = ((2.0, 60.0, 1), (0.5, None, 1))
-    monkeypatch.setattr(hopfield_transition, "SHAPES", shapes)
-    results, columns = work(tmp_path / "b", "collapse", "--counts", "6", "--betas", "6")
-    assert len(results["rows"]) == 2
-    assert all(row["error"] < 1e-6 for row in results["rows"])
-    assert len(columns["p1"]) == 12
-    first, second = (numbers(columns[k]).reshape(2, 6) for k in ("beta", "beta_eff"))
-    assert not np.allclose(first[0], first[1])
-    np.testing.assert_allclose(second[0], second[1])
+# ---- phase diagram, collapse ---------------------------------------------------------------------
 
-    (diagram,) = handed["phase_diagram"]
+
+def test_the_phase_diagram_lies_on_the_exact_lines(phase_diagram):
+    assert all(row["error"] < 1e-5 for row in phase_diagram.results["rows"])
+    (diagram,) = phase_diagram.drawn["phase_diagram"]
     assert diagram["n"].tolist() == [4, 5, 6]
     lines = list(diagram["exact"].values())
     np.testing.assert_allclose(lines[0], [3.2187411, 3.5645018, spinodal(6)], rtol=1e-7)
@@ -202,67 +245,73 @@ def test_phase_diagram_and_collapse_lie_on_the_exact_curves(tmp_path, monkeypatc
         assert sizes == [4, 6]
         np.testing.assert_allclose(values, line[[0, 2]], rtol=1e-5)
 
-    raw, scaled, single = handed["panels"][0]["rows"]
+
+def test_sets_of_two_shapes_have_one_axis_of_beta_eff(collapse):
+    assert len(collapse.results["rows"]) == 2
+    assert all(row["error"] < 1e-6 for row in collapse.results["rows"])
+    assert len(collapse.columns["p1"]) == 12
+    first, second = (collapse.column(k).reshape(2, 6) for k in ("beta", "beta_eff"))
+    assert not np.allclose(first[0], first[1])
+    np.testing.assert_allclose(second[0], second[1])
+
+
+def test_weights_collapse_onto_the_branch(collapse):
+    raw, scaled, single = collapse.drawn["panels"][0]["rows"]
     marks = dict(zip(("$K_s(6)$", "$K_c(6)$", "$N=6$"), theory.characteristic(6), strict=True))
     assert scaled.marks == pytest.approx(marks)
     own = [name for name, _ in raw.curves]
     assert len(own) == 2
     for name, a in zip(own, (4 * 0.5, 0.25 * 1.2), strict=True):  # D^2/2 of the two shapes
-        ((beta, p),), ((k, q),), ((ratio, r),) = (curves(c, name) for c in (raw, scaled, single))
+        ((beta, p),), ((k, q),), ((ratio, r),) = (curves_of(c, name) for c in (raw, scaled, single))
         np.testing.assert_allclose(beta * a, k)
         np.testing.assert_allclose(ratio * spinodal(6), k)
         assert p.tolist() == q.tolist() == r.tolist()
         on_branch(k, (6 * p - 1) / 5, 6, stable=True)
         np.testing.assert_allclose(p[ratio < 1], 1 / 6, atol=1e-6)
         assert (p[ratio > 1] > 0.5).all()
+
+
+def test_exact_branches_stand_beside_the_collapse(collapse):
+    _, scaled, single = collapse.drawn["panels"][0]["rows"]
     for word, stable in (("exact", True), ("exact, unstable", False)):
         for panel, unit in ((scaled, 1.0), (single, spinodal(6))):
-            ((k, p),) = curves(panel, word)
+            ((k, p),) = curves_of(panel, word)
             on_branch(k * unit, (6 * p - 1) / 5, 6, stable)
 
 
-def test_basins_and_landscape(tmp_path, handed):
-    results, columns = work(
-        tmp_path / "a",
-        "basins",
-        *SIX,
-        "--betas",
-        "4",
-        "--starts",
-        "32",
-        "--low",
-        "3",
-        "--high",
-        "8",
-    )
-    shares = [numbers(columns[k]) for k in list(columns)[2:5]]
+# ---- basins, landscape ---------------------------------------------------------------------------
+
+
+def test_shares_of_basins_sum_to_one_and_are_drawn(basins):
+    shares = [basins.column(k) for k in list(basins.columns)[2:5]]
     np.testing.assert_allclose(sum(shares), 1)
-    edge, exact = numbers(columns["watershed"]), results["exact_watershed"]
-    np.testing.assert_allclose(edge, exact, atol=2e-4)
-    (drawn,) = handed["shares"]
+    (drawn,) = basins.drawn["shares"]
     marked(drawn["marks"], 6)
     np.testing.assert_array_equal(list(drawn["parts"].values()), shares)
-    at, below = np.asarray(drawn["x"]), drawn["below"]
+    at = np.asarray(drawn["x"])
     assert (np.asarray(list(drawn["parts"].values()))[:, at < spinodal(6)].T == [1, 0, 0]).all()
-    ((k, m),) = curves(below, "watershed, exact")
+
+
+def test_the_watershed_is_the_unstable_branch(basins):
+    edge, exact = basins.column("watershed"), basins.results["columns"]["exact_watershed"]
+    np.testing.assert_allclose(edge, exact, atol=2e-4)
+    below = basins.drawn["shares"][0]["below"]
+    ((k, m),) = curves_of(below, "watershed, exact")
     on_branch(k, m, 6, stable=False)
-    ((k, m),) = curves(below, "watershed, measured")
+    ((k, m),) = curves_of(below, "watershed, measured")
     known = (k > spinodal(6)) & (k < 6)
     assert known.any()
     np.testing.assert_allclose(
         np.expm1(k * m)[known] / (np.exp(k * m) + 5)[known], m[known], atol=1e-3
     )
 
-    results, _ = work(
-        tmp_path / "b", "landscape", *SIX, "--resolution", "12", "--at", "3", "5", "8"
-    )
-    assert results["minima"] == [1, 7, 6]
-    (drawn,) = handed["landscape"]
-    line, u, half = drawn["line"], drawn["u"], drawn["u"][-1]
+
+def test_maps_hold_energies_of_their_plane(landscape):
+    (drawn,) = landscape.drawn["landscape"]
+    u, half = drawn["u"], drawn["u"][-1]
     np.testing.assert_array_equal(u, drawn["v"])
     x = patterns.equidistant(6)[:3]
-    corners = np.linalg.norm(x - x.mean(axis=0), axis=1)
-    for (name, grid), marks, k in zip(drawn["grids"], drawn["points"], (3, 5, 8), strict=True):
+    for (name, grid), k in zip(drawn["grids"], (3, 5, 8), strict=True):
         assert name.endswith(f"= {k}")
         assert grid.shape == (12, 12)
         assert np.isfinite(grid).all()
@@ -271,87 +320,116 @@ def test_basins_and_landscape(tmp_path, handed):
         z = k * patterns.equidistant(6) @ corner
         truth = -np.log(np.exp(z).sum()) / k + corner @ corner / 2 + math.log(6) / k + 0.5
         assert grid[0, 0] == pytest.approx(truth, abs=1e-6)
+
+
+def test_minima_stand_where_theory_says_on_the_maps(landscape):
+    assert [row["minima"] for row in landscape.results["rows"]] == [1, 7, 6]
+    x = patterns.equidistant(6)[:3]
+    corners = np.linalg.norm(x - x.mean(axis=0), axis=1)
+    for marks, k in zip(landscape.drawn["landscape"][0]["points"], (3, 5, 8), strict=True):
         np.testing.assert_allclose(np.linalg.norm(marks["pattern"], axis=1), corners, atol=1e-9)
         own, other = marks["pattern's own minimum"], marks["undecided minimum"]
         assert (len(own), len(other)) == {3: (0, 1), 5: (3, 1), 8: (3, 0)}[k]
         np.testing.assert_allclose(other, 0, atol=1e-6)
-        p = theory.pattern_weight(6, k) if len(own) else 0
-        shrunk = marks["pattern"] * (6 * p - 1) / 5
+        shrunk = marks["pattern"] * (6 * equidistant.weight(6, [k])[0] - 1) / 5
         assert not len(own) or np.abs(own[:, None] - shrunk).sum(axis=2).min(axis=1).max() < 1e-6
-    for (_, curve), k in zip(line.curves, (3, 5, 8), strict=True):
+
+
+def test_energies_along_the_line_are_those_of_its_overlap(landscape):
+    for (_, curve), k in zip(
+        landscape.drawn["landscape"][0]["line"].curves, (3, 5, 8), strict=True
+    ):
         zero = np.abs(curve.x).argmin()
         assert curve.x[zero] == pytest.approx(0, abs=1e-9)
         # the state at s has order parameter s
         np.testing.assert_allclose(curve.y, energy_of(k, np.asarray(curve.x), 6), atol=1e-6)
 
 
-def test_retrieval_and_spectrum_of_random_patterns(tmp_path, handed):
-    made = ("--patterns", "random", "--dimension", "6", *SIX)
-    results, columns = work(
-        tmp_path / "a", "retrieval", *made, "--noise", "0.3", "--mask", "0.2", "--betas", "3"
-    )
-    assert [r["corruption"] for r in results["records"]] == ["noise", "mask"]
-    assert set(columns["corruption"]) == {"noise", "mask"}
-    assert numbers(columns["found"]).max() == 1
-    noise, mask, errors = handed["panels"].pop()["rows"]
+# ---- retrieval, spectrum -------------------------------------------------------------------------
+
+
+def test_retrieval_finds_all_where_it_is_cold_enough(retrieval):
+    assert [r["corruption"] for r in retrieval.results["records"]] == ["noise", "mask"]
+    assert set(retrieval.columns["corruption"]) == {"noise", "mask"}
+    assert retrieval.column("found").max() == 1
+
+
+def test_shares_found_are_drawn_over_beta_eff(retrieval):
+    noise, mask, errors = retrieval.drawn["panels"][0]["rows"]
     for panel, name in ((noise, "noise 0.3"), (mask, "mask 0.2")):
         assert panel.marks == {"$K_s$": pytest.approx(spinodal(6))}
-        record = next(r for r in results["records"] if name.startswith(r["corruption"]))
-        ((k, share),) = curves(panel, name)
+        records = retrieval.results["records"]
+        record = next(r for r in records if name.startswith(r["corruption"]))
+        ((k, share),) = curves_of(panel, name)
         np.testing.assert_array_equal(share, record["found"])
         np.testing.assert_allclose(k[[0, -1]], [0.5 * spinodal(6), 30 * spinodal(6)])
         assert (share[[0, -1]] == [0, 1]).all()
     assert [name for name, _ in errors.curves] == ["noise 0.3", "noise 0.3, one update"]
-    results, columns = work(tmp_path / "b", "spectrum", *made)
-    assert results["report"]["N"] == 6
-    assert len(columns["onset_beta_eff"]) == 6
-    axes, separations, share = handed["panels"].pop()["rows"]
+
+
+def test_the_spectral_report_shows_variances_and_leads(spectrum):
+    assert spectrum.results["report"]["N"] == 6
+    axes, separations, _ = spectrum.drawn["panels"][0]["rows"]
     x = patterns.random(0, 6, 6)
     spread = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
-    ((rank, values),) = curves(axes, "")
+    ((rank, values),) = curves_of(axes, "")
     assert rank.tolist() == [1, 2, 3, 4, 5]
     np.testing.assert_allclose(values, spread[:5] / spread.sum(), rtol=1e-9)
-    a = np.mean([np.sum((x[i] - x[j]) ** 2) / 2 for i in range(6) for j in range(i)])
     gram = x @ x.T
     lead = [gram[i, i] - max(gram[i, j] for j in range(6) if j != i) for i in range(6)]
-    ((found, order),) = curves(separations, "")
-    np.testing.assert_allclose(found, np.sort(lead) / a, rtol=1e-6)
+    ((found, order),) = curves_of(separations, "")
+    np.testing.assert_allclose(found, np.sort(lead) / mean_half_squared(x), rtol=1e-6)
     np.testing.assert_allclose(order, np.arange(1, 7) / 6)
-    onset = numbers(columns["onset_beta_eff"])
-    ((k, y),) = curves(share, "")
+
+
+def test_the_spectral_report_shows_onsets_beside_predictions(spectrum):
+    assert len(spectrum.columns["onset_beta_eff"]) == 6
+    share = spectrum.drawn["panels"][0]["rows"][2]
+    onset = spectrum.column("onset_beta_eff")
+    ((k, y),) = curves_of(share, "")
     np.testing.assert_allclose(y, [np.mean(onset <= at) for at in k])
     marks = dict(share.marks)
-    first = results["report"]["first_instability"]["beta"] * a
-    assert marks.pop("mean lost") == pytest.approx(first)
+    first = spectrum.results["report"]["first_instability"]["beta"]
+    a = mean_half_squared(patterns.random(0, 6, 6))
+    assert marks.pop("mean lost") == pytest.approx(first * a)
     marked(marks, 6, doubt="?")
 
 
-def test_capacity_and_metastable(tmp_path, monkeypatch, handed):
-    results, columns = work(
-        tmp_path / "a", "capacity", "--sizes", "6x6", "--patterns", "none", "--repeats", "2"
-    )
-    (record,) = results["records"]
-    assert len(record["onset"]) == len(columns["onset"]) == 12
+def mean_half_squared(x):
+    return np.mean([np.sum((x[i] - x[j]) ** 2) / 2 for i in range(len(x)) for j in range(i)])
+
+
+# ---- capacity, metastable states -----------------------------------------------------------------
+
+
+def test_onsets_of_all_sets_are_pooled(capacity):
+    (record,) = capacity.results["records"]
+    assert len(record["onset"]) == len(capacity.columns["onset"]) == 12
     assert record["predicted"] == pytest.approx(theory.spinodal(6).K)
-    steps, points = handed["panels"].pop()["rows"]
-    onset = numbers(columns["onset"])
-    ((k, share),) = curves(steps, "random 6x6")
+
+
+def test_capacity_is_drawn_as_the_distribution_of_onsets(capacity):
+    steps, points = capacity.drawn["panels"][0]["rows"]
+    onset = capacity.column("onset")
+    ((k, share),) = curves_of(steps, "random 6x6")
     np.testing.assert_allclose(share, [np.mean(onset <= at) for at in k])
     assert (share[0], share[-1]) == (0, np.mean(np.isfinite(onset)))
-    ((x, y),) = curves(points, "random 6x6")
+    ((x, y),) = curves_of(points, "random 6x6")
     assert x == pytest.approx(spinodal(6))
     assert y == np.sort(onset)[5]
-    ((x, y),) = curves(points, "")
+    ((x, y),) = curves_of(points, "")
     assert x.tolist() == y.tolist()
-    monkeypatch.setattr(hopfield_patterns, "WINDOWS", ((4, 2, 1.0, 0.8, 0.0),))
-    results, _ = work(
-        tmp_path / "b", "metastable", "--patterns", "ultrametric", "--count", "8", "--betas", "8"
-    )
-    (window,) = results["windows"]
-    np.testing.assert_allclose(window["low"], window["exact"][0], rtol=1e-4)
-    np.testing.assert_allclose(window["high"], window["exact"][1], rtol=1e-4)
-    assert results["trees"][0]["minima"][[0, -1]].tolist() == [8, 1]
-    (drawn,) = handed["merge_tree"]
+
+
+def test_windows_of_groups_are_exact(metastable):
+    (found,) = metastable.results["windows"]
+    np.testing.assert_allclose(found["low"], found["exact"][0], rtol=1e-4)
+    np.testing.assert_allclose(found["high"], found["exact"][1], rtol=1e-4)
+
+
+def test_the_tree_joins_patterns_that_have_met(metastable):
+    assert metastable.results["trees"][0]["minima"][[0, -1]].tolist() == [8, 1]
+    (drawn,) = metastable.drawn["merge_tree"]
     label, leaves = drawn["label"], drawn["order"]
     assert (np.diff(drawn["beta_eff"]) < 0).all()
     assert label[0].tolist() == list(range(8))  # a leaf is a minimum
@@ -359,82 +437,123 @@ def test_capacity_and_metastable(tmp_path, monkeypatch, handed):
     assert sorted(leaves) == list(range(8))
     for row in label:  # what has met lies side by side, so that no two branches cross
         assert len(np.unique(row)) == 1 + np.count_nonzero(np.diff(row[leaves]))
+
+
+def test_leaves_are_named_and_coloured_by_group(metastable):
+    (drawn,) = metastable.drawn["merge_tree"]
     assert drawn["names"] == [str(i // 2) for i in range(8)]
     assert drawn["colours"] == [i // 2 for i in range(8)]
     assert drawn["marks"] == {"$K_s(N)$": pytest.approx(spinodal(8))}
 
 
-@pytest.mark.slow
-def test_diffusion_compares_markers_with_sampler_traces(tmp_path, handed):
-    results, columns = work(tmp_path, "diffusion", "--samples", "1024", "--steps", "50")
-    logsnr = numbers(columns["logsnr"])
-    known = numbers(columns["share of the label resolved"])
+# ---- diffusion -----------------------------------------------------------------------------------
+
+
+class Digits(NamedTuple):
+    """The exact problem: its mixture; means, weights and classes of the digits, their width."""
+
+    mixture: Any
+    means: np.ndarray
+    weights: np.ndarray
+    label: np.ndarray
+    scale: float
+
+
+@pytest.fixture(scope="module")
+def digits():
     mixture = problems.make("digits", ("0",), problems.Source("exact")).mixture
     present = np.isfinite(np.asarray(mixture.log_weights))
     means = np.asarray(mixture.means, float)[present]
     weights = np.exp(np.asarray(mixture.log_weights, float)[present])
-    label = np.nonzero(present)[0]
     scale = float(np.asarray(mixture.scales)[present].max())
+    return Digits(mixture, means, weights, np.nonzero(present)[0], scale)
 
-    # What is known: the exact posterior of images noised by hand, in place of a sampler's states.
+
+@pytest.fixture(scope="module")
+def known_by_hand(digits, diffusion):
+    """What is known at each level: the exact posterior of images noised by hand, in place of a
+    sampler's states. Resolved shares [T], and medians of members [T]."""
     rng = np.random.default_rng(0)
-    which = rng.choice(len(means), 4000, p=weights / weights.sum())
-    x0, zero = means[which] + scale * rng.normal(size=(4000, 64)), label[which] == 0
+    which = rng.choice(len(digits.means), 4000, p=digits.weights / digits.weights.sum())
+    x0 = digits.means[which] + digits.scale * rng.normal(size=(4000, 64))
+    zero = digits.label[which] == 0
     share, members = [], []
-    for level in logsnr:
+    for level in diffusion.column("logsnr"):
         sigma = math.exp(-level / 2)
-        x = x0 + sigma * rng.normal(size=x0.shape)
-        p = np.exp(np.asarray(mixture.log_posterior(x.astype(np.float32), 1.0, sigma))[:, 0])
+        x = (x0 + sigma * rng.normal(size=x0.shape)).astype(np.float32)
+        p = np.exp(np.asarray(digits.mixture.log_posterior(x, 1.0, sigma))[:, 0])
         share.append(p[zero].mean() - p[~zero].mean())
         members.append(np.median(p[zero]))
-    np.testing.assert_allclose(known, share, atol=0.06)  # a hundred chains end in the class
-    window = results["measured"]["share of the label resolved"]
-    np.testing.assert_allclose(window, diffusion.window_of(logsnr, share), atol=0.25)
-    half = diffusion.crossing(logsnr, members, 0.5)
-    assert results["members_cross"] == pytest.approx(half, abs=0.2)
+    return share, members
 
-    # The markers from the data alone; the two Gaussians of the others only resemble the digits.
-    marks = results["predicted_logsnr"]
+
+@pytest.mark.slow
+def test_chains_decide_where_noised_images_do(diffusion, known_by_hand):
+    share, members = known_by_hand
+    logsnr = diffusion.column("logsnr")
+    resolved = diffusion.column("share of the label resolved")
+    np.testing.assert_allclose(resolved, share, atol=0.06)  # a hundred chains end in the class
+    found = diffusion.results["measured"]["share of the label resolved"]
+    np.testing.assert_allclose(found, window.window_of(logsnr, share), atol=0.25)
+    half = window.crossing(logsnr, members, 0.5)
+    assert diffusion.results["members_cross"] == pytest.approx(half, abs=0.2)
+
+
+@pytest.mark.slow
+def test_markers_follow_from_the_data_alone(diffusion, digits, known_by_hand):
+    # The two Gaussians of the last markers only resemble the digits.
+    means, weights, label = digits.means, digits.weights, digits.label
+    marks = diffusion.results["predicted_logsnr"]
     share = np.array([weights[label == c].sum() for c in range(10)])
     centres = [weights[label == c] @ means[label == c] / share[c] for c in range(10)]
     spread, between = (
         np.linalg.eigvalsh(np.cov(np.transpose(x), bias=True, aweights=w))[-1]
         for x, w in ((means, weights), (centres, share))
     )
-    assert marks["speciation"] == pytest.approx(-math.log(spread + scale**2))
+    assert marks["speciation"] == pytest.approx(-math.log(spread + digits.scale**2))
     assert marks["class_speciation"] == pytest.approx(-math.log(between))
     mean_half = means.var(axis=0).sum() * len(means) / (len(means) - 1)
     beta = 2 * math.log(len(means)) / mean_half
-    assert marks["collapse"] == pytest.approx(-math.log(1 / beta - scale**2))
+    assert marks["collapse"] == pytest.approx(-math.log(1 / beta - digits.scale**2))
+    half = window.crossing(diffusion.column("logsnr"), known_by_hand[1], 0.5)
     assert marks["evidence"] == pytest.approx(half, abs=0.4)
-    assert results["measured"]["resolved, predicted"].middle == pytest.approx(
-        window.middle, abs=0.5
-    )
+    measured = diffusion.results["measured"]
+    found = measured["share of the label resolved"].middle
+    assert measured["resolved, predicted"].middle == pytest.approx(found, abs=0.5)
 
-    (drawn,) = handed["window"]
-    assert list(drawn["marks"].values()) == list(marks.values())
+
+@pytest.mark.slow
+def test_the_window_is_drawn_from_its_results(diffusion, digits):
+    results = diffusion.results
+    (drawn,) = diffusion.drawn["window"]
+    assert list(drawn["marks"].values()) == list(results["predicted_logsnr"].values())
     assert drawn["measured"] == results["measured"]
-    np.testing.assert_array_equal(drawn["resolved"]["share of the label resolved"], known)
+    resolved = diffusion.column("share of the label resolved")
+    np.testing.assert_array_equal(drawn["resolved"]["share of the label resolved"], resolved)
     (_, _, inside), (_, _, outside) = drawn["bands"]
     assert inside.shape == (50, results["chains_in_class"])
     assert outside.shape == (50, 1024 - results["chains_in_class"])
     assert inside[-1].min() > 0.5 > outside[-1].max()
-    assert drawn["prior"] == pytest.approx(share[0])
-    np.testing.assert_allclose(drawn["scale"][0], share[0] / (1 - share[0]), rtol=0.05)
+    prior = digits.weights[digits.label == 0].sum()
+    assert drawn["prior"] == pytest.approx(prior)
+    np.testing.assert_allclose(drawn["scale"][0], prior / (1 - prior), rtol=0.05)
+
+
+# ---- sets and bad input --------------------------------------------------------------------------
 
 
 def test_patterns_from_a_file(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "keys.npy", rng.normal(size=(6, 2, 3)))
-    source = hopfield.transition.Source(str(tmp_path / "keys.npy"))
-    made = hopfield.build(source, count=3)
+    source = sets.Source(str(tmp_path / "keys.npy"))
+    made = sets.build(source, count=3)
     assert made.patterns.shape == (6, 6)  # all of it, as it is
     assert made.name.startswith("keys")
 
 
-def test_images_are_the_same_for_a_seed_and_equally_many_a_class():
-    source = hopfield.transition.Source("digits", count=40)
-    first, again, other = (hopfield.build(source, seed) for seed in (0, 0, 1))
+def test_images_are_the_same_for_a_seed_and_equally_many_per_class():
+    source = sets.Source("digits", count=40)
+    first, again, other = (sets.build(source, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.patterns, again.patterns)
     assert not np.array_equal(first.patterns, other.patterns)
     for made in (first, other):

@@ -130,7 +130,7 @@ def test_json_is_strict_and_whole(tmp_path):
         "count": np.int64(3),
         "flag": np.bool_(True),
         7: Path("a/b"),
-        "report": class_report(np.array([1, 9, 9]), np.array([False, True, True])).forbidden,
+        "report": class_report(np.array([1, 9, 9]), np.array([False, True, True])).leak,
     }
     path = runs.write_json(tmp_path / "r.json", value)
     read = json.loads(path.read_text(), parse_constant=lambda c: pytest.fail(f"not JSON: {c}"))

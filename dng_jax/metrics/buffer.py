@@ -1,4 +1,4 @@
-"""Features kept as they come, for statistics over pairs of samples.
+"""Feature vectors kept as they come, for statistics over pairs of samples.
 
 A mean over all pairs (KID) and a manifold of nearest neighbours (recall) need every feature vector
 again when a new one arrives: what they stream into is the list itself. Memory: n d values of the
@@ -37,7 +37,7 @@ def feature_rows(batch, width: int | None = None) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class FeatureBuffer:
     """All feature vectors seen so far. Immutable: `update` and `merge` return a new one."""
 
     width: int
@@ -49,12 +49,12 @@ class Kept:
         """Samples kept."""
         return sum(len(part) for part in self.parts)
 
-    def update(self, batch) -> Kept:
+    def update(self, batch) -> FeatureBuffer:
         """With a batch [N, width] added; InputError for other features, or more than `limit`."""
-        # A copy, since the caller's buffer may be filled anew.
+        # A copy, since the caller's buffer may be filled again.
         return self._with((feature_rows(batch, self.width).copy(),))
 
-    def merge(self, other: Kept) -> Kept:
+    def merge(self, other: FeatureBuffer) -> FeatureBuffer:
         """The features of both."""
         if self.width != other.width:
             raise InputError(
@@ -67,11 +67,11 @@ class Kept:
         """[n, width], in the order they came."""
         return np.concatenate(self.parts) if self.parts else np.zeros((0, self.width), np.float32)
 
-    def _with(self, parts: tuple[np.ndarray, ...]) -> Kept:
+    def _with(self, parts: tuple[np.ndarray, ...]) -> FeatureBuffer:
         kept = replace(self, parts=self.parts + tuple(part for part in parts if len(part)))
         if kept.count > self.limit:
             raise InputError(
                 f"{kept.count} samples to keep, the limit is {self.limit}: raise it, or use "
-                "KernelBlocks and precision without recall, which keep no features"
+                "precision without recall, which keeps no features"
             )
         return kept

@@ -1,0 +1,39 @@
+"""A cheap denoiser, and counters of traces."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+SLOPES = {"base": 0.9, "negative": 1.0, "positive": 0.7}
+
+
+@jax.tree_util.Partial
+def tiny(x, row, roles):
+    """eps = x / sqrt(1 + slope x^2), one slope per role; blind to the noise level."""
+    return {role: x / jnp.sqrt(1 + SLOPES[role] * x**2) for role in roles}
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=["seen"])
+@dataclass(frozen=True)
+class Counted:
+    """A denoiser that notes the roles of each call in `seen`; under jit: one call per trace."""
+
+    inner: object
+    seen: tuple
+
+    def __call__(self, x, row, roles):
+        self.seen[0].append(tuple(roles))
+        return self.inner(x, row, roles)
+
+
+class Log(list):
+    """A list that hashes by identity, so that it can be part of a program."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other):
+        return self is other
