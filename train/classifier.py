@@ -10,13 +10,11 @@ import jax
 import numpy as np
 import tyro
 
-from dng_jax import data, nets, training
+from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
-from dng_jax.experiments import problems
 from dng_jax.jobs import cli
-from dng_jax.metrics import features
+from dng_jax.metrics import Reference, features
 from dng_jax.training.checkpoints import disk_errors
-from dng_jax.weights import files as checkpoints
 from train import finish, presets, session, start
 from train.options import Options
 
@@ -73,10 +71,11 @@ def run(options: Options) -> Path | None:
     with disk_errors("write the model", out):
         path = finish.write(out, params, module, text, options.dtype, None)
         # Through the weights as they are stored: those will look at generated images.
-        stored, params, _ = checkpoints.load_model(path)
+        stored, params, _ = weights.load(path)
         look, name = features.judge(stored, params), f"{job.dataset}-classifier"
-        reference = problems.make_reference(look, every, every_label, job.network.num_classes, name)
-        reference.save(problems.reference_path(path), dtype="float16")
+        classes = job.network.num_classes
+        reference = Reference.of_images(look, every, every_label, classes, extractor=name)
+        reference.save(Reference.path_beside(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
 

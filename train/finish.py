@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from dng_jax import nets
+from dng_jax import nets, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.training import TrainState
-from dng_jax.weights import files as checkpoints
 from train import logs
 from train.options import Options
 from train.presets import DiffusionJob, Job
@@ -99,7 +98,7 @@ def write(
     """Writes the weights with the facts in their metadata, and the card; returns the former."""
     path = folder / "model.safetensors"
     params = jax.device_get(params)
-    checkpoints.save_model(path, params, nets.describe(module), text, dtype)
+    weights.save(path, params, nets.describe(module), text, dtype)
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     size = path.stat().st_size
     told = card(folder.resolve().name, module, count, text, dtype, size, grid)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from dng_jax.errors import InputError, choose
-from dng_jax.weights import files as checkpoints
+from dng_jax.weights import files
 from train.presets import Job
 
 J = TypeVar("J", bound=Job)
@@ -84,7 +84,7 @@ class Options:
 
     def job(self, presets: typing.Mapping[str, typing.Callable[[], J]]) -> J:
         """The preset with every override in place, checked; InputError for what is wrong."""
-        choose(self.dtype, checkpoints.DTYPES, "dtype")
+        choose(self.dtype, files.DTYPES, "dtype")
         choose(self.export, ("last", "best"), "state to export")
         at_least(1, log_every=self.log_every, save_every=self.save_every)
         at_least(0, keep_best=self.keep_best)

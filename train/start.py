@@ -19,13 +19,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from safetensors import safe_open
 
-from dng_jax import data
+from dng_jax import data, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import devices, runs
 from dng_jax.training import TrainState
-from dng_jax.weights import files as checkpoints
 from train.options import Options
 from train.presets import DiffusionJob, Job
 
@@ -169,11 +167,10 @@ def read_init(path: Path | None, fresh: Callable[[], TrainState]) -> Init | None
     """The weights of a model file; InputError where it is none, or nothing in it fits `fresh`."""
     if path is None:
         return None
-    _, params, _ = checkpoints.load_model(path)
-    if not checkpoints.overlay(jax.eval_shape(fresh).params, params)[1]:
+    _, params, _ = weights.load(path)
+    if not weights.overlay(jax.eval_shape(fresh).params, params)[1]:
         raise InputError(f"{path} has no weights of this network: leave out --init")
-    with safe_open(path, framework="numpy") as file:
-        told = file.metadata() or {}
+    told = weights.tensors.read_metadata(path)
     facts = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return Init(path, params, facts | {name: told[name] for name in _ORIGIN if name in told})
 
@@ -187,7 +184,7 @@ def first_state(
     """
     state = fresh()
     if init is not None and not _has_states(out):
-        params, taken, total = checkpoints.overlay(state.params, init.params)
+        params, taken, total = weights.overlay(state.params, init.params)
         where.say(f"{taken:,} of {total:,} parameters from {init.path}")
         state = state._replace(params=params, ema=params)
     return where.put(state)

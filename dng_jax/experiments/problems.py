@@ -32,12 +32,10 @@ from dng_jax.metrics import Moments, Reference, features
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import Schedule, linear
 from dng_jax.steps import StepTable
-from dng_jax.weights import files as checkpoints
-from dng_jax.weights import pretrained
+from dng_jax.weights import load, pretrained
 
 DENOISERS = ("exact", "network")
 PATTERN_SCALE = 0.15
-KEPT_FEATURES = 200
 
 
 @dataclass(frozen=True)
@@ -204,14 +202,16 @@ def _judge(dataset: str, name: str | None):
     _must_fit(module.config, info, name)
     judge = features.judge(module, params)
     extractor = Path(name).stem if _is_file(name) else name
-    beside = reference_path(name)
+    beside = Reference.path_beside(name)
     if _is_file(name):
         reference = Reference.load(beside) if beside.exists() else None
     else:
-        reference = pretrained.reference(name)
+        reference = Reference.bundled(name)
     if reference is None:
         images, labels, _ = data.load(dataset, "all" if dataset == "digits" else "train")
-        reference = make_reference(judge, images, labels, info.num_classes, extractor)
+        reference = Reference.of_images(
+            judge, images, labels, info.num_classes, extractor=extractor
+        )
     return judge, extractor, reference, info
 
 
@@ -230,29 +230,11 @@ def _bytes(dataset: str, name: str) -> bytes:
     return pretrained.stored(full)
 
 
-def reference_path(classifier: str | Path) -> Path:
-    """Where the reference of a classifier's file lies: X.reference.safetensors beside X."""
-    return Path(classifier).with_suffix(".reference.safetensors")
-
-
-def make_reference(
-    judge, images: np.ndarray, labels: np.ndarray, num_classes: int, extractor: str
-) -> Reference:
-    """What real images uint8 [N, H, W, C] look like to the judge, class by class."""
-    seen = [
-        judge(data.to_unit(images[first : first + 4096]))[1]
-        for first in range(0, len(images), 4096)
-    ]
-    return Reference.of(
-        np.concatenate(seen), labels, num_classes, extractor=extractor, keep=KEPT_FEATURES
-    )
-
-
 def _model(dataset: str, name: str, kind: type) -> tuple[Any, Any]:
     if _is_file(name):
         if not Path(name).exists():
             raise InputError(f"{name} does not exist: name a model file, or a bundled network")
-        module, params, _ = checkpoints.load_model(name)
+        module, params, _ = load(name)
     else:
         full = name if name in pretrained.NAMES else f"{dataset}-{name}"
         if full not in pretrained.NAMES:

@@ -21,8 +21,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -189,29 +188,9 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a file whole or not at all; InputError where the disk refuses."""
-    path = Path(path)
-    # In the same folder, because os.replace is atomic within one file system only.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _refused(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-@contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if (refused := disk.refusal(error)) is None:
-            raise
-        reason, remedy = refused
-        raise InputError(
-            f"cannot write {path} ({reason}): {remedy}, or choose another --out"
-        ) from error
+    with disk.whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def _identity(config: Any) -> Any:

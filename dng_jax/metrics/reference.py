@@ -9,7 +9,7 @@ Format: safetensors, with
     features [M, F] float32 or float16             labels [M] int32, ascending
 and metadata format = "dng_jax reference 1", extractor = the name of the feature extractor, plus
 whatever the writer adds. float32 scatter moves a Frechet distance by about 1e-7 of its traces. The
-kept features come in equal numbers a class, whatever the class frequencies.
+kept features come in equal numbers per class, whatever the class frequencies.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from dng_jax import data
 from dng_jax.errors import InputError, choose
 from dng_jax.metrics.frechet import Moments
 from dng_jax.metrics.kept import feature_rows
+from dng_jax.weights import pretrained, tensors
 
 FORMAT = "dng_jax reference 1"
+KEPT_OF_IMAGES = 200
 SHAPES = {"count": "K", "mean": "KF", "scatter": "KFF", "features": "MF", "labels": "M"}
 
 
@@ -49,7 +50,7 @@ class Reference:
         features, labels = feature_rows(features), np.asarray(labels)
         if labels.shape != (len(features),) or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(
-                f"labels must be {len(features)} integers, one a feature vector, "
+                f"labels must be {len(features)} integers, one per feature vector, "
                 f"got {labels.dtype} {list(labels.shape)}"
             )
         per_class = [features[labels == k] for k in range(classes)]
@@ -68,6 +69,36 @@ class Reference:
             np.repeat(np.arange(classes), [len(x) for x in kept]),
             extractor,
         )
+
+    @classmethod
+    def of_images(
+        cls, classify, images: np.ndarray, labels: np.ndarray, classes: int, *, extractor: str
+    ) -> Reference:
+        """From real images uint8 [N, H, W, C], through a classifier (dng_jax.metrics.features).
+
+        classify: images in [-1, 1] -> (labels, features [B, F]); keeps 200 of each class.
+        """
+        seen = [
+            classify(data.to_unit(images[first : first + 4096]))[1]
+            for first in range(0, len(images), 4096)
+        ]
+        features = np.concatenate(seen)
+        return cls.of(features, labels, classes, extractor=extractor, keep=KEPT_OF_IMAGES)
+
+    @classmethod
+    def bundled(cls, name: str) -> Reference | None:
+        """Of the training images of a bundled classifier (dng_jax.weights.pretrained).
+
+        None where none is bundled (digits: the data set itself is). InputError for another name.
+        """
+        with pretrained.path(name) as file:
+            path = cls.path_beside(file)
+            return cls.load(path) if path.exists() else None
+
+    @staticmethod
+    def path_beside(classifier: str | os.PathLike) -> Path:
+        """Where the reference of a classifier's file lies: X.reference.safetensors beside X."""
+        return Path(classifier).with_suffix(".reference.safetensors")
 
     def excluding(self, forbidden: Collection[int] = ()) -> tuple[Moments, np.ndarray]:
         """Moments and kept features [M', F] of the other classes together."""
@@ -106,25 +137,12 @@ class Reference:
             "labels": self.labels.astype(np.int32),
         }
         text = {**(metadata or {}), "format": FORMAT, "extractor": self.extractor}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        save_file(arrays, part, text)
-        part.replace(path)
+        tensors.write(path, arrays, text)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Reference:
         """Reads a file that `save` wrote; InputError for any other."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                text = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist: check the path") from error
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path} is not a whole safetensors file ({error}): copy or make it again"
-            ) from error
+        arrays, text = tensors.read(path)
         if text.get("format") != FORMAT or set(arrays) != set(SHAPES):
             raise InputError(f"{path} is no reference of this library: write one with save")
         sizes: dict[str, int] = {}

@@ -28,8 +28,8 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -229,20 +229,10 @@ class RunStates:
             shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
 
 
-@contextmanager
-def disk_errors(what: str, folder: Path) -> Iterator[None]:
+def disk_errors(what: str, folder: Path) -> AbstractContextManager[None]:
     """Turns what a disk refuses, inside, into an InputError: cannot WHAT in FOLDER."""
-    try:
-        yield
-    except Exception as error:
-        refused = None if isinstance(error, InputError) else disk.refusal(error)
-        if refused is None:
-            raise
-        reason, remedy = refused
-        raise InputError(
-            f"cannot {what} in {folder} ({reason}): {remedy}, then continue with"
-            " --resume; the states saved before are intact"
-        ) from error
+    otherwise = "then continue with --resume; the states saved before are intact"
+    return disk.refused(f"{what} in {folder}", otherwise)
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):

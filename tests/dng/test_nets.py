@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dng_jax import data, nets, training
+from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
-from dng_jax.metrics import features
+from dng_jax.metrics import Reference, features
 from dng_jax.nets.unet import Conv3, GroupNorm, depth_to_space, space_to_depth
-from dng_jax.weights import files as checkpoints
 from dng_jax.weights import pretrained
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -135,7 +134,7 @@ def test_weights_are_taken_over_where_names_and_shapes_agree():
     x, logsnr = jnp.ones((1, 8, 8, 1)), jnp.zeros(1)
     old = params_of(nets.UNet(old_config), x, logsnr)
     new = jax.tree.map(lambda a: a + 1, params_of(nets.UNet(new_config), x, logsnr))
-    merged, taken, total = checkpoints.overlay(new, old)
+    merged, taken, total = weights.overlay(new, old)
     assert jax.tree.structure(merged) == jax.tree.structure(new)
     np.testing.assert_array_equal(merged["ResBlock_0"]["Conv3_0"]["kernel"],
                                   old["ResBlock_0"]["Conv3_0"]["kernel"])  # fmt: skip
@@ -235,16 +234,16 @@ def test_bad_configurations_are_refused():
 def test_model_file_round_trip(tmp_path):
     module = nets.UNet(TINY)
     params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
-    checkpoints.save_model(tmp_path / "m.safetensors", params, nets.describe(module), {"note": "x"})
-    loaded, restored, config = checkpoints.load_model(tmp_path / "m.safetensors")
+    weights.save(tmp_path / "m.safetensors", params, nets.describe(module), {"note": "x"})
+    loaded, restored, config = weights.load(tmp_path / "m.safetensors")
     assert loaded == module
     assert config == nets.describe(module)
     jax.tree.map(np.testing.assert_array_equal, restored, params)
     for dtype, rtol in (("float16", 2**-11), ("bfloat16", 2**-8)):  # half a unit of 10 and 7 bits
         path = tmp_path / f"{dtype}.safetensors"
-        checkpoints.save_model(path, params, nets.describe(module), dtype=dtype)
+        weights.save(path, params, nets.describe(module), dtype=dtype)
         assert path.stat().st_size < 0.6 * (tmp_path / "m.safetensors").stat().st_size
-        _, half, _ = checkpoints.load_model(path)
+        _, half, _ = weights.load(path)
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half))
         close = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-6)
         jax.tree.map(close, half, params)
@@ -254,17 +253,17 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     module = nets.UNet(TINY)
     params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
     path = tmp_path / "m.safetensors"
-    checkpoints.save_model(path, params, nets.describe(module))
+    weights.save(path, params, nets.describe(module))
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:50], b"not weights at all"):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="not a whole safetensors file"):
-            checkpoints.load_model(path)
+            weights.load(path)
     save_file({"a": np.zeros(3)}, path)
     with pytest.raises(InputError, match="no model file"):
-        checkpoints.load_model(path)
+        weights.load(path)
     with pytest.raises(InputError, match="does not exist"):
-        checkpoints.load_model(tmp_path / "none.safetensors")
+        weights.load(tmp_path / "none.safetensors")
 
 
 def test_bundled_weights_are_small_and_described():
@@ -290,7 +289,7 @@ def test_bundled_classifier_is_accurate():
 
 
 def test_mnist_reference_is_that_of_the_training_images_through_the_bundled_classifier():
-    found = pretrained.reference("mnist-classifier")
+    found = Reference.bundled("mnist-classifier")
     # Images a digit in the 60,000 of the training split, as published.
     assert [m.count for m in found.moments] == [
         5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
@@ -302,7 +301,7 @@ def test_mnist_reference_is_that_of_the_training_images_through_the_bundled_clas
     moments, kept = found.excluding([0])
     own = kept.mean(0)
     assert np.abs(own - moments.mean).max() < 0.2 * np.abs(moments.mean).max()
-    assert pretrained.reference("digits-classifier") is None
+    assert Reference.bundled("digits-classifier") is None
 
 
 def test_mnist_classifier_is_accurate():

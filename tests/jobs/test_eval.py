@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import tyro
 
-from dng_jax import nets, training
+from dng_jax import nets, training, weights
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.experiments import problems, rule_specs
 from dng_jax.experiments.problems import Source
 from dng_jax.jobs import cli, devices
-from dng_jax.weights import files as checkpoints
 from eval import calibration, class_removal, exact
 from eval.bench import __main__ as bench
 from eval.study import __main__ as study
@@ -375,7 +374,7 @@ def test_the_two_network_setup_of_the_paper(tmp_path):
         module = nets.UNet(config)
         state = training.init_state(module, training.make_optimiser(2, 1e-3, 1), jax.random.key(i))
         names.append(str(tmp_path / f"{i}.safetensors"))
-        checkpoints.save_model(names[-1], state.params, nets.describe(module))
+        weights.save(names[-1], state.params, nets.describe(module))
     source = Source(network=names[0], negatives=(names[1],))
     options = {"samples": 8, "steps": 2, "source": source}
     records = class_removal.main(
@@ -391,7 +390,7 @@ def test_the_two_network_setup_of_the_paper(tmp_path):
     assert {c.family for c in asked} == {"unguided", "np", "sld", "dng:pair", "dng:odds"}
     old = problems.fingerprint("digits", source)
     assert len(set(old.values())) == 3  # base, negative, classifier
-    checkpoints.save_model(names[0], state.params, nets.describe(module))
+    weights.save(names[0], state.params, nets.describe(module))
     assert problems.fingerprint("digits", source)[names[0]] != old[names[0]]
     for rule in ("dng:classes", "floor"):
         with pytest.raises(InputError, match="asks for every class"):

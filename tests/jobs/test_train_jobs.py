@@ -18,13 +18,11 @@ from safetensors import safe_open
 
 import train.classifier
 import train.diffusion
-from dng_jax import data, nets, training
+from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
-from dng_jax.experiments import problems
 from dng_jax.jobs import cli, runs
 from dng_jax.metrics.reference import Reference
 from dng_jax.training.checkpoints import RunStates
-from dng_jax.weights import files as checkpoints
 from dng_jax.weights import pretrained
 from tests.jobs.kill_resume import TINY, equal, newest, numbers, state_like
 from train import finish, logs, loop, options, presets, start
@@ -70,7 +68,7 @@ def test_diffusion_job_writes_what_it_says(finished):
         "step-000005.png",
         "step-000010.png",
     }
-    module, params, _ = checkpoints.load_model(finished / "model.safetensors")
+    module, params, _ = weights.load(finished / "model.safetensors")
     state = newest(finished, *state_like(10))
     assert int(state.step) == 10
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), params, state.ema)
@@ -127,7 +125,7 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (facts["file"], facts["steps"], facts["images"]) == ("model.safetensors", "10", "320")
     assert facts["command"].startswith("python -m train.diffusion ")
-    _, stored, _ = checkpoints.load_model(path)
+    _, stored, _ = weights.load(path)
     state = start.first_state(fresh, init, out, where)
     for tree in (state.params, state.ema):
         jax.tree.map(np.testing.assert_array_equal, tree, stored)
@@ -144,7 +142,7 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
     assert "parameters from" not in capsys.readouterr().out
 
     other = jax.tree.map(lambda leaf: leaf + 1, stored)
-    checkpoints.save_model(tmp_path / "other.safetensors", other, nets.describe(module))
+    weights.save(tmp_path / "other.safetensors", other, nets.describe(module))
     with pytest.raises(InputError, match=r"started from another model.safetensors \(sha256 "):
         start.open_run(
             out, job, True, where, start.read_init(tmp_path / "other.safetensors", fresh)
@@ -280,7 +278,7 @@ def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     # The output starts at zero: the first loss is the mean square of the noise, near 1.
     assert lines[0]["loss"] == pytest.approx(1, abs=0.1)
-    _, params, config = checkpoints.load_model(path)
+    _, params, config = weights.load(path)
     assert config["conditioning"] == "label"
     assert config["attention_levels"] == [1]
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
@@ -298,7 +296,7 @@ def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
     assert set(lines[0]) == {
         "step", "seconds", "loss", "accuracy", "grad_norm", "images_per_second",
     }  # fmt: skip
-    module, params, _ = checkpoints.load_model(out / "model.safetensors")
+    module, params, _ = weights.load(out / "model.safetensors")
     images, labels, _ = data.load("digits", "test")
     logits = module.apply({"params": params}, data.to_unit(images))
     accuracy = np.mean(np.argmax(logits, -1) == labels)
@@ -306,7 +304,7 @@ def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
     assert f"| test accuracy | {accuracy:.4f} |" in (out / "model.md").read_text()
     # What real images look like is asked of all of them, few as the network was trained on.
     whole = np.bincount(data.load("digits", "train")[1])
-    reference = Reference.load(problems.reference_path(out / "model.safetensors"))
+    reference = Reference.load(Reference.path_beside(out / "model.safetensors"))
     assert [float(m.count) for m in reference.moments] == whole.tolist()
     assert "split train: the first 300 images" in (out / "model.md").read_text()
     with pytest.raises(InputError, match="already holds this run"):
