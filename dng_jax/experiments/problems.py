@@ -172,9 +172,8 @@ def _network(dataset: str, info: data.Info, forbidden, source: Source) -> Any:
                 f"--negatives belongs to a network without classes, {source.network} has them: "
                 "leave it out"
             )
-        make_denoiser = denoisers.BY_CONDITIONING[kind]
         conditions = {f"negative:{i}": k for i, k in enumerate(forbidden)} | {"positive": 0}
-        return make_denoiser(module, params, info.num_classes, conditions)
+        return denoisers.from_module(module, params, conditions)
     if len(source.negatives) != len(forbidden):
         raise InputError(
             f"{source.network} knows no classes: name one model file a forbidden class with "

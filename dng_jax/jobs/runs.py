@@ -4,7 +4,7 @@ A run folder holds run.json beside the results:
 
     config       what was asked for
     provenance   what it last ran on; results are those of this
-    sittings     the same of every start and resume, the first one first
+    sessions     the same of every start and resume, the first one first
     and what the job adds
 
 Nothing here deletes anything.
@@ -24,7 +24,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -104,9 +104,8 @@ def new_run_folder(
                 f"{path} already holds this run: choose another --out, or add {option}"
             )
     now, before = provenance(), read_run(path) or {}
-    # Written by an earlier version, run.json tells of the newest sitting alone.
-    earlier = before.get("sittings", [before["provenance"]] if "provenance" in before else [])
-    record = {"config": wanted, "provenance": now, "sittings": [*earlier, now], **(facts or {})}
+    sessions = [*before.get("sessions", []), now]
+    record = {"config": wanted, "provenance": now, "sessions": sessions, **(facts or {})}
     write_json(path / "run.json", record)
     return path
 
@@ -144,6 +143,27 @@ def provenance() -> dict[str, Any]:
         "device_count": len(devices),
         "git": _git(ROOT),
     }
+
+
+class Words(NamedTuple):
+    """A provenance as a person reads it."""
+
+    commit: str
+    hardware: str
+    software: str
+    date: str
+
+
+def in_words(known: Mapping[str, Any]) -> Words:
+    """A `provenance` in words; a commit with changes says so, "unknown" outside a checkout."""
+    git = known["git"] or {"commit": "unknown", "dirty": False}
+    devices = f"{known['device_count']} x {known['device']}"
+    return Words(
+        git["commit"] + (" with changes" if git["dirty"] else ""),
+        f"{devices}, {known['cpu']}, {known['cpu_count']} CPU cores",
+        f"jax {known['packages']['jax']}, flax {known['packages']['flax']}",
+        known["time_utc"][:10],
+    )
 
 
 def to_json(value: Any) -> Any:

@@ -31,13 +31,14 @@ import jax
 import numpy as np
 import tyro
 
-from dng_jax import guidance, initial_noise, nets, posterior, sample, sample_keys, sweep
+from dng_jax import guidance, initial_noise, posterior, sample, sample_keys, sweep
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments import problems
 from dng_jax.experiments.problems import Source
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.tables import Table, publish, write_tables
+from dng_jax.training import presets
 from eval.bench import hopfield as hopfield_speed
 from eval.bench import throughput, timing
 from eval.bench.timing import Ratio
@@ -56,7 +57,7 @@ class Config:
     pairs: int = 7
     """Alternating pairs a figure; 3 for the sweep."""
     networks: tuple[str, ...] = ("mnist-small",)
-    """Networks of the throughput suite, names of nets.CONFIGS; mnist and cifar10 want a GPU."""
+    """Networks of the throughput suite, PRESET[:CONDITIONING]; mnist and cifar10 want a GPU."""
     batch: int = 256
     """Images of a training step in the throughput suite."""
     shrink: int = 1
@@ -74,7 +75,7 @@ def main(config: Config) -> dict[str, Any]:
         if getattr(config, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(config, name)}")
     for name in config.networks:
-        choose(name, nets.CONFIGS, "network")
+        presets.diffusion(*name.split(":", 1))
     config.devices.select()
     folder = runs.new_run_folder(config.out, config, job="bench", overwrite=config.overwrite)
     timing.count_compilations()

@@ -429,7 +429,7 @@ def test_a_cache_is_written_whole_or_not_at_all(mnist, nowhere, builders, monkey
     before = listing(folder)
 
     def full(file, **arrays):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

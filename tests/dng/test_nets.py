@@ -14,7 +14,9 @@ from safetensors.numpy import save_file
 from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
 from dng_jax.metrics import Reference, features
-from dng_jax.nets.unet import Conv3, GroupNorm, depth_to_space, space_to_depth
+from dng_jax.nets.blocks import Conv3, GroupNorm, depth_to_space, space_to_depth
+from dng_jax.nets.unet import CONDITIONINGS
+from dng_jax.training import presets
 from dng_jax.weights import pretrained
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -51,8 +53,8 @@ def test_shapes_of_the_three_forms(conditioning, patch):
 
 def test_published_sizes():
     # Ho et al. 2020, section 4 and appendix B: "Our CIFAR10 model has 35.7 million parameters".
-    assert abs(count(nets.CONFIGS["cifar10"]) - 35.7e6) < 0.1e6
-    assert 24e6 < count(nets.CONFIGS["mnist"]) < 26e6
+    assert abs(count(presets.diffusion("cifar10").network) - 35.7e6) < 0.1e6
+    assert 24e6 < count(presets.diffusion("mnist").network) < 26e6
 
 
 def test_one_by_one_heads_are_the_centre_of_three_by_three_ones():
@@ -106,7 +108,7 @@ def test_sizes_that_are_not_there_are_refused(changes, said):
 )
 def test_sizes_a_classifier_cannot_have_are_refused(changes, said):
     with pytest.raises(InputError, match=said):
-        replace(nets.CLASSIFIER_CONFIGS["digits"], **changes)
+        replace(nets.ClassifierConfig((8, 8, 1)), **changes)
 
 
 def test_the_global_part_belongs_to_its_head():
@@ -214,9 +216,11 @@ def test_space_to_depth_there_and_back():
     np.testing.assert_array_equal(depth_to_space(folded, 2), x)
 
 
-@pytest.mark.parametrize("name", list(nets.CONFIGS))
-def test_configuration_round_trips_through_json(name):
-    module = nets.UNet(nets.CONFIGS[name])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("name", presets.DIFFUSION)
+def test_configuration_round_trips_through_json(name, conditioning):
+    module = nets.UNet(presets.diffusion(name, conditioning).network)
+    assert module.config.conditioning == conditioning
     assert nets.build(json.loads(json.dumps(nets.describe(module)))) == module
 
 
@@ -331,9 +335,9 @@ def test_bundled_diffusion_networks_denoise_by_class(name):
     assert right[key] < 0.75 * wrong[key]
 
 
-@pytest.mark.parametrize("name", list(nets.CLASSIFIER_CONFIGS))
+@pytest.mark.parametrize("name", presets.CLASSIFIER)
 def test_classifier_sizes_give_logits_and_features(name):
-    config = nets.CLASSIFIER_CONFIGS[name]
+    config = presets.classifier(name).network
     module = nets.Classifier(config)
 
     def shapes(key):
