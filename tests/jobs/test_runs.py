@@ -56,9 +56,9 @@ def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path):
     # `out` and `overwrite` themselves do not make it another run; earlier results stay.
     again = Config(tmp_path / "elsewhere", overwrite=True)
     assert runs.new_run_folder(folder, again, overwrite=True) == folder
-    sittings = json.loads((folder / "run.json").read_text())["sittings"]
-    assert [s["time_utc"] for s in sittings[:1]] == [first["time_utc"]]
-    assert len(sittings) == 2
+    sessions = json.loads((folder / "run.json").read_text())["sessions"]
+    assert [s["time_utc"] for s in sessions[:1]] == [first["time_utc"]]
+    assert len(sessions) == 2
     assert (folder / "result.json").read_text() == "1"
 
 
