@@ -263,7 +263,7 @@ def open_run(out: Path, job: Job, resume: bool, place: Place, init: Init | None 
 
 
 def _same_init(out: Path, init: Init | None) -> dict[str, str] | None:
-    """What run.json says of --init; InputError where it was another, or is needed again."""
+    """What run.json has of --init; InputError where it was another, or is needed again."""
     stored = (runs.read_run(out) or {}).get("init")
     if init is None:
         if stored and not _has_states(out):

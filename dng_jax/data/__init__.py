@@ -46,7 +46,7 @@ def load(
     raw files and for data prepared by TensorFlow Datasets. download: fetch and prepare mnist,
     fashion_mnist and cifar10 where they are found nowhere; without a network this ends at once.
 
-    Raises InputError for an unknown name or split, a data set that is not there (it says what was
+    Raises InputError for an unknown name or split, a data set that is not there (with what was
     looked for, where, and what to do), truncated or altered files (named with their checksum), and
     prepared sets that are no classification of uint8 images of one size.
     """

@@ -16,9 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dng_jax import nets
 from dng_jax.errors import InputError, choose
 from dng_jax.weights import tensors
 
@@ -48,9 +46,11 @@ def load(path: str | os.PathLike) -> tuple[Any, dict, dict]:
     arrays, metadata = tensors.read(path)
     if metadata.get("format") != MODEL_FORMAT:
         raise InputError(f"{path} is no model file of this library: write one with weights.save")
+    from dng_jax import nets  # imported late, as flax below: it takes a second
+
     config = json.loads(metadata["config"])
     params = {name: value.astype(np.float32) for name, value in arrays.items()}
-    return nets.build(config), unflatten_dict(params, sep="/"), config
+    return nets.build(config), _nested(params), config
 
 
 def overlay(params: Mapping, stored: Mapping) -> tuple[dict, int, int]:
@@ -63,8 +63,16 @@ def overlay(params: Mapping, stored: Mapping) -> tuple[dict, int, int]:
         for name, leaf in own.items()
     }
     sizes = {name: leaf.size for name, leaf in own.items()}
-    return unflatten_dict(merged, sep="/"), sum(sizes[n] for n in agree), sum(sizes.values())
+    return _nested(merged), sum(sizes[n] for n in agree), sum(sizes.values())
 
 
 def _flat(params: Mapping) -> dict[str, Any]:
+    from flax.traverse_util import flatten_dict
+
     return flatten_dict(params, sep="/")
+
+
+def _nested(flat: Mapping[str, Any]) -> dict:
+    from flax.traverse_util import unflatten_dict
+
+    return unflatten_dict(flat, sep="/")

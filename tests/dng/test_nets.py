@@ -279,6 +279,26 @@ def test_bundled_weights_are_small_and_described():
     assert all(f.with_suffix(".md").exists() for f in networks)
 
 
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_a_bundled_file_saved_again_is_the_same_file(name, tmp_path):
+    def parts(path):
+        """Header without its metadata, whose order is random, the metadata, and the numbers."""
+        whole = path.read_bytes()
+        end = 8 + int.from_bytes(whole[:8], "little")
+        header = json.loads(whole[8:end])
+        return header.pop("__metadata__"), list(header.items()), whole[end:]
+
+    _, params, config = pretrained.load(name)
+    with pretrained.path(name) as path:
+        text, header, numbers = parts(path)
+        dtype = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[header[0][1]["dtype"]]
+        weights.save(tmp_path / "again.safetensors", params, config, text, dtype)
+        again = parts(tmp_path / "again.safetensors")
+    assert again[1:] == (header, numbers)
+    assert again[0] | {"config": ""} == text | {"config": ""}
+    assert json.loads(again[0]["config"]) == json.loads(text["config"])
+
+
 def test_bundled_names_only():
     with pytest.raises(InputError, match="did you mean 'digits-heads'"):
         pretrained.load("digit-heads")
