@@ -104,7 +104,7 @@ def new_run_folder(
                 f"{path} already holds this run: choose another --out, or add {option}"
             )
     now, before = provenance(), read_run(path) or {}
-    sessions = [*before.get("sessions", []), now]
+    sessions = [*before.get("sessions", ()), now]
     record = {"config": wanted, "provenance": now, "sessions": sessions, **(facts or {})}
     write_json(path / "run.json", record)
     return path
