@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -39,3 +40,24 @@ def choose(name: str, known: Iterable[str], kind: str) -> str:
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise InputError(f"unknown {kind} '{name}': {hint}choose from {', '.join(known)}")
+
+
+def difference(stored: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """The first three entries, at any depth, in which two records differ: "steps 50, not 51"."""
+    a, b = _flat(stored), _flat(wanted)
+    names = [n for n in {**a, **b} if a.get(n, ...) != b.get(n, ...)]
+    found = [f"{n} {_short(a, n)}, not {_short(b, n)}" for n in names[:3]]
+    return "; ".join(found) + ("; ..." if len(names) > 3 else "")
+
+
+def _flat(values: Mapping[str, object], above: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{above}{name}.") if isinstance(value, dict) else {}
+        found |= inner or {above + name: value}
+    return found
+
+
+def _short(values: Mapping[str, object], name: str) -> str:
+    text = json.dumps(values[name], ensure_ascii=False) if name in values else "unset"
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,22 +1,26 @@
 """Is the tracked posterior right? Trackers as detectors on unguided runs.
 
-    python -m eval.calibration                        the bundled network, judged by its classifier
+    python -m eval.calibration                        the bundled network and its classifier
     python -m eval.calibration --denoiser exact       against the closed-form posterior
 
 Unguided chains are sampled once for each step table, recording what each step says about every
 class; then every tracker is replayed on the record. Each class in turn plays the forbidden one: the
-figures for one class are averages over these K events a run (which exclude one another, so the bars
-of the reliability curves are a little wide). Together they are a vector, normalised for pair and
-odds, and judged as a forecast of the class.
+figures for one class are averages over these K events per run (dng_jax.metrics.forecasts).
+Together they are a vector, normalised for pair and odds, that forecasts the class.
 Temperatures are fitted twice: on labelled data noised along the forward chain (nothing generated),
 and on the first half of the runs; all figures are of the second half.
+
+Writes to --out: results.json (one record per step table, tracker and fit), tables.md, reliability
+curves and the error over time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -24,28 +28,22 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from dng_jax import (
-    Step,
-    check_finite,
-    data,
-    guidance,
-    initial_noise,
-    plots,
-    posterior,
-    sample,
-    sample_keys,
-)
+from dng_jax import Step, data, guidance, plots, posterior, sample_keys
 from dng_jax.errors import InputError, MissingDataError, choose
 from dng_jax.experiments import problems
-from dng_jax.experiments.problems import Source
+from dng_jax.experiments.generating import generate
+from dng_jax.experiments.problems import Problem
+from dng_jax.experiments.source import Source
+from dng_jax.guidance.recording import one_concept_each, recorded, recorder
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.options import RunOptions, at_least
 from dng_jax.jobs.tables import Table, publish
-from dng_jax.metrics import calibration, reliability
+from dng_jax.metrics.forecasts import class_forecasts
+from dng_jax.posterior import Evidence
 from dng_jax.steps import StepTable, noise_ratio
 
 TRACKERS = ("pair", "odds", "classes")
-FITS = ("raw", "fitted on data", "fitted on runs")
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class Config:
     """Calibration of the tracked posterior."""
 
     dataset: str = "digits"
+    """Data set: digits, mnist, or another with a network and a classifier."""
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     base: str = "model"
     """What the unguided runs follow: model, the base prediction; mixture, the classes' own,
@@ -60,106 +59,141 @@ class Config:
     samplers: tuple[str, ...] = ("ddpm", "ddpm-paper", "ddim")
     """Step tables; deterministic ones are tracked with the divergence probe."""
     trackers: tuple[str, ...] = TRACKERS
+    """Trackers to replay: pair, odds, classes."""
     steps: int = 50
+    """Sampling steps, 1 to 1000."""
     samples: int = 2048
-    """Unguided runs; half of them fit, half of them judge."""
+    """Unguided runs, even, at least 4; half of them fit, half of them test."""
     batch: int = 512
+    """Runs sampled at once, at least 1; does not change them."""
     knots: int = 8
-    """Knots of the temperature over log-SNR."""
+    """Knots of the temperature over log-SNR, at least 2 and below --steps."""
     seed: int = 0
+    """Seed of the runs; the forward chains take the next one."""
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
-    out: str | None = None
-    """Folder of the results; default: a new one, runs/calibration, runs/calibration-2, ..."""
-    overwrite: bool = False
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
 
 def main(config: Config) -> list[dict[str, Any]]:
     """Runs the job and returns its records."""
-    for name in config.trackers:
-        choose(name, TRACKERS, "tracker")
-    choose(config.base, ("model", "mixture"), "base")
-    if config.samples < 4 or config.samples % 2:
-        raise InputError(f"--samples must be even and at least 4, got {config.samples}")
-    if config.batch < 1:
-        raise InputError(f"--batch must be at least 1, got {config.batch}")
-    if not 2 <= config.knots < config.steps:
-        raise InputError(f"--knots must lie between 2 and --steps - 1, got {config.knots}")
-    config.devices.select()
-    problem = problems.make(config.dataset, ("0",), config.source)
-    tables = {name: problem.table(name, config.steps) for name in config.samplers}
-    folder = runs.new_run_folder(config.out, config, job="calibration", overwrite=config.overwrite)
+    # ---- parse
+    check(config)
 
+    # ---- build
+    config.devices.select()
+    # Labels alone count here: Inception features would be computed for nothing.
+    source = dataclasses.replace(config.source, features="classifier")
+    problem = problems.make(config.dataset, ("0",), source)
+    tables = {name: problem.table(name, config.steps) for name in config.samplers}
+    folder = runs.new_run_folder(
+        config.run.out, config, job="calibration", overwrite=config.run.overwrite
+    )
     labelled = labelled_images(config)
-    fits: tuple[str, ...] = FITS
     if isinstance(labelled, MissingDataError):
         print(f"nothing is fitted on data: {labelled}")
-        fits = tuple(fit for fit in FITS if fit != "fitted on data")
-    records: list[dict[str, Any]] = []
-    for sampler, table in tables.items():
-        evidence, labels, exact = record(problem, table, config)
-        if not isinstance(labelled, MissingDataError):
-            on_data, labels_of_data = forward(problem, table, config, *labelled)
-        half = config.samples // 2
-        halves = [
-            jax.tree.map(operator.itemgetter((slice(None), part)), evidence)
-            for part in (slice(half), slice(half, None))
-        ]
-        for name in config.trackers:
-            for fit in fits:
-                tracker = build(name, problem.info.num_classes, probes_of(table))
-                if fit == "fitted on data":
-                    tracker = fitted(tracker, on_data, labels_of_data, table, config.knots, 0)
-                elif fit == "fitted on runs":
-                    tracker = fitted(tracker, halves[0], labels[:half], table, config.knots)
-                judged, truth = labels[half:], None if exact is None else exact[:, half:]
-                records.append(
-                    {"sampler": sampler, "tracker": name, "fit": fit}
-                    | judge(tracker, halves[1], judged, truth, table)
-                )
 
-    results = {"config": config, "provenance": runs.provenance(), "judge": problem.judge_name}
-    runs.write_json(folder / "results.json", results | {"records": records})
-    draw(folder, records, tables)
+    # ---- sample, fit and replay
+    records = [
+        {"sampler": sampler} | found
+        for sampler, table in tables.items()
+        for found in compare(problem, table, config, labelled)
+    ]
+
+    # ---- write
+    facts = {"config": config, "provenance": runs.provenance()}
+    facts |= {"classifier": problem.classifier_name, "records": records}
+    runs.write_json(folder / "results.json", facts)
+    pictures(folder, records, tables)
     publish(folder, table_of(config, records))
     print(f"written to {folder}")
     return records
 
 
-def record(problem, table, config: Config):
-    """Evidence [T-1, B, ...] of unguided runs, the judge's labels [B], exact log-posteriors."""
-    rule = posterior.recorder(concepts(problem), unguided(problem, config, table), probes_of(table))
-    mixture = problem.mixture
+def check(config: Config) -> None:
+    """Refuses what makes no sense before anything is computed."""
+    for name in config.trackers:
+        choose(name, TRACKERS, "tracker")
+    choose(config.base, ("model", "mixture"), "base")
+    at_least(1, batch=config.batch)
+    if config.samples < 4 or config.samples % 2:
+        raise InputError(f"--samples must be even and at least 4, got {config.samples}")
+    if not 2 <= config.knots < config.steps:
+        raise InputError(f"--knots must lie between 2 and --steps - 1, got {config.knots}")
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Evidence [T-1, B, ...] of B chains, the label [B] each ended with, exact q [T-1, B, K]."""
+
+    evidence: Evidence
+    labels: np.ndarray
+    exact: np.ndarray | None = None
+
+    def part(self, chosen: slice) -> Runs:
+        """Some of the chains."""
+        rows = operator.itemgetter((slice(None), chosen))
+        exact = None if self.exact is None else rows(self.exact)
+        return Runs(jax.tree.map(rows, self.evidence), self.labels[chosen], exact)
+
+
+def compare(
+    problem: Problem,
+    table: StepTable,
+    config: Config,
+    labelled: tuple[np.ndarray, np.ndarray] | MissingDataError,
+) -> list[dict[str, Any]]:
+    """One record per tracker and fit, on the runs of one step table."""
+    unguided = sampled(problem, table, config)
+    half = config.samples // 2
+    fit, test = unguided.part(slice(half)), unguided.part(slice(half, None))
+    if not isinstance(labelled, MissingDataError):
+        on_data = forward(problem, table, config.seed + 1, *labelled)
+    k, probes = problem.info.num_classes, probes_of(table)
+    records = []
+    for name in config.trackers:
+        raw = build(name, k, probes)
+        trackers = {"raw": raw}
+        if not isinstance(labelled, MissingDataError):
+            trackers["fitted on data"] = fitted(raw, on_data, table, config.knots, probes=0)
+        trackers["fitted on runs"] = fitted(raw, fit, table, config.knots, probes=probes)
+        for how, tracker in trackers.items():
+            evidence, _ = arrange(tracker, test.evidence, test.labels)
+            log_p = posterior.replay(tracker, evidence, table, evidence.inner[0])
+            p = class_probabilities(tracker, np.asarray(log_p, np.float64), k)
+            facts = {"tracker": name, "fit": how, "temperature": tracker.temperature}
+            records.append(facts | class_forecasts(p, test.labels, test.exact))
+    return records
+
+
+def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
+    """Unguided runs with their evidence and, of a mixture, the exact posterior."""
+    k, probes, mixture = problem.info.num_classes, probes_of(table), problem.mixture
+    rule: Any = guidance.unguided()
+    if config.base == "mixture":
+        rule = guidance.dynamic_negative(build("classes", k, probes), 0.0)
 
     def exact(state, step: Step):
+        assert mixture is not None
         return {"exact": mixture.log_posterior(step.x, step.row.alpha, step.row.sigma)}
 
-    parts, labels, truths = [], [], []
-    for first in range(0, config.samples, config.batch):
-        size = min(config.batch, config.samples - first)
-        keys = sample_keys(config.seed, size, first)
-        x = initial_noise(keys, problem.info.shape, table)
-        observe = None if mixture is None else exact
-        result = sample(problem.denoiser, table, rule, keys, x, observe=observe)
-        check_finite(result, config.steps, first)
-        parts.append(jax.device_get(posterior.recorded(result.trace)))
-        labels.append(problem.judge(result.x)[0])
-        if mixture is not None:
-            truths.append(np.asarray(result.trace["exact"])[1:])
-    evidence = jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *parts)
-    return evidence, np.concatenate(labels), np.concatenate(truths, axis=1) if truths else None
-
-
-def unguided(problem, config: Config, table: StepTable):
-    """The rule of unguided runs."""
-    if config.base == "model":
-        return guidance.unguided()
-    tracker = build("classes", problem.info.num_classes, probes_of(table))
-    return guidance.dynamic_negative(tracker, 0.0)
+    found = generate(
+        problem,
+        table,
+        recorder(concepts(problem), rule, probes),
+        config.samples,
+        config.seed,
+        batch=config.batch,
+        observe=None if mixture is None else exact,
+    )
+    trace = {name: jnp.asarray(values[0]) for name, values in found.trace.items()}
+    q = None if mixture is None else np.exp(np.asarray(trace["exact"])[1:])
+    return Runs(recorded(trace), found.labels[0], q)
 
 
 def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | MissingDataError:
-    """As many labelled images as there are runs; of those the network has not seen, where there
-    are any. A bundled network can be judged without them: then what load said about them."""
+    """As many labelled images in [-1, 1] as there are runs; of those the network has not seen,
+    where there are any. A bundled network can be tested without them: then what `data.load` says
+    about them."""
     try:
         split = "all" if config.dataset == "digits" else "test"
         images, labels, _ = data.load(config.dataset, split)
@@ -168,14 +202,17 @@ def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | MissingDa
     return data.to_unit(images[: config.samples]), labels[: config.samples]
 
 
-def forward(problem, table, config: Config, x: np.ndarray, labels: np.ndarray):
-    """Evidence along the forward chain of labelled images in [-1, 1], and their labels."""
-    rule = posterior.recorder(concepts(problem))
-    keys = sample_keys(config.seed + 1, len(x))
-    return posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
+def forward(
+    problem: Problem, table: StepTable, seed: int, x: np.ndarray, labels: np.ndarray
+) -> Runs:
+    """Evidence along the forward chains of labelled images."""
+    rule, keys = recorder(concepts(problem)), sample_keys(seed, len(x))
+    return Runs(
+        posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
+    )
 
 
-def concepts(problem) -> tuple[str, ...]:
+def concepts(problem: Problem) -> tuple[str, ...]:
     """Every class as a role."""
     return tuple(f"class:{k}" for k in range(problem.info.num_classes))
 
@@ -193,114 +230,84 @@ def build(name: str, num_classes: int, probes: int) -> Any:
     return make(1 / num_classes, probes=probes)
 
 
-def fitted(tracker, evidence, labels, table, knots: int, probes: int | None = None):
-    """The tracker with the temperature that fits these labelled chains.
-
-    probes: those of the chains, where they differ from the tracker's own (forward chains: 0).
-    """
-    evidence, outcomes = arranged(tracker, evidence, labels)
-    as_seen = tracker if probes is None else dataclasses.replace(tracker, probes=probes)
+def fitted(tracker: Any, chains: Runs, table: StepTable, knots: int, probes: int) -> Any:
+    """The tracker with the temperature that fits labelled chains, of so many probes."""
+    evidence, outcomes = arrange(tracker, chains.evidence, chains.labels)
+    as_seen = dataclasses.replace(tracker, probes=probes)
     fit = posterior.fit_temperature(as_seen, evidence, table, outcomes, knots=knots)
     return dataclasses.replace(tracker, temperature=fit.temperature)
 
 
-def arranged(tracker, evidence, labels):
-    """Evidence and outcomes in the tracker's own terms."""
+def arrange(tracker: Any, evidence: Evidence, labels: np.ndarray) -> tuple[Evidence, np.ndarray]:
+    """Evidence and outcomes in the tracker's own terms: for pair and odds, K events per chain."""
     if isinstance(tracker, posterior.Classes):
         return evidence, labels
     k = evidence.inner.shape[2]
     absent = (labels[None, :] != np.arange(k)[:, None]).astype(int)  # 0: the concept; 1: not
-    return posterior.one_concept_each(evidence), absent.ravel()
+    return one_concept_each(evidence), absent.ravel()
 
 
-def judge(tracker, evidence, labels, exact, table) -> dict[str, Any]:
-    """Metrics of one tracker at the end of the chain, and its error over the chain."""
-    k = evidence.inner.shape[2]
-    own, _ = arranged(tracker, evidence, labels)
-    log_p = np.asarray(posterior.replay(tracker, own, table, own.inner[0]), np.float64)
-    steps = len(log_p)
-    over_classes = isinstance(tracker, posterior.Classes)
-    # p of each class [T-1, B, K], whichever tracker it comes from
-    p = (
-        np.exp(log_p)
-        if over_classes
-        else np.exp(log_p[..., 0]).reshape(steps, k, -1).swapaxes(1, 2)
-    )
-    event = labels[:, None] == np.arange(k)
-    binary = calibration(p[-1].ravel(), event.ravel())
-    out = {
-        "temperature": tracker.temperature,
-        "binary": binary,
-        "p_of_true_class": float(p[-1][event].mean()),
-        "reliability": reliability(p[-1].ravel(), event.ravel()),
-        "vector": calibration(p[-1] / p[-1].sum(axis=1, keepdims=True), labels),
+def class_probabilities(tracker: Any, log_posterior: np.ndarray, num_classes: int) -> np.ndarray:
+    """p of each class [T, B, K], whichever tracker its replay comes from."""
+    if isinstance(tracker, posterior.Classes):
+        return np.exp(log_posterior)
+    p = np.exp(log_posterior[..., 0])
+    return p.reshape(len(p), num_classes, -1).swapaxes(1, 2)
+
+
+def pictures(folder: Path, records: Sequence[dict[str, Any]], tables: dict[str, StepTable]) -> None:
+    """Reliability curves and error over time, one picture per step table."""
+    labels = {
+        "error_over_time": "mean |p - exact|",
+        "brier_over_time": "Brier score of the classifier's label",
     }
-    if exact is not None:
-        gap = np.abs(p - np.exp(exact))
-        out["error_over_time"] = gap.mean(axis=(1, 2))
-    else:
-        out["brier_over_time"] = ((p - event) ** 2).mean(axis=(1, 2))
-    return out
-
-
-def draw(folder, records, tables) -> None:
-    """Reliability curves and error over time, one picture a step table."""
     for sampler, table in tables.items():
         mine = [r for r in records if r["sampler"] == sampler]
-        shown = [r for r in mine if r["fit"] != "fitted on runs"]
         for tracker in dict.fromkeys(r["tracker"] for r in mine):
-            curves = {r["fit"]: r["reliability"] for r in mine if r["tracker"] == tracker}
             plots.reliability(
-                curves,
+                {r["fit"]: r["reliability"] for r in mine if r["tracker"] == tracker},
                 folder / f"reliability_{sampler}_{tracker}.png",
                 title=f"tracker {tracker}, {sampler}, end of the chain",
             )
-        kind = "error_over_time" if "error_over_time" in mine[0] else "brier_over_time"
-        label = (
-            "mean |p - exact|" if kind == "error_over_time" else "Brier score of the judge's label"
-        )
+        (kind,) = labels.keys() & mine[0].keys()
         plots.error_over_time(
-            {f"{r['tracker']}, {r['fit']}": r[kind] for r in shown},
+            {f"{r['tracker']}, {r['fit']}": r[kind] for r in mine if r["fit"] != "fitted on runs"},
             folder / f"{kind}_{sampler}.png",
             logsnr=np.asarray(table.logsnr)[1:],
-            y_label=label,
+            y_label=labels[kind],
             title=sampler,
         )
 
 
-def table_of(config: Config, records) -> Table:
+def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
     """The table a person reads."""
-    table = Table(
+
+    def final_error(r: dict[str, Any]) -> str | None:
+        return f"{r['error_over_time'][-1]:.1e}" if "error_over_time" in r else None
+
+    def agreement(r: dict[str, Any]) -> str:
+        v = r["vector"]
+        shares = (100 * v.agreement, 100 * v.agreement_low, 100 * v.agreement_high)
+        return "{:.1f} [{:.1f}, {:.1f}]".format(*shares)
+
+    return Table.of(
         f"{config.dataset}, {config.source.denoiser}, {config.steps} steps,"
         f" {config.samples // 2} held-out runs",
-        (
-            "step table",
-            "tracker",
-            "temperature",
-            "one class: NLL",
-            "ECE",
-            "p of true class",
-            "all classes: NLL (s.e.)",
-            "agreement % [95%]",
-            "final error",
-        ),
+        records,
+        {
+            "step table": "sampler",
+            "tracker": "tracker",
+            "temperature": "fit",
+            "one class: NLL": lambda r: f"{r['binary'].nll:.4f}",
+            "ECE": lambda r: f"{r['binary'].ece:.4f}",
+            "p of true class": lambda r: f"{r['p_of_true_class']:.3f}",
+            "all classes: NLL (s.e.)": lambda r: (
+                f"{r['vector'].nll:.3f} ({r['vector'].nll_error:.3f})"
+            ),
+            "agreement % [95%]": agreement,
+            "final error": final_error,
+        },
     )
-    for r in records:
-        vector = r["vector"]
-        error = r.get("error_over_time")
-        table.add(
-            r["sampler"],
-            r["tracker"],
-            r["fit"],
-            f"{r['binary'].nll:.4f}",
-            f"{r['binary'].ece:.4f}",
-            f"{r['p_of_true_class']:.3f}",
-            f"{vector.nll:.3f} ({vector.nll_error:.3f})",
-            f"{100 * vector.agreement:.1f} [{100 * vector.agreement_low:.1f},"
-            f" {100 * vector.agreement_high:.1f}]",
-            None if error is None else f"{error[-1]:.1e}",
-        )
-    return table
 
 
 if __name__ == "__main__":

@@ -7,13 +7,16 @@ On scikit-learn's digits as a Gaussian mixture (scale .15, linear betas), digit 
 lambda_0 = tau = 1, delta = 0: guidance with the exact posterior against sampling the exact
 complement on the same noise; trackers and baselines at several step counts. On three Gaussians in
 the plane, 10% of the mass forbidden: deterministic DDIM with and without the divergence term.
+
+Writes to --out: results.json and tables.md.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,16 +33,20 @@ from dng_jax import (
     sample_keys,
     steps,
 )
-from dng_jax.errors import InputError
 from dng_jax.experiments import problems
+from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, runs
+from dng_jax.jobs.options import RunOptions, at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
+from dng_jax.metrics.forecasts import posterior_error
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import linear
+from dng_jax.steps import StepTable
 
 DNG = guidance.dynamic_negative
 PLANE_WEIGHTS = (0.1, 0.45, 0.45)
+IDENTITY_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -47,48 +54,44 @@ class Config:
     """Measures the exactly solvable models."""
 
     samples: int = 4096
-    """Images for each figure on the digits mixture; twice as many points in the plane."""
+    """Images per figure on the digits mixture, at least 2; twice as many points in the plane."""
     seed: int = 0
-    out: str | None = None
-    """Folder of the results; default: a new one, runs/exact, runs/exact-2, ..."""
-    overwrite: bool = False
+    """Seed of every run: all of them start from one noise."""
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One row: leak with its Wilson interval, KL less its bias, error of the tracked posterior.
-
-    error: mean |p - exact| at the last noise level, with standard error; error_chain: mean over
-    all levels.
-    """
+class Plan(NamedTuple):
+    """One figure to measure: what it is called, the rule and its step table."""
 
     what: str
-    steps: int
-    samples: int
-    leak: float
-    leak_low: float
-    leak_high: float
-    kl: float
-    kl_low: float
-    kl_high: float
-    error: float | None
-    error_se: float | None
-    error_chain: float | None
+    rule: Any
+    table: StepTable
 
 
 def main(config: Config) -> dict[str, Any]:
     """Runs everything, prints two tables, writes results.json."""
-    if config.samples < 2:
-        raise InputError(f"--samples must be at least 2, got {config.samples}")
-    folder = runs.new_run_folder(config.out, config, job="exact", overwrite=config.overwrite)
-    problem = problems.make("digits", ("0",), problems.Source("exact"))
-    rows = [*digits(problem, config.samples, config.seed)]
-    identity = exact_identity(problem, config.samples, config.seed)
-    plane = [*in_the_plane(2 * config.samples, config.seed)]
+    # ---- parse
+    at_least(2, samples=config.samples)
+
+    # ---- build
+    folder = runs.new_run_folder(
+        config.run.out, config, job="exact", overwrite=config.run.overwrite
+    )
+    problem = problems.make("digits", ("0",), Source("exact"))
+    digits, gaussians, shape = problem.mixture, three_gaussians(), problem.info.shape
+    assert digits is not None
+    n, points = config.samples, 2 * config.samples
+
+    # ---- sample and classify
+    on_digits = [measure(plan, digits, shape, n, config.seed) for plan in digits_plans(digits)]
+    identity = exact_identity(digits, shape, n, config.seed)
+    plane = [measure(plan, gaussians, (2,), points, config.seed) for plan in plane_plans(gaussians)]
+
+    # ---- write
     publish(
         folder,
-        table_of(f"digits mixture, digit 0 forbidden, n = {config.samples}", rows),
-        table_of(f"three Gaussians in the plane, 10% forbidden, n = {2 * config.samples}", plane),
+        table_of(f"digits mixture, digit 0 forbidden, n = {n}", on_digits),
+        table_of(f"three Gaussians in the plane, 10% forbidden, n = {points}", plane),
     )
     print(
         f"exact posterior against exact complement, same noise, {identity['steps']} steps:"
@@ -98,7 +101,7 @@ def main(config: Config) -> dict[str, Any]:
     results = {
         "config": config,
         "provenance": runs.provenance(),
-        "digits": rows,
+        "digits": on_digits,
         "plane": plane,
         "identity": identity,
     }
@@ -106,30 +109,23 @@ def main(config: Config) -> dict[str, Any]:
     return results
 
 
-def digits(problem: problems.Problem, n: int, seed: int):
+def digits_plans(mixture: Mixture) -> Iterator[Plan]:
     """Trackers and baselines on the digits mixture."""
-    mixture = problem.mixture
-    assert mixture is not None
-    trackers = {
-        "pair": DNG(posterior.pair(0.1)),
-        "odds": DNG(posterior.odds(0.1)),
-        "classes": DNG(posterior.classes(10, (0,))),
-    }
-    baselines = {
-        "NP lambda = 1": guidance.negative_prompt(1.0),
-        "NP lambda = 0.2": guidance.negative_prompt(0.2),
-    }
-    plan: list[tuple[str, Any, int]] = [
-        ("exact posterior", DNG(posterior.oracle(mixture, (0,))), 100)
-    ]
-    plan += [(name, rule, count) for count in (25, 50, 100) for name, rule in trackers.items()]
-    plan += [("pair", trackers["pair"], 1000)]
-    plan += [(name, rule, 1000) for name, rule in baselines.items()]
-    plan += [("unguided", guidance.unguided(), 100)]
-    denoise = mixtures.mixture_denoiser(mixture, {"negative": (0,)})
-    for what, rule, count in plan:
-        table = steps.ddpm(linear(), count)
-        yield measure(what, mixture, denoise, table, rule, problem.info.shape, n, seed)
+
+    def ddpm(what: str, rule: Any, count: int) -> Plan:
+        return Plan(what, rule, steps.ddpm(linear(), count))
+
+    pair = DNG(posterior.pair(0.1))
+    trackers = {"pair": pair, "odds": DNG(posterior.odds(0.1))}
+    trackers["classes"] = DNG(posterior.classes(10, (0,)))
+    yield ddpm("exact posterior", DNG(posterior.oracle(mixture, (0,))), 100)
+    for count in (25, 50, 100):
+        for name, rule in trackers.items():
+            yield ddpm(name, rule, count)
+    yield ddpm("pair", pair, 1000)
+    yield ddpm("NP lambda = 1", guidance.negative_prompt(1.0), 1000)
+    yield ddpm("NP lambda = 0.2", guidance.negative_prompt(0.2), 1000)
+    yield ddpm("unguided", guidance.unguided(), 100)
 
 
 def three_gaussians(scale: float = 0.35) -> Mixture:
@@ -139,20 +135,13 @@ def three_gaussians(scale: float = 0.35) -> Mixture:
     return mixtures.gaussians(means, scale, weights=PLANE_WEIGHTS)
 
 
-def in_the_plane(n: int, seed: int):
+def plane_plans(mixture: Mixture) -> Iterator[Plan]:
     """DDIM(0) with plain and corrected trackers, beside the ancestral sampler."""
-    mixture = three_gaussians()
-    denoise = mixtures.mixture_denoiser(mixture, {"negative": (0,)})
     for count in (50, 250):
-        tables = {"DDIM": steps.ddim(linear(), count), "DDPM": steps.ddpm(linear(), count)}
-        for sampler, table in tables.items():
-            for what, rule in _plane_rules(mixture, probed=sampler == "DDIM").items():
-                with warnings.catch_warnings():
-                    # The plain tracker on DDIM is the point of the comparison.
-                    warnings.simplefilter("ignore", UserWarning)
-                    yield measure(
-                        f"{sampler}, {what}", mixture, denoise, table, rule, (2,), n, seed
-                    )
+        for what, rule in _plane_rules(mixture, probed=True).items():
+            yield Plan(f"DDIM, {what}", rule, steps.ddim(linear(), count))
+        for what, rule in _plane_rules(mixture, probed=False).items():
+            yield Plan(f"DDPM, {what}", rule, steps.ddpm(linear(), count))
 
 
 def _plane_rules(mixture: Mixture, probed: bool) -> dict[str, Any]:
@@ -170,57 +159,62 @@ def _plane_rules(mixture: Mixture, probed: bool) -> dict[str, Any]:
 
 
 def measure(
-    what: str, mixture: Mixture, denoise, table, rule, shape, n: int, seed: int
-) -> Measured:
-    """Samples one rule and compares classes and tracked posterior with the closed form."""
+    plan: Plan, mixture: Mixture, shape: Sequence[int], n: int, seed: int
+) -> dict[str, Any]:
+    """Samples one rule and compares classes and tracked posterior with the closed form.
+
+    A record of leak with its Wilson interval, KL less its bias, and mean |p - exact| at the last
+    noise level (error, with its standard error) and over all of them (error_chain).
+    """
 
     def exact(state, step: Step):
         log_p = mixture.log_posterior(step.x, step.row.alpha, step.row.sigma)
         return {"exact": jnp.exp(log_p[:, 0])}
 
+    denoise = mixtures.mixture_denoiser(mixture, {"negative": (0,)})
     keys = sample_keys(seed, n)
-    result = sample(denoise, table, rule, keys, initial_noise(keys, shape, table), observe=exact)
-    check_finite(result, len(table.index))
+    x = initial_noise(keys, shape, plan.table)
+    with warnings.catch_warnings():
+        # The plain tracker on DDIM is the point of the comparison.
+        warnings.simplefilter("ignore", UserWarning)
+        result = sample(denoise, plan.table, plan.rule, keys, x, observe=exact)
+    count = len(plan.table.index)
+    check_finite(result, count)
+
     labels = np.asarray(mixture.log_posterior(result.x, 1.0, 0.0)).argmax(axis=1)
     allowed = np.arange(mixture.num_classes) > 0
     target = np.where(allowed, np.asarray(mixture.prior, np.float64), 0)
     report = class_report(class_counts(labels, mixture.num_classes), allowed, target / target.sum())
-    gap = None
-    if "posterior" in result.trace:
-        gap = np.abs(np.asarray(result.trace["posterior"] - result.trace["exact"]))
-    return Measured(
-        what,
-        len(table.index),
-        n,
-        report.forbidden.value,
-        report.forbidden.low,
-        report.forbidden.high,
-        report.forward.corrected,
-        report.forward.low,
-        report.forward.high,
-        None if gap is None else float(gap[-1].mean()),
-        None if gap is None else float(gap[-1].std() / np.sqrt(n)),
-        None if gap is None else float(gap.mean()),
-    )
+    leak, kl, trace = report.forbidden, report.forward, result.trace
+    error = None
+    if "posterior" in trace:
+        error = posterior_error(np.asarray(trace["posterior"]), np.asarray(trace["exact"]))
+    return {
+        "what": plan.what,
+        "steps": count,
+        "samples": n,
+        "leak": leak.value,
+        "leak_low": leak.low,
+        "leak_high": leak.high,
+        "kl": kl.corrected,
+        "kl_low": kl.low,
+        "kl_high": kl.high,
+        "error": error and error.final,
+        "error_se": error and error.final_error,
+        "error_chain": error and error.chain,
+    }
 
 
 def exact_identity(
-    problem: problems.Problem, n: int, seed: int, count: int = 100
+    mixture: Mixture, shape: Sequence[int], n: int, seed: int, count: int = IDENTITY_STEPS
 ) -> dict[str, Any]:
     """Exact-posterior guidance against unguided sampling of the complement, on one noise."""
-    mixture = problem.mixture
-    assert mixture is not None
     table = steps.ddpm(linear(), count)
     keys = sample_keys(seed, n)
-    x = initial_noise(keys, problem.info.shape, table)
-    guided = sample(
-        mixtures.mixture_denoiser(mixture, {"negative": (0,)}),
-        table,
-        DNG(posterior.oracle(mixture, (0,))),
-        keys,
-        x,
-    )
-    complement = mixtures.mixture_denoiser(mixture.restrict(range(1, 10)))
+    x = initial_noise(keys, shape, table)
+    whole = mixtures.mixture_denoiser(mixture, {"negative": (0,)})
+    guided = sample(whole, table, DNG(posterior.oracle(mixture, (0,))), keys, x)
+    complement = mixtures.mixture_denoiser(mixture.restrict(range(1, mixture.num_classes)))
     target = sample(complement, table, guidance.unguided(), keys, x)
     difference = np.abs(np.asarray(guided.x - target.x))
     return {
@@ -231,29 +225,30 @@ def exact_identity(
     }
 
 
-def table_of(title: str, rows: list[Measured]) -> Table:
+def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """One table."""
-    table = Table(
+
+    def leak(r: dict[str, Any]) -> str:
+        return f"{100 * r['leak']:.2f} [{100 * r['leak_low']:.2f}, {100 * r['leak_high']:.2f}]"
+
+    def error(r: dict[str, Any]) -> str | None:
+        return None if r["error"] is None else f"{r['error']:.1e} ({r['error_se']:.0e})"
+
+    def chain(r: dict[str, Any]) -> str | None:
+        return None if r["error_chain"] is None else f"{r['error_chain']:.1e}"
+
+    return Table.of(
         title,
-        (
-            "rule",
-            "steps",
-            "leak % [95%]",
-            "KL [95%]",
-            "final |dp| (s.e.)",
-            "mean |dp| over the chain",
-        ),
+        records,
+        {
+            "rule": "what",
+            "steps": "steps",
+            "leak % [95%]": leak,
+            "KL [95%]": lambda r: f"{r['kl']:.4f} [{r['kl_low']:.4f}, {r['kl_high']:.4f}]",
+            "final |dp| (s.e.)": error,
+            "mean |dp| over the chain": chain,
+        },
     )
-    for r in rows:
-        table.add(
-            r.what,
-            r.steps,
-            f"{100 * r.leak:.2f} [{100 * r.leak_low:.2f}, {100 * r.leak_high:.2f}]",
-            f"{r.kl:.4f} [{r.kl_low:.4f}, {r.kl_high:.4f}]",
-            None if r.error is None else f"{r.error:.1e} ({r.error_se:.0e})",
-            None if r.error_chain is None else f"{r.error_chain:.1e}",
-        )
-    return table
 
 
 if __name__ == "__main__":

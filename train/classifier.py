@@ -59,7 +59,7 @@ def run(options: ClassifierOptions) -> Path | None:
     with disk_errors("write the model", run.out):
         # Through the weights as they are stored: those will classify generated images.
         stored, params, _ = weights.load(path)
-        classify, name = features.judge(stored, params), f"{job.dataset}-classifier"
+        classify, name = features.classifier(stored, params), f"{job.dataset}-classifier"
         reference = Reference.of_images(classify, images, labels, classes, extractor=name)
         reference.save(Reference.path_beside(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")

@@ -5,7 +5,8 @@ np=0.3              negative prompting, lambda = 0.3
 sld=0.5              Safe Latent Diffusion without a prompt, lambda = 0.5
 dng=1  dng:pair=5   Dynamic Negative Guidance, lambda_0, with a tracker: pair, odds, classes
 dng:exact           the same with the exact posterior (--denoiser exact only)
-floor               the allowed classes, sampled class-conditionally: what a perfect rule scores
+reference           the allowed classes in equal parts, sampled class-conditionally: what a perfect
+                    rule scores
 """
 
 from __future__ import annotations
@@ -20,20 +21,26 @@ from dng_jax import guidance, posterior
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments.problems import Problem
 
-RULES = ("unguided", "np", "sld", "dng", "floor")
+REFERENCE = "reference"
+RULES = ("unguided", "np", "sld", "dng", REFERENCE)
 TRACKERS = ("pair", "odds", "classes", "classes-model", "exact")
 SCALES = {"np": 0.3, "sld": 0.5, "dng": 1.0}
 
 
 @dataclass(frozen=True)
 class TrackerOptions:
-    """Numbers of a tracker, where a job lets people set them. prior None: uniform over classes."""
+    """Numbers of the trackers of dng rules."""
 
     tau: float = 1.0
+    """Temperature of the likelihood ratio, >= 0; 1 is Bayes' rule."""
     delta: float = 0.0
+    """The paper's offset, a squared distance in units of the pixels (-1 to 1)."""
     drift: float = 0.0
+    """Portable offset: the fraction of a step's expected drift that is given back, 0 to 1."""
     prior: float | None = None
+    """Prior of each forbidden class for pair and odds, between 0 and 1; default: 1 / classes."""
     probes: int = 0
+    """Random probes of the divergence term per step; deterministic samplers need 1."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Spec:
     def family(self) -> str:
         """The rule without its scale: what a trade-off curve runs along."""
         return self.name + (f":{self.tracker}" if self.tracker else "")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this samples the class-conditional reference."""
+        return self.name == REFERENCE
 
     def with_scale(self, scale: float | None) -> Spec:
         """The same rule at another scale; None keeps the one it has."""
@@ -81,7 +93,7 @@ def parse(text: str, tracker: str = "classes") -> Spec:
 
 def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
     """The rule for a problem; InputError where the problem's networks cannot serve it."""
-    asks_all = spec.name == "floor" or (spec.tracker or "").startswith("classes")
+    asks_all = spec.is_reference or (spec.tracker or "").startswith("classes")
     if asks_all and not problem.knows_classes:
         raise InputError(
             f"{spec} asks for every class, the network only knows the forbidden ones: leave it out,"
@@ -89,7 +101,7 @@ def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
         )
     if spec.name == "unguided":
         return guidance.unguided()
-    if spec.name == "floor":
+    if spec.is_reference:
         return guidance.unguided("positive")
     scale = SCALES[spec.name] if spec.scale is None else spec.scale
     if spec.name == "np":

@@ -1,1 +1,8 @@
-"""What every job does around its work: run folders, tables, devices, exit codes."""
+"""What every job does around its work.
+
+options    where a run goes, bounds of numbers, the command that repeats a run
+devices    which devices it runs on
+runs       its folder, its provenance, its JSON
+tables     records become tables, Markdown and CSV
+cli        exit codes, and the progress a person sees
+"""

@@ -15,7 +15,7 @@ from dng_jax.errors import InputError, NonFiniteError
 
 
 def main(job: Callable[[], object]) -> None:
-    """Runs the job; leaves with the exit codes at the top of this file.
+    """Runs the job; ends the process with the exit codes at the top of this file.
 
     if __name__ == "__main__":
         cli.main(lambda: class_removal(tyro.cli(Config)))
@@ -31,7 +31,7 @@ def main(job: Callable[[], object]) -> None:
 
 
 def progress_bar() -> Progress:
-    """One line a task: name, bar, share, elapsed and remaining time."""
+    """One line per task: name, bar, share, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description:>14}"),
         BarColumn(),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import jax
 
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, choose
+from dng_jax.jobs.options import at_least
 from dng_jax.sweeps import distribute
 
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -23,12 +24,10 @@ def select(platform: str | None = None, cpu_devices: int | None = None) -> list[
     simulated CPU devices that is below 1 or comes after jax has counted them.
     """
     if platform is not None:
-        if platform not in PLATFORMS:
-            raise InputError(f"unknown platform '{platform}': choose from {', '.join(PLATFORMS)}")
+        choose(platform, PLATFORMS, "platform")
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(platform, platform))
     if cpu_devices is not None:
-        if cpu_devices < 1:
-            raise InputError(f"--cpu-devices must be at least 1, got {cpu_devices}")
+        at_least(1, cpu_devices=cpu_devices)
         try:
             jax.config.update("jax_num_cpu_devices", cpu_devices)
         except RuntimeError:
@@ -53,7 +52,7 @@ class Devices:
     platform: str | None = None
     """cpu, gpu or tpu; default: jax's first choice."""
     cpu_devices: int | None = None
-    """Simulated CPU devices; on a CPU the number of its cores is fastest."""
+    """Simulated CPU devices, at least 1; on a CPU the number of its cores is fastest."""
 
     def select(self) -> list[jax.Device]:
         """See `select`."""

@@ -1,10 +1,28 @@
-"""Options that jobs share, and the bounds of numbers."""
+"""Options that jobs share, the bounds of numbers, and the command that repeats a run.
+
+    @dataclass(frozen=True)
+    class Config:
+        samples: int = 1024
+        run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+
+gives a job --samples, --out and --overwrite.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import typing
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
 
 from dng_jax.errors import InputError
+
+WHERE = ("run", "out", "overwrite", "resume")
 
 
 @dataclass(frozen=True)
@@ -14,11 +32,65 @@ class RunOptions:
     out: str | None = None
     """Folder of the results; default: a new one below runs/, named after the job."""
     overwrite: bool = False
-    """Write the same run into its folder --out anew."""
+    """Write the same run into its folder --out again."""
 
 
 def at_least(low: float, **numbers: float) -> None:
     """InputError for a number below low (or NaN), named as its option: some_name as --some-name."""
     for name, value in numbers.items():
         if not value >= low:  # so that NaN is refused as well
-            raise InputError(f"--{name.replace('_', '-')} must be at least {low:g}, got {value:g}")
+            raise InputError(f"{_option(name)} must be at least {low:g}, got {value:g}")
+
+
+def distinct(**values: Collection[Any]) -> None:
+    """InputError for an option that names nothing, or something twice."""
+    for name, chosen in values.items():
+        if not chosen:
+            raise InputError(f"name at least one of {_option(name)}")
+        if len(set(chosen)) < len(chosen):
+            words = " ".join(map(str, chosen))
+            raise InputError(f"{_option(name)} {words} names something twice: leave it out")
+
+
+def command(words: str, config: Any, default: Any) -> str:
+    """The command that repeats a run: `words`, then every option that differs from the default.
+
+    config, default: dataclasses of one type; a dataclass in a field stands for its own fields. Of
+    paths the last part alone is given, and nothing of where the run goes (WHERE).
+    """
+    usual = {name: value for name, value, _ in _fields(default)}
+    options = [
+        _words(name, value, again) for name, value, again in _fields(config) if value != usual[name]
+    ]
+    return " ".join([words, *options])
+
+
+def _fields(config: Any) -> Iterator[tuple[str, Any, bool]]:
+    """(name, value, whether the option is repeated for each of several values)."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in WHERE:
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value)
+        else:
+            marks = getattr(hints[field.name], "__metadata__", ())
+            yield field.name, value, tyro.conf.UseAppendAction in marks
+
+
+def _words(name: str, value: Any, again: bool) -> str:
+    option = _option(name)
+    if isinstance(value, bool):
+        return option if value else option.replace("--", "--no-", 1)
+    values = [_word(v) for v in (value if isinstance(value, tuple) else (value,))]
+    return " ".join(f"{option} {v}" for v in values) if again else " ".join([option, *values])
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    return Path(text).name if isinstance(value, os.PathLike) or os.sep in text else text
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

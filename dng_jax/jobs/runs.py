@@ -30,7 +30,8 @@ import jax
 import numpy as np
 
 from dng_jax import disk
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, difference
+from dng_jax.jobs.options import WHERE
 
 PACKAGES = (
     "dng-jax",
@@ -43,11 +44,7 @@ PACKAGES = (
     "scikit-learn",
     "safetensors",
 )
-
-
-WHERE_NOT_WHAT = ("run", "out", "overwrite", "resume", "devices")
-
-
+WHERE_NOT_WHAT = (*WHERE, "devices")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -67,7 +64,7 @@ def new_run_folder(
     the run goes, not what it is, and do not count when two configurations are compared. A folder
     that holds anything is refused with InputError, unless it holds the run of the same
     configuration and overwrite is True: then its files stay and the job may continue from them or
-    write them anew.
+    write them again.
     option: the command-line option that sets overwrite, for the message. facts: added to run.json.
     InputError, too, where the disk refuses.
     """
@@ -96,7 +93,7 @@ def new_run_folder(
             )
         if stored != _identity(wanted):
             raise InputError(
-                f"{path} holds another run ({_difference(stored, _identity(wanted))}):"
+                f"{path} holds another run ({difference(stored, _identity(wanted))}):"
                 " choose another --out"
             )
         if not overwrite:
@@ -141,7 +138,7 @@ def provenance() -> dict[str, Any]:
         "backend": devices[0].platform,
         "device": devices[0].device_kind,
         "device_count": len(devices),
-        "git": _git(ROOT),
+        "git": checkout(ROOT),
     }
 
 
@@ -219,27 +216,6 @@ def _identity(config: Any) -> Any:
     return {k: v for k, v in config.items() if k not in WHERE_NOT_WHAT}
 
 
-def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first three fields, at any depth, in which two configurations differ."""
-    a, b = _flat(stored), _flat(wanted)
-    names = [n for n in {**a, **b} if a.get(n, ...) != b.get(n, ...)]
-    told = [f"{n} {_short(a, n)}, not {_short(b, n)}" for n in names[:3]]
-    return "; ".join(told) + ("; ..." if len(names) > 3 else "")
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = _flat(value, f"{above}{name}.") if isinstance(value, dict) else {}
-        found |= inner or {above + name: value}
-    return found
-
-
-def _short(values: Mapping[str, Any], name: str) -> str:
-    text = json.dumps(values[name], ensure_ascii=False) if name in values else "unset"
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -249,7 +225,7 @@ def _cpu_model() -> str:
     return next(names, platform.machine())
 
 
-def _git(root: Path) -> dict[str, Any] | None:
+def checkout(root: Path) -> dict[str, Any] | None:
     """Commit, and whether the code differs from it; None where root is not a checkout's top."""
 
     def ask(*words: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Results told once: records (mappings) become tables, Markdown and CSV.
+"""One record, every form of it: records (mappings) become tables, Markdown and CSV.
 
 record     {"rule": "np=0.3", "leak": 0.02, ...}, also what results.json holds
 table      Table.of(title, records, {heading: field, or record -> cell})

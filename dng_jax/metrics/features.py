@@ -1,6 +1,6 @@
 r"""Feature extractors: images [B, H, W, C] in [-1, 1] -> features float32 [B, F].
 
-classifier   the penultimate layer of a classifier (dng_jax.nets.Classifier), with its labels: one
+classifier   labels, and the penultimate layer of a classifier (dng_jax.nets.Classifier): one
              compiled program, whatever the number of images, since the last batch is filled up
 inception    the 2,048 pool features of the Inception network that FID was published with (Heusel
              et al. 2017, arXiv 1706.08500), through torch-fidelity, the optional extra `fid`
@@ -24,11 +24,11 @@ import numpy as np
 from dng_jax.errors import InputError
 
 Extract = Callable[[Any], np.ndarray]
-Judge = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+Classify = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 REMEDY = "pip install 'dng-jax[fid]'"
 
 
-def judge(module: Any, params: Any, batch: int = 256) -> Judge:
+def classifier(module: Any, params: Any, batch: int = 256) -> Classify:
     """images [B, H, W, C] -> (labels int32 [B], features float32 [B, F]), B >= 0.
 
     module.apply({"params": params}, x, features=True) must return (logits [B, K], f [B, F]).
@@ -37,23 +37,17 @@ def judge(module: Any, params: Any, batch: int = 256) -> Judge:
         raise InputError(f"a batch needs at least one image, got {batch}")
 
     @jax.jit
-    def look(params, x):
+    def evaluate(params, x):
         logits, features = module.apply({"params": params}, x, features=True)
         return jnp.argmax(logits, axis=1).astype(jnp.int32), features.astype(jnp.float32)
 
     def run(images) -> tuple[np.ndarray, np.ndarray]:
         images = _images(images)
-        found = [look(params, part) for part in _batches(images, batch)]
+        found = [evaluate(params, part) for part in _batches(images, batch)]
         labels, features = (np.concatenate(part) for part in zip(*found, strict=True))
         return labels[: len(images)], features[: len(images)]
 
     return run
-
-
-def classifier(module: Any, params: Any, batch: int = 256) -> Extract:
-    """Features alone of the same."""
-    look = judge(module, params, batch)
-    return lambda images: look(images)[1]
 
 
 def inception(

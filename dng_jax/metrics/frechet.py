@@ -101,6 +101,16 @@ class Moments:
             out.append(max(0.0, gap + trace + np.trace(covariance) - 2 * overlap))
         return np.array(out)
 
+    def distance_errors(self, features, resamples: int, seed) -> np.ndarray:
+        """Bootstrap standard errors [S] of the distances to S sets of features [S, n, d].
+
+        Samples are redrawn by their number, alike in all sets; resamples >= 2, seed: a number or
+        several.
+        """
+        n = features.shape[1]
+        rows = np.random.default_rng(seed).integers(n, size=(resamples, n))
+        return np.array([np.std(self.distances(f, rows), ddof=1) for f in features])
+
 
 def frechet_distance(mean1, cov1, mean2, cov2) -> float:
     """Squared Frechet distance, float64, >= 0.

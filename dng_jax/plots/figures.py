@@ -2,7 +2,7 @@ r"""Figures: arrays in, one file out.
 
 Nothing here touches matplotlib's global state (no pyplot), so a job may draw from any thread and
 without a display. Every function writes `path` (the suffix picks the format; folders are made)
-and returns it. Colours are Okabe & Ito's (2008), told apart by colour-blind readers; each curve
+and returns it. Colours are Okabe & Ito's (2008), distinct for colour-blind readers too; each curve
 also has its own marker or line style.
 
 Symbols: R rows, C columns, T steps, B images, N points; p a probability; KL in nats;
@@ -41,7 +41,7 @@ def image_grid(
     *,
     title: str | None = None,
 ) -> Path:
-    """Rows of images, one row a rule.
+    """Rows of images, one row per rule.
 
     images: [R, C, H, W, 1 or 3], -1 black to 1 white, clipped. row_labels: R names, on the left.
     Each pixel is shown as a whole number of screen pixels, unsmoothed.
@@ -55,7 +55,7 @@ def image_grid(
     if row_labels is not None and len(row_labels) != rows:
         raise InputError(f"image_grid needs {rows} row labels, got {len(row_labels)}")
     if not np.all(np.isfinite(images)):
-        raise InputError("image_grid got pixels that are not finite: look at the run's trace first")
+        raise InputError("image_grid got pixels that are not finite: check the run's trace first")
     zoom, gap = max(1, round(72 / max(height, width))), 6
     cell_h, cell_w = height * zoom + gap, width * zoom + gap
     # One canvas instead of R * C axes: fast, and the layout engine cannot resample a pixel.
@@ -90,80 +90,28 @@ def trade_off(
     curves: Mapping[str, tuple],
     path: str | Path,
     *,
-    floor: float | None = None,
-    floor_label: str = "floor",
     points: Mapping[str, tuple[float, float]] | None = None,
     x_label: str = "samples of the forbidden class (%)",
     y_label: str = "KL(target || generated) (nats)",
     title: str | None = None,
 ) -> Path:
-    """Safety against diversity: one curve a rule, one point a guidance scale, joined as given.
+    """Safety against diversity: one curve per rule, one point per guidance scale, joined as given.
 
     curves: name -> (x, x_low, x_high, y, y_low, y_high), each [N], x in per cent, low <= value <=
     high; None for a missing bound. The x axis is logarithmic above the smallest x that is not 0
-    and linear below, so that a run with no leak at all can be shown. floor: a horizontal line,
-    for instance the KL that n perfect samples would score. points: single reference marks.
+    and linear below, so that a run with no leak at all can be shown. points: single reference
+    marks, name -> (x, y).
     """
     if not curves:
         raise InputError("trade_off needs at least one curve, got none")
     figure, axes = new_axes(title)
-    smallest: list[float] = []
-    largest: list[float] = []
-    for i, (name, curve) in enumerate(curves.items()):
-        if len(curve) != 6:
-            raise InputError(
-                f"curve '{name}' needs (x, x_low, x_high, y, y_low, y_high), "
-                f"got {len(curve)} arrays"
-            )
-        x, x_low, x_high, y, y_low, y_high = (
-            None if part is None else _vector(part, name) for part in curve
-        )
-        if x is None or y is None or x.shape != y.shape or x.size == 0:
-            raise InputError(f"curve '{name}' needs x and y of one length, at least one point each")
-        axes.errorbar(
-            x,
-            y,
-            xerr=_error(x, x_low, x_high, name),
-            yerr=_error(y, y_low, y_high, name),
-            label=name,
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=4.5,
-            linewidth=1.2,
-            elinewidth=0.6,
-            ecolor=faded(COLOURS[i % len(COLOURS)]),
-        )
-        smallest.extend(x[x > 0])
-        largest.append(max(x.max(), 0 if x_high is None else x_high.max()))
-    for name, (px, py) in (points or {}).items():
-        axes.plot(px, py, marker="*", markersize=9, color=GREY, linestyle="none")
-        axes.annotate(
-            name,
-            (px, py),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=GREY,
-        )
-        smallest.extend([px] if px > 0 else [])
-        largest.append(px)
-    if floor is not None:
-        axes.axhline(floor, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-        axes.annotate(
-            floor_label,
-            (1, floor),
-            (-3, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=GREY,
-        )
-    knee = min(smallest, default=0.1)
+    shown = [_with_bars(axes, i, name, curve) for i, (name, curve) in enumerate(curves.items())]
+    shown += [_mark(axes, name, at) for name, at in (points or {}).items()]
+    x, reach = np.concatenate([x for x, _ in shown]), max(top for _, top in shown)
+    knee = min(x[x > 0], default=0.1)
     axes.set_xscale("symlog", linthresh=knee, linscale=0.5, subs=range(2, 10))
-    axes.set_xlim(-0.15 * knee, 1.5 * max(max(largest), knee))
-    plain_ticks(axes, knee, max(largest))
+    axes.set_xlim(-0.15 * knee, 1.5 * max(reach, knee))
+    plain_ticks(axes, knee, reach)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -333,7 +281,7 @@ def responses(
     log_x: Sequence[str] = (),
     title: str | None = None,
 ) -> Path:
-    """How leak and KL answer to one number at a time: a column a number, a curve a tracker.
+    """How leak and KL answer to one number at a time: a column per number, a curve per tracker.
 
     panels: name of the number -> {tracker: (value, leak, leak_low, leak_high, kl, kl_low,
     kl_high)}, each [N], leak in per cent, KL in nats; names in log_x get a logarithmic axis.
@@ -378,6 +326,40 @@ def responses(
     if title:
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return save(figure, path)
+
+
+def _with_bars(axes: Axes, i: int, name: str, curve: tuple) -> tuple[np.ndarray, float]:
+    """Draws the i-th curve of a trade-off; returns its x and how far right it reaches."""
+    if len(curve) != 6:
+        raise InputError(
+            f"curve '{name}' needs (x, x_low, x_high, y, y_low, y_high), got {len(curve)} arrays"
+        )
+    x, x_low, x_high, y, y_low, y_high = (
+        None if part is None else _vector(part, name) for part in curve
+    )
+    if x is None or y is None or x.shape != y.shape or x.size == 0:
+        raise InputError(f"curve '{name}' needs x and y of one length, at least one point each")
+    axes.errorbar(
+        x,
+        y,
+        xerr=_error(x, x_low, x_high, name),
+        yerr=_error(y, y_low, y_high, name),
+        label=name,
+        color=COLOURS[i % len(COLOURS)],
+        marker=MARKERS[i % len(MARKERS)],
+        markersize=4.5,
+        linewidth=1.2,
+        elinewidth=0.6,
+        ecolor=faded(COLOURS[i % len(COLOURS)]),
+    )
+    return x, max(x.max(), 0 if x_high is None else x_high.max())
+
+
+def _mark(axes: Axes, name: str, at: tuple[float, float]) -> tuple[np.ndarray, float]:
+    """Draws a star with its name; returns the same of it."""
+    axes.plot(*at, marker="*", markersize=9, color=GREY, linestyle="none")
+    axes.annotate(name, at, (0, 7), textcoords="offset points", ha="center", fontsize=8, color=GREY)
+    return np.array([at[0]]), at[0]
 
 
 def _time_axis(axes: Axes, logsnr) -> None:

@@ -1,4 +1,4 @@
-"""What every figure shares: colours told apart by colour-blind readers, axes, and how it is saved.
+"""What every figure shares: colours for colour-blind readers too, axes, and how it is saved.
 
 No pyplot, so nothing here touches matplotlib's global state. Colours are Okabe & Ito's (2008).
 """

@@ -1,4 +1,4 @@
-"""Images a second of training and sampling, and how close that comes to a matrix product's speed.
+"""Images per second of training and sampling, and how close that comes to a matrix product's speed.
 
     share = (program's operations / seconds) / (2 m^3 devices / seconds of the products)
 
@@ -8,7 +8,7 @@ for a convolution written as one); the products are float32, m = 2048, one on ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,18 +20,22 @@ from dng_jax import training as t
 from dng_jax.jobs import devices
 from dng_jax.jobs.tables import Table
 from dng_jax.training import presets
-from eval.bench import timing
+
+from . import timing
+from .options import Config
 
 SIDE = 2048
 SAMPLING_STEPS = 5
 
 
-def measure(config) -> dict[str, Any]:
-    """{network: {"training": ..., "sampling": ...}}, medians over config.pairs alternations."""
-    return {name: _network(name, config) for name in config.networks}
+def measure(config: Config) -> Iterator[tuple[str, dict[str, Any], Table]]:
+    """One part per network: {"training": ..., "sampling": ...}, medians over the pairs."""
+    for name in config.networks:
+        found = _network(name, config)
+        yield name, found, table_of(name, found)
 
 
-def _network(name: str, config) -> dict[str, Any]:
+def _network(name: str, config: Config) -> dict[str, Any]:
     module = nets.UNet(presets.diffusion(*name.split(":", 1)).network)
     training, operations = _training(module, config.batch)
     sampling, per_call = _sampling(module, config.samples)
@@ -99,30 +103,25 @@ def _operations(program, *args) -> float:
     return float(program.lower(*args).cost_analysis()["flops"])
 
 
-def table_of(results: dict[str, Any]) -> Table:
+def table_of(name: str, found: dict[str, Any]) -> Table:
     """The table a person reads."""
-    device = jax.devices()[0].device_kind
-    table = Table(
-        f"{jax.device_count()} x {device}",
-        (
-            "network",
-            "what",
-            "images or calls/s",
-            "Mflop/image or call",
-            "product peak Gflop/s",
-            "share of it % [quartiles]",
-        ),
+
+    def share(r: dict[str, Any]) -> str:
+        values = (100 * r["share_of_peak"], 100 * r["share_low"], 100 * r["share_high"])
+        return "{:.0f} [{:.0f}, {:.0f}]".format(*values)
+
+    return Table.of(
+        f"{name} ({found['parameters']:,} parameters), {jax.device_count()} x"
+        f" {jax.devices()[0].device_kind}",
+        [
+            {"what": "training step"} | found["training"],
+            {"what": "sampling (one call)"} | found["sampling"],
+        ],
+        {
+            "what": "what",
+            "images or calls per second": lambda r: f"{r['images_per_second']:.0f}",
+            "Mflop per image or call": lambda r: f"{r['operations_per_image'] / 1e6:.0f}",
+            "product peak Gflop/s": lambda r: f"{r['peak_operations_per_second'] / 1e9:.0f}",
+            "share of it % [quartiles]": share,
+        },
     )
-    for name, found in results.items():
-        for what in ("training", "sampling"):
-            f = found[what]
-            table.add(
-                f"{name} ({found['parameters']:,} parameters)",
-                what + (" step" if what == "training" else " (one call)"),
-                f"{f['images_per_second']:.0f}",
-                f"{f['operations_per_image'] / 1e6:.0f}",
-                f"{f['peak_operations_per_second'] / 1e9:.0f}",
-                f"{100 * f['share_of_peak']:.0f} [{100 * f['share_low']:.0f}, "
-                f"{100 * f['share_high']:.0f}]",
-            )
-    return table

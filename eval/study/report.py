@@ -87,7 +87,9 @@ def render(results: dict[str, Any], folder: Path) -> str:
             parts.append(f"<h2>{html.escape(heading)}</h2>")
         parts += [_picture(folder / p["file"], p["caption"]) for p in pictures]
         parts += [_table(t) for t in tables]
-    facts = {key: results[key] for key in ("command", "config", "provenance", "judge", "classes")}
+    facts = {
+        key: results[key] for key in ("command", "config", "provenance", "classifier", "classes")
+    }
     text = html.escape(json.dumps(facts, indent=2, ensure_ascii=False))
     parts.append(f"<h2>Configuration and provenance</h2><pre>{text}</pre>")
     return (
@@ -113,8 +115,9 @@ def origin(results: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, config["seeds"]))
     return (
         f"`{results['command']}`, seeds {seeds}, "
-        f"{config['samples']} images a seed, setting and forbidden class, {config['steps']} steps; "
-        f"commit {commit}, {p['device_count']} x {p['device']} ({p['cpu']}, {p['cpu_count']} cores)"
+        f"{config['samples']} images per seed, setting and forbidden class, "
+        f"{config['steps']} steps; commit {commit}, {p['device_count']} x {p['device']} "
+        f"({p['cpu']}, {p['cpu_count']} cores)"
         f", jax {p['packages']['jax']}, {p['time_utc'][:10]}"
     )
 

@@ -1,12 +1,9 @@
-"""From the cells of a study to tables and pictures, one function a part.
-
-Each takes the part's finished cells and returns (record for results.json, tables, pictures), a
-picture being (file, caption).
-"""
+"""From the cells of a study to records, tables and pictures, one function per part."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +11,41 @@ import numpy as np
 
 from dng_jax import initial_noise, plots, sample, sample_keys, sweep
 from dng_jax.experiments import rule_specs
-from dng_jax.experiments.problems import Problem
-from dng_jax.experiments.rule_specs import TrackerOptions
+from dng_jax.experiments.problems import Model, Problem
+from dng_jax.experiments.rule_specs import REFERENCE, TrackerOptions
 from dng_jax.jobs.tables import Table
-from dng_jax.metrics import Moments, kid, precision_and_recall, tradeoff
-from eval.study import tables as study_tables
-from eval.study.cells import Cell, Found, Setting
+from dng_jax.metrics import Moments, class_counts, kid, precision_and_recall, tradeoff
+
+from . import plan, tables
+from .cells import Cell, Found, Setting
+from .options import Config
 
 FRECHET_RESAMPLES = 30
+PATH_FAMILIES = ("np", "sld", "dng:pair", "dng:classes")
+PATH_POOL, PATH_SHOWN = 512, 12  # chains to choose from, and columns of a picture
+MEASURES = {
+    "kl": "KL(target || generated) (nats)",
+    "reversed": "KL(generated || target) (nats)",
+    "frechet": "Frechet distance",
+}
+
 Cells = Mapping[Cell, Found]
-MakeProblem = Callable[[tuple[int, ...]], Problem]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every part works on: options, the model, the folder; problems are made once."""
+
+    config: Config
+    model: Model
+    folder: Path
+    made: dict[tuple[int, ...], Problem] = field(default_factory=dict)
+
+    def problem(self, forbidden: tuple[int, ...]) -> Problem:
+        """The problem of one forbidden set."""
+        if forbidden not in self.made:
+            self.made[forbidden] = self.model.without(forbidden)
+        return self.made[forbidden]
 
 
 class Summary(NamedTuple):
@@ -34,137 +56,141 @@ class Summary(NamedTuple):
     pictures: list[tuple[str, str]]
 
 
-def curves(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
+class Joined(NamedTuple):
+    """One family and forbidden set, the samples of all seeds together."""
+
+    forbidden: tuple[int, ...]
+    settings: tuple[Setting, ...]
+    found: Found
+
+
+def curves(study: Study, cells: Cells) -> Summary:
     """Trade-offs, all settings, KL at equal leak."""
-    joined = join(cells)
-    found = _curves(joined, make)
-    sets = _sets(cells)
-    pictures = _trade_offs(found, config, folder, "trade_off", f"{len(sets)} classes in turn")
-    samples = next(iter(found.values())).samples
-    what = f"{config.dataset}, mean over {len(sets)} forbidden classes, n = {samples} each"
-    what += f" ({len(config.seeds)} seeds), {config.steps} steps"
+    config, joined, sets = study.config, join(cells), sets_of(cells)
+    found = curves_of(study, joined)
     trackers = [name for name in found if name.startswith("dng")]
-    baselines = [name for name in found if name in ("np", "sld")]
-    matched = {
-        (a, b): tradeoff.matched(found[a], found[b], at=study_tables.at_one(found[a]))
-        for a in trackers
-        for b in baselines
-    }
-    levels = {
-        (a, b): tradeoff.at_levels(found[b], study_tables.LEVELS, found[a])
-        for a in trackers
-        for b in baselines
-    }
-    own = {a: tradeoff.at_levels(found[a], study_tables.LEVELS) for a in trackers}
-    areas = {(a, b): tradeoff.area(found[a], found[b]) for a in trackers for b in baselines}
-    quality = {name: _quality(joined, make, name) for name in found}
-    record: dict[str, Any] = {
-        "curves": _stored(found),
-        "matched": _rows(matched),
-        "levels": _rows(levels),
-        "areas": _rows(areas),
-        "quality": quality,
-        "counts": counts_of(cells, make),
-        "own": {a: vars(found) for a, found in own.items()},
-        "calls": {family: parts[0][2].calls for family, parts in joined.items()},
-    }
-    tables = [
-        study_tables.settings_table(what, found, quality, record["calls"]),
-        study_tables.matched_table(found, matched),
-        study_tables.levels_table(own, levels),
-        study_tables.areas_table(areas),
-    ]
-    return Summary(record, [t for t in tables if t.rows], pictures)
-
-
-def several(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
-    """Sets of classes forbidden at once, one table for all sizes."""
-    table = Table(
-        f"{config.dataset}, sets of neighbouring classes forbidden at once, "
-        f"n = {config.part_samples} a set, {config.steps} steps",
-        (
-            "rule",
-            "classes",
-            "sets",
-            "forbidden % [95%]",
-            "KL [95%]",
-            "reversed KL",
-            "Frechet [95%]",
-        ),
+    pairs = [(a, b) for a in trackers for b in found if b in ("np", "sld")]
+    matched = compared(
+        pairs, lambda a, b: tradeoff.matched(found[a], found[b], at=tables.at_one(found[a]))
     )
+    levels = compared(pairs, lambda a, b: tradeoff.at_levels(found[b], tables.LEVELS, found[a]))
+    areas = compared(pairs, lambda a, b: tradeoff.area(found[a], found[b]))
+    own = {a: tradeoff.at_levels(found[a], tables.LEVELS) for a in trackers}
+    quality = {name: quality_of(study, joined[name]) for name in found}
+    calls = {family: parts[0].found.calls for family, parts in joined.items()}
+    record: dict[str, Any] = {
+        "curves": stored(found),
+        "matched": matched,
+        "levels": levels,
+        "areas": areas,
+        "quality": quality,
+        "counts": counts_of(study, cells),
+        "own": {a: vars(found) for a, found in own.items()},
+        "calls": calls,
+    }
+    title = (
+        f"{config.dataset}, mean over {len(sets)} forbidden classes,"
+        f" n = {next(iter(found.values())).samples} each ({len(config.seeds)} seeds),"
+        f" {config.steps} steps"
+    )
+    made = [
+        tables.settings_table(title, found, quality, calls),
+        tables.matched_table(found, matched),
+        tables.levels_table(own, levels),
+        tables.areas_table(areas),
+    ]
+    pictures = trade_offs(study, found, f"{len(sets)} classes in turn")
+    return Summary(record, [t for t in made if t.rows], pictures)
+
+
+def several(study: Study, cells: Cells) -> Summary:
+    """Sets of classes forbidden at once, one table for all sizes."""
+    config = study.config
     record: dict[int, Any] = {}
+    points: list[dict[str, Any]] = []
     for size in sorted({len(cell.forbidden) for cell in cells}):
         mine = {cell: found for cell, found in cells.items() if len(cell.forbidden) == size}
-        found = _curves(join(mine), make)
-        record[size] = _stored(found)
-        for name, c in found.items():
-            for i, scale in enumerate(c.scales):
-                table.add(
-                    study_tables.label(name, scale),
-                    str(size),
-                    str(len(_sets(mine))),
-                    *study_tables.point(c, i),
-                )
-    return Summary(record, [table], [])
-
-
-def sensitivity(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
-    """One number of DNG at a time."""
-    found = _curves(join(cells), make)
-    table = Table(
-        f"{config.dataset}, DNG with one number changed, "
-        f"n = {config.part_samples} a forbidden class, {config.steps} steps",
-        ("tracker", "changed", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet [95%]"),
+        found = curves_of(study, join(mine))
+        record[size] = stored(found)
+        points += [
+            {"rule": tables.label(name, scale), "classes": size, "sets": len(sets_of(mine))}
+            | tables.point(c, i)
+            for name, c in found.items()
+            for i, scale in enumerate(c.scales)
+        ]
+    title = (
+        f"{config.dataset}, sets of neighbouring classes forbidden at once,"
+        f" n = {config.part_samples} per set, {config.steps} steps"
     )
-    panels: dict[str, dict[str, list[tuple]]] = {}
-    for name, c in found.items():
-        for i, setting in enumerate(c.scales):
-            changed = _changed(setting)
-            text = ", ".join(f"{k} = {v:g}" for k, v in changed.items()) or "nothing"
-            table.add(name, text, *study_tables.point(c, i))
-            for knob, value in changed.items():
-                panels.setdefault(knob, {}).setdefault(name, []).append((value, i))
-        for knob, default in _defaults(make).items():
-            if name in panels.get(knob, {}):
-                panels[knob][name].append((default, 0))
+    return Summary(record, [tables.points_table(title, points, "rule", "classes", "sets")], [])
+
+
+def sensitivity(study: Study, cells: Cells) -> Summary:
+    """One number of DNG at a time."""
+    config, found = study.config, curves_of(study, join(cells))
+    points: list[dict[str, Any]] = [
+        {"tracker": name, "numbers": changed(setting)} | tables.point(c, i)
+        for name, c in found.items()
+        for i, setting in enumerate(c.scales)
+    ]
+    for p in points:
+        p["changed"] = ", ".join(f"{k} = {v:g}" for k, v in p["numbers"].items()) or "nothing"
+    usual = {"lambda_0": 1.0, "tau": 1.0, "drift": 0.0, "delta": 0.0}
+    usual["prior"] = 1 / study.model.info.num_classes
+
+    panels: dict[str, dict[str, list[tuple[float, dict]]]] = {}
+    for p in points:
+        for knob, value in p["numbers"].items():
+            panels.setdefault(knob, {}).setdefault(p["tracker"], []).append((value, p))
+    for knob, lines in panels.items():
+        for name, line in lines.items():
+            line.append((usual[knob], next(p for p in points if p["tracker"] == name)))
     file = "sensitivity.png"
     plots.responses(
         {
-            knob: {name: _response(found[name], points) for name, points in of.items()}
-            for knob, of in panels.items()
+            knob: {name: response(line) for name, line in lines.items()}
+            for knob, lines in panels.items()
         },
-        folder / file,
+        study.folder / file,
         log_x=("lambda_0", "tau", "prior"),
         title=f"{config.dataset}: DNG, one number at a time, {config.steps} steps",
     )
-    return Summary(
-        _stored(found), [table], [(file, "Leak and KL against each number of the rule.")]
+    title = (
+        f"{config.dataset}, DNG with one number changed,"
+        f" n = {config.part_samples} per forbidden class, {config.steps} steps"
     )
+    table = tables.points_table(title, points, "tracker", "changed")
+    caption = "Leak and KL against each number of the rule."
+    return Summary(stored(found), [table], [(file, caption)])
 
 
-def steps(cells: Cells, make: MakeProblem, config: Any, folder: Path) -> Summary:
+def steps(study: Study, cells: Cells) -> Summary:
     """The number of sampling steps."""
-    table = Table(
-        f"{config.dataset}, number of steps, lambda_0 = 1, "
-        f"n = {config.part_samples} a forbidden class",
-        ("tracker", "steps", "forbidden % [95%]", "KL [95%]", "reversed KL", "Frechet [95%]"),
-    )
+    config = study.config
     record: dict[int, Any] = {}
-    lines: dict[str, list[tuple]] = {}
+    points: list[dict[str, Any]] = []
     for count in sorted({cell.steps for cell in cells}):
         mine = {cell: found for cell, found in cells.items() if cell.steps == count}
-        found = _curves(join(mine), make)
-        record[count] = _stored(found)
-        for name, c in found.items():
-            table.add(name, str(count), *study_tables.point(c, 0))
-            lines.setdefault(name, []).append((count, *_bounds(c, 0)))
+        found = curves_of(study, join(mine))
+        record[count] = stored(found)
+        points += [
+            {"tracker": name, "steps": count} | tables.point(c, 0) for name, c in found.items()
+        ]
+    lines: dict[str, list[tuple[float, dict]]] = {}
+    for p in points:
+        lines.setdefault(p["tracker"], []).append((p["steps"], p))
     file = "steps.png"
-    panel = {name: tuple(np.transpose(points)) for name, points in lines.items()}
-    plots.responses({"steps": panel}, folder / file, log_x=("steps",), title=config.dataset)
+    panel = {name: response(line) for name, line in lines.items()}
+    plots.responses({"steps": panel}, study.folder / file, log_x=("steps",), title=config.dataset)
+    title = (
+        f"{config.dataset}, number of steps, lambda_0 = 1,"
+        f" n = {config.part_samples} per forbidden class"
+    )
+    table = tables.points_table(title, points, "tracker", "steps")
     return Summary(record, [table], [(file, "Leak and KL against the number of steps.")])
 
 
-PARTS: dict[str, Callable[[Cells, MakeProblem, Any, Path], Summary]] = {
+PARTS: dict[str, Callable[[Study, Cells], Summary]] = {
     "curves": curves,
     "sensitivity": sensitivity,
     "steps": steps,
@@ -172,124 +198,126 @@ PARTS: dict[str, Callable[[Cells, MakeProblem, Any, Path], Summary]] = {
 }
 
 
-def path(problem: Problem, config: Any, grids: Mapping[str, tuple], folder: Path) -> Summary:
+def path(study: Study, problem: Problem) -> Summary:
     """The same noise along each rule's scales: chains that fall into the forbidden class unguided.
 
     From those among the first 512 chains; where fewer than 12 do, others fill the row.
     """
+    config, usual = study.config, TrackerOptions()
     table = problem.table(config.sampler, config.steps)
-    keys = sample_keys(config.seeds[0], 512)
+    keys = sample_keys(config.seeds[0], PATH_POOL)
     x = initial_noise(keys, problem.info.shape, table)
-    plain = rule_specs.build(rule_specs.parse("unguided"), problem, TrackerOptions())
+    plain = rule_specs.build(rule_specs.parse("unguided"), problem, usual)
     unguided = np.asarray(sample(problem.denoiser, table, plain, keys, x).x)
-    labels, _ = problem.judge(unguided)
-    order = np.argsort(~np.isin(labels, problem.forbidden), kind="stable")[:12]
+    labels, _ = problem.classify(unguided)
+    order = np.argsort(~np.isin(labels, problem.forbidden), kind="stable")[:PATH_SHOWN]
     pictures = []
-    name = "+".join(problem.info.class_names[k] for k in problem.forbidden)
-    for family in (f for f in grids if f in ("np", "sld", "dng:pair", "dng:classes")):
-        scales = grids[family]
+    grids = plan.grids_of(config.families)
+    for family in (f for f in grids if f in PATH_FAMILIES):
         spec = rule_specs.parse(family)
-        rules = [rule_specs.build(spec.with_scale(s), problem, TrackerOptions()) for s in scales]
+        rules = [rule_specs.build(spec.with_scale(s), problem, usual) for s in grids[family]]
         images = np.asarray(sweep(problem.denoiser, table, rules, keys[order], x[order]).x)
         file = f"path_{family.replace(':', '-')}.png"
-        labels_of_rows = ["unguided", *(study_tables.label(family, s) for s in scales)]
+        names = ["unguided", *(tables.label(family, s) for s in grids[family])]
         grid = np.concatenate([unguided[order][None], images])
-        plots.image_grid(grid, folder / file, labels_of_rows, title=f"without {name}: {family}")
-        pictures.append((file, f"{family}: one column a noise, scale growing downwards."))
+        title = f"without {problem.without}: {family}"
+        plots.image_grid(grid, study.folder / file, names, title=title)
+        pictures.append((file, f"{family}: one column per noise, scale growing downwards."))
     return Summary(None, [], pictures)
 
 
-def join(cells: Cells) -> dict[str, list[tuple[tuple[int, ...], tuple[Setting, ...], Found]]]:
-    """family -> (forbidden, settings, samples of all seeds together), in the order of the sets."""
-    together: dict[tuple[str, tuple[int, ...]], list[tuple[Cell, Found]]] = {}
+def join(cells: Cells) -> dict[str, list[Joined]]:
+    """family -> its forbidden sets in order, the samples of all seeds of each together."""
+    together: dict[str, dict[tuple[int, ...], list[tuple[Cell, Found]]]] = {}
     for cell, found in cells.items():
-        together.setdefault((cell.family, cell.forbidden), []).append((cell, found))
-    out: dict[str, list] = {}
-    for (family, forbidden), parts in sorted(
-        together.items(), key=lambda item: (len(item[0][1]), item[0][1])
-    ):
-        labels = np.concatenate([found.labels for _, found in parts], axis=1)
-        features = np.concatenate([found.features for _, found in parts], axis=1)
-        out.setdefault(family, []).append(
-            (forbidden, parts[0][0].settings, Found(labels, features, parts[0][1].calls))
-        )
-    order = list(dict.fromkeys(cell.family for cell in cells))
-    return {family: out[family] for family in order}
+        sets = together.setdefault(cell.family, {})
+        sets.setdefault(cell.forbidden, []).append((cell, found))
+    return {
+        family: [_joined(sets[f]) for f in sorted(sets, key=lambda f: (len(f), f))]
+        for family, sets in together.items()
+    }
 
 
-def counts_of(cells: Cells, make: MakeProblem) -> list[dict[str, Any]]:
-    """One record a cell and setting: what was asked for, and counts of the judge's labels."""
-    out = []
-    for cell, found in cells.items():
-        top = make(cell.forbidden).info.num_classes
-        for setting, labels in zip(cell.settings, found.labels, strict=True):
-            counts = np.bincount(labels, minlength=top)
-            facts = {
-                "forbidden": cell.forbidden,
-                "rule": study_tables.label(cell.family, setting.scale),
-            }
-            out.append(facts | {"seed": cell.seed, "counts": counts})
-    return out
+def _joined(parts: list[tuple[Cell, Found]]) -> Joined:
+    first, one = parts[0]
+    labels = np.concatenate([found.labels for _, found in parts], axis=1)
+    features = np.concatenate([found.features for _, found in parts], axis=1)
+    return Joined(first.forbidden, first.settings, Found(labels, features, one.calls))
 
 
-def _curves(joined, make: MakeProblem) -> dict[str, tradeoff.Curve]:
-    families = list(joined)
-    sets = [forbidden for forbidden, _, _ in joined[families[0]]]
-    scales = {}
-    for family in families:
-        settings = joined[family][0][1]
-        plain = all(s.options == TrackerOptions() for s in settings)
-        scales[family] = [s.scale for s in settings] if plain else list(settings)
+def sets_of(cells: Cells) -> list[tuple[int, ...]]:
+    """The forbidden sets, each once."""
+    return sorted({cell.forbidden for cell in cells})
+
+
+def counts_of(study: Study, cells: Cells) -> list[dict[str, Any]]:
+    """One record per cell and setting: what was asked for, and counts of the labels."""
+    return [
+        {
+            "forbidden": cell.forbidden,
+            "rule": tables.label(cell.family, setting.scale),
+            "seed": cell.seed,
+            "counts": class_counts(labels, study.model.info.num_classes),
+        }
+        for cell, found in cells.items()
+        for setting, labels in zip(cell.settings, found.labels, strict=True)
+    ]
+
+
+def curves_of(study: Study, joined: Mapping[str, list[Joined]]) -> dict[str, tradeoff.Curve]:
+    """Curves over scales (over settings, where a tracker's numbers change as well)."""
+    scales: dict[str, list[Any]] = {}
+    for family, (first, *_) in joined.items():
+        plain = all(s.options == TrackerOptions() for s in first.settings)
+        scales[family] = [s.scale for s in first.settings] if plain else list(first.settings)
+
+    def of_each(figure: Callable[[Joined], Any]) -> dict[str, list[Any]]:
+        return {family: [figure(j) for j in parts] for family, parts in joined.items()}
+
+    def frechet(j: Joined) -> list[float]:
+        real = study.problem(j.forbidden).real
+        width = j.found.features.shape[2]
+        return [real.distance(Moments.zero(width).update(f)) for f in j.found.features]
+
+    def frechet_error(j: Joined) -> np.ndarray:
+        real = study.problem(j.forbidden).real
+        return real.distance_errors(j.found.features, FRECHET_RESAMPLES, j.forbidden)
+
     return tradeoff.curves(
-        {family: [found.labels for _, _, found in joined[family]] for family in families},
-        sets,
-        make(sets[0]).info.num_classes,
+        of_each(lambda j: j.found.labels),
+        [j.forbidden for j in next(iter(joined.values()))],
+        study.model.info.num_classes,
         scales,
-        frechet={family: _frechet(joined[family], make) for family in families},
-        frechet_error={family: _frechet_errors(joined[family], make) for family in families},
-        independent=[family for family in families if family == "floor"],
+        frechet={family: np.array(v) for family, v in of_each(frechet).items()},
+        frechet_error={family: np.array(v) for family, v in of_each(frechet_error).items()},
+        independent=[family for family in joined if family == REFERENCE],
     )
 
 
-def _stored(found: Mapping[str, tradeoff.Curve]) -> dict[str, dict[str, Any]]:
+def stored(found: Mapping[str, tradeoff.Curve]) -> dict[str, dict[str, Any]]:
     """The curves without their thousands of bootstrap draws."""
     return {name: {k: v for k, v in vars(c).items() if k != "draws"} for name, c in found.items()}
 
 
-def _frechet(parts, make: MakeProblem) -> np.ndarray:
-    return np.array(
-        [[make(forbidden).real.distance(_moments(f)) for f in found.features]
-         for forbidden, _, found in parts]
-    )  # fmt: skip
+def compared(pairs, figure: Callable[[str, str], Any]) -> list[dict[str, Any]]:
+    """One record per pair (tracker, baseline)."""
+    return [{"reference": a, "rule": b} | vars(figure(a, b)) for a, b in pairs]
 
 
-def _frechet_errors(parts, make: MakeProblem) -> np.ndarray:
-    """[F, S] bootstrap standard errors over the samples of each set and setting."""
-    errors = []
-    for forbidden, _, found in parts:
-        real, rng = make(forbidden).real, np.random.default_rng(forbidden)
-        n = found.labels.shape[1]
-        rows = rng.integers(n, size=(FRECHET_RESAMPLES, n))
-        errors.append([np.std(real.distances(f, rows), ddof=1) for f in found.features])
-    return np.array(errors)
-
-
-def _moments(features) -> Moments:
-    return Moments.zero(features.shape[1]).update(features)
-
-
-def _quality(joined, make: MakeProblem, family: str) -> dict[str, np.ndarray]:
+def quality_of(study: Study, parts: list[Joined]) -> dict[str, np.ndarray]:
     """KID, precision and recall, means over the forbidden sets, [S] each."""
-    out: dict[str, list] = {"kid": [], "precision": [], "recall": []}
-    for forbidden, _, found in joined[family]:
-        real = make(forbidden).real_features
-        scores = [_scores(real, f.astype(np.float64)) for f in found.features]
-        for name in out:
-            out[name].append([s[name] for s in scores])
-    return {name: np.mean(values, axis=0) for name, values in out.items()}
+    scores = [
+        [_scores(study.problem(j.forbidden).real_features, f) for f in j.found.features]
+        for j in parts
+    ]
+    return {
+        name: np.mean([[s[name] for s in row] for row in scores], axis=0)
+        for name in ("kid", "precision", "recall")
+    }
 
 
-def _scores(real, fake) -> dict[str, float]:
+def _scores(real: np.ndarray, features: np.ndarray) -> dict[str, float]:
+    fake = features.astype(np.float64)
     overlap = precision_and_recall(fake, real)
     assert overlap.recall is not None  # both sets are at hand
     return {
@@ -299,67 +327,43 @@ def _scores(real, fake) -> dict[str, float]:
     }
 
 
-def _trade_offs(found, config, folder: Path, name: str, what: str) -> list[tuple[str, str]]:
-    pictures = []
-    for measure, label in (
-        ("kl", "KL(target || generated) (nats)"),
-        ("reversed", "KL(generated || target) (nats)"),
-        ("frechet", "Frechet distance"),
-    ):
-        shown = {
-            family: (
-                100 * c.leak,
-                100 * c.leak_low,
-                100 * c.leak_high,
-                getattr(c, measure),
-                getattr(c, f"{measure}_low", None),
-                getattr(c, f"{measure}_high", None),
-            )
-            for family, c in found.items()
-            if family != "floor"
-        }
-        marks = {}
-        if "floor" in found:
-            floor = found["floor"]
-            y = max(float(getattr(floor, measure)[0]), 0.0)
-            marks = {"floor": (100 * float(floor.leak[0]), y)}
-        file = f"{name}_{measure}.png"
+def trade_offs(
+    study: Study, found: Mapping[str, tradeoff.Curve], what: str
+) -> list[tuple[str, str]]:
+    """A picture per measure: the measure against leak."""
+    config, pictures = study.config, []
+    for measure, label in MEASURES.items():
+        lines, marks = {}, {}
+        for family, c in found.items():
+            x = [100 * v for v in (c.leak, c.leak_low, c.leak_high)]
+            y = [getattr(c, measure + end) for end in ("", "_low", "_high")]
+            if family == REFERENCE:
+                marks[family] = (float(x[0][0]), max(float(y[0][0]), 0.0))
+            else:
+                lines[family] = (*x, *y)
+        file = f"trade_off_{measure}.png"
         title = f"{config.dataset}, mean over {what}, {config.steps} steps"
-        plots.trade_off(shown, folder / file, points=marks, y_label=label, title=title)
+        plots.trade_off(lines, study.folder / file, points=marks, y_label=label, title=title)
         pictures.append((file, f"Share of the forbidden class against {label.split(' (')[0]}."))
     return pictures
 
 
-def _bounds(c: tradeoff.Curve, i: int) -> tuple[float, ...]:
-    leak = (100 * c.leak[i], 100 * c.leak_low[i], 100 * c.leak_high[i])
-    return (*leak, c.kl[i], c.kl_low[i], c.kl_high[i])
-
-
-def _response(c: tradeoff.Curve, points) -> tuple[np.ndarray, ...]:
-    rows = [(value, *_bounds(c, i)) for value, i in sorted(points)]
+def response(line: list[tuple[float, dict[str, float]]]) -> tuple[np.ndarray, ...]:
+    """(values of a number, points there) -> the vectors that plots.responses takes."""
+    rows = [
+        (value, *(100 * p[n] for n in ("leak", "leak_low", "leak_high")),
+         *(p[n] for n in ("kl", "kl_low", "kl_high")))
+        for value, p in sorted(line, key=lambda entry: entry[0])
+    ]  # fmt: skip
     return tuple(np.transpose(rows))
 
 
-def _changed(setting: Setting | float) -> dict[str, float]:
+def changed(setting: Setting | float) -> dict[str, float]:
     """The numbers in which a setting differs from the default."""
     if not isinstance(setting, Setting):
         setting = Setting(setting)
-    default = vars(TrackerOptions())
-    out = {k: v for k, v in vars(setting.options).items() if v != default[k]}
+    usual = vars(TrackerOptions())
+    out = {k: v for k, v in vars(setting.options).items() if v != usual[k]}
     if setting.scale not in (None, 1.0):
         out["lambda_0"] = setting.scale
     return out
-
-
-def _defaults(make: MakeProblem) -> dict[str, float]:
-    return {"lambda_0": 1.0, "tau": 1.0, "drift": 0.0, "delta": 0.0} | {
-        "prior": 1 / make((0,)).info.num_classes
-    }
-
-
-def _sets(cells: Cells) -> list[tuple[int, ...]]:
-    return sorted({cell.forbidden for cell in cells})
-
-
-def _rows(pairs: Mapping[tuple[str, str], Any]) -> list[dict[str, Any]]:
-    return [{"reference": a, "rule": b} | vars(found) for (a, b), found in pairs.items()]

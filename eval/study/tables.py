@@ -1,10 +1,13 @@
-"""The tables of a study's curves: every setting, and rules at equal leak.
+"""The tables of a study, from the records that results.json holds.
 
-Arguments are those of eval.study.summary.curves: found, curves by family; pairs of names (tracker,
-baseline) for what compares two of them (dng_jax.metrics.tradeoff).
+A point is one rule at one setting: `point(curve, i)`, the curve's numbers there under their names.
+A pair compares a baseline (rule) with a tracker (reference): dng_jax.metrics.tradeoff.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,108 +15,129 @@ from dng_jax.jobs.tables import Table
 from dng_jax.metrics import tradeoff
 
 LEVELS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02)
+NUMBERS = ("leak", "leak_low", "leak_high", "kl", "kl_low", "kl_high", "reversed",
+           "frechet", "frechet_low", "frechet_high")  # fmt: skip
+
+Record = Mapping[str, Any]
 
 
-def settings_table(what: str, found, quality, calls) -> Table:
+def point(c: tradeoff.Curve, i: int) -> dict[str, float]:
+    """A curve's numbers at its i-th setting."""
+    return {name: getattr(c, name)[i] for name in NUMBERS}
+
+
+def percent(r: Record, name: str = "leak") -> str:
+    """A share in per cent with its bounds."""
+    values = (100 * r[name], 100 * r[f"{name}_low"], 100 * r[f"{name}_high"])
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*values)
+
+
+def interval(name: str, digits: int = 4) -> Callable[[Record], str]:
+    """Cells of a value and its bounds."""
+
+    def cell(r: Record) -> str:
+        value, low, high = (f"{r[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
+        return f"{value} [{low}, {high}]"
+
+    return cell
+
+
+POINT: dict[str, str | Callable[[Any], object]] = {
+    "forbidden % [95%]": percent,
+    "KL [95%]": interval("kl"),
+    "reversed KL": lambda r: f"{r['reversed']:.4f}",
+    "Frechet [95%]": interval("frechet", 2),
+}
+
+
+def points_table(title: str, records: Sequence[Record], *facts: str) -> Table:
+    """Points, one per row, after the named facts about them."""
+    return Table.of(title, records, {**{fact: fact for fact in facts}, **POINT})
+
+
+def settings_table(title: str, found, quality, calls) -> Table:
     """Every family and scale: leak, divergences, distances, network calls."""
-    table = Table(
-        what,
-        (
-            "rule",
-            "forbidden % [95%]",
-            "KL [95%]",
-            "reversed KL",
-            "Frechet [95%]",
-            "KID x 1000",
-            "precision",
-            "recall",
-            "calls/image",
-        ),
+    records = [
+        {"rule": label(name, scale), "calls": calls[name]}
+        | {measure: values[i] for measure, values in quality[name].items()}
+        | point(c, i)
+        for name, c in found.items()
+        for i, scale in enumerate(c.scales)
+    ]
+    return Table.of(
+        title,
+        records,
+        {"rule": "rule"}
+        | POINT
+        | {
+            "KID x 1000": lambda r: f"{1000 * r['kid']:.2f}",
+            "precision": lambda r: f"{r['precision']:.3f}",
+            "recall": lambda r: f"{r['recall']:.3f}",
+            "calls per image": "calls",
+        },
     )
-    for name, c in found.items():
-        for i, scale in enumerate(c.scales):
-            q = {measure: values[i] for measure, values in quality[name].items()}
-            table.add(
-                label(name, scale),
-                *point(c, i),
-                f"{1000 * q['kid']:.2f}",
-                f"{q['precision']:.3f}",
-                f"{q['recall']:.3f}",
-                calls[name],
-            )
-    return table
 
 
-def matched_table(found, matched) -> Table:
+def matched_table(found: Mapping[str, tradeoff.Curve], pairs: Sequence[Record]) -> Table:
     """The baselines at each tracker's leak with lambda_0 = 1."""
-    table = Table(
+
+    def own(r: Record) -> dict[str, float]:
+        return point(found[r["reference"]], at_one(found[r["reference"]]))
+
+    def rule(r: Record) -> str:
+        return r["rule"] + ("" if r["reached"] else f" (nearest leak: {100 * r['leak']:.2f})")
+
+    return Table.of(
         "KL of the baselines at the leak of each tracker with lambda_0 = 1, paired bootstrap",
-        ("tracker", "its leak %", "its KL", "rule", "KL [95%]", "excess over the tracker [95%]"),
+        pairs,
+        {
+            "tracker": "reference",
+            "its leak %": lambda r: f"{100 * own(r)['leak']:.2f}",
+            "its KL": lambda r: f"{own(r)['kl']:.4f}",
+            "rule": rule,
+            "KL [95%]": interval("kl"),
+            "excess over the tracker [95%]": interval("excess"),
+        },
     )
-    for (a, b), m in matched.items():
-        at = at_one(found[a])
-        table.add(
-            a,
-            f"{100 * found[a].leak[at]:.2f}",
-            f"{found[a].kl[at]:.4f}",
-            b + ("" if m.reached else f" (nearest leak: {100 * m.leak:.2f})"),
-            f"{m.kl:.4f} [{m.kl_low:.4f}, {m.kl_high:.4f}]",
-            f"{m.excess:.4f} [{m.excess_low:.4f}, {m.excess_high:.4f}]",
-        )
-    return table
 
 
-def levels_table(own, levels) -> Table:
+def levels_table(own: Mapping[str, tradeoff.AtLevels], pairs: Sequence[Record]) -> Table:
     """Trackers and baselines at the leaks of LEVELS that both reach."""
-    table = Table(
+    numbers = ("kl", "kl_low", "kl_high", "excess", "excess_low", "excess_high")
+    records = [
+        {"level": level, "reference": r["reference"], "rule": r["rule"]}
+        | {name: r[name][i] for name in numbers}
+        | {f"own_{name}": getattr(own[r["reference"]], name)[i] for name in numbers}
+        for i, level in enumerate(LEVELS)
+        for r in pairs
+        if own[r["reference"]].reached[i] and r["reached"][i]
+    ]
+    return Table.of(
         "KL at equal leak, where both curves reach it, paired bootstrap",
-        ("leak %", "tracker", "its KL [95%]", "rule", "its KL [95%]", "excess [95%]"),
+        records,
+        {
+            "leak %": lambda r: f"{100 * r['level']:g}",
+            "tracker": "reference",
+            "its KL [95%]": interval("own_kl"),
+            "rule": "rule",
+            "KL of the rule [95%]": interval("kl"),
+            "excess [95%]": interval("excess"),
+        },
     )
-    for i, level in enumerate(LEVELS):
-        for (a, b), other in levels.items():
-            mine = own[a]
-            if mine.reached[i] and other.reached[i]:
-                table.add(
-                    f"{100 * level:g}",
-                    a,
-                    interval(mine.kl[i], mine.kl_low[i], mine.kl_high[i]),
-                    b,
-                    interval(other.kl[i], other.kl_low[i], other.kl_high[i]),
-                    interval(other.excess[i], other.excess_low[i], other.excess_high[i]),
-                )
-    return table
 
 
-def areas_table(areas) -> Table:
+def areas_table(pairs: Sequence[Record]) -> Table:
     """Mean excess over all leaks that both cover."""
-    table = Table(
+    return Table.of(
         "Mean excess of KL over the tracker's along log leak, over the leaks that both cover",
-        ("tracker", "rule", "leaks %", "excess [95%]"),
+        [r for r in pairs if np.isfinite(r["excess"])],
+        {
+            "tracker": "reference",
+            "rule": "rule",
+            "leaks %": lambda r: f"{100 * r['leak_low']:.2f} to {100 * r['leak_high']:.2f}",
+            "excess [95%]": interval("excess"),
+        },
     )
-    for (a, b), found in areas.items():
-        if np.isfinite(found.excess):
-            table.add(
-                a,
-                b,
-                f"{100 * found.leak_low:.2f} to {100 * found.leak_high:.2f}",
-                interval(found.excess, found.excess_low, found.excess_high),
-            )
-    return table
-
-
-def point(c: tradeoff.Curve, i: int) -> tuple[str, ...]:
-    """The cells of one point: leak in per cent, KL, reversed KL, Frechet distance."""
-    return (
-        f"{100 * c.leak[i]:.2f} [{100 * c.leak_low[i]:.2f}, {100 * c.leak_high[i]:.2f}]",
-        interval(c.kl[i], c.kl_low[i], c.kl_high[i]),
-        f"{c.reversed[i]:.4f}",
-        f"{c.frechet[i]:.2f} [{c.frechet_low[i]:.2f}, {c.frechet_high[i]:.2f}]",
-    )
-
-
-def interval(value, low, high) -> str:
-    """A value and its bounds."""
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def at_one(c: tradeoff.Curve) -> int:

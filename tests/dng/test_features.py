@@ -28,20 +28,20 @@ class Linear:
         return flat @ variables["params"], 2 * flat
 
 
-def test_judge_is_one_program_whatever_the_number_of_images():
+def test_a_classifier_is_one_program_whatever_the_number_of_images():
     module, rng = Linear(), np.random.default_rng(0)
     weights = rng.normal(size=(4, 3)).astype(np.float32)
-    look = features.judge(module, weights, batch=8)
+    classify = features.classifier(module, weights, batch=8)
     x = rng.uniform(-1, 1, size=(19, 2, 2, 1)).astype(np.float32)
     for n in (19, 8, 1, 0):
-        labels, found = look(jnp.asarray(x[:n]))
+        labels, found = classify(jnp.asarray(x[:n]))
         flat = x[:n].reshape(n, 4)
         np.testing.assert_array_equal(labels, (flat @ weights).argmax(axis=1))
         np.testing.assert_array_equal(found, 2 * flat)
         assert (labels.dtype, found.dtype, found.shape) == (np.int32, np.float32, (n, 4))
     assert module.traces == [(8, 2, 2, 1)]
     with pytest.raises(InputError, match=r"\[19, 4\]"):
-        look(x.reshape(19, 4))
+        classify(x.reshape(19, 4))
 
 
 def test_bundled_classifier_gives_its_penultimate_layer():
@@ -49,7 +49,7 @@ def test_bundled_classifier_gives_its_penultimate_layer():
     height, width, channels = config["image_shape"]
     x = np.random.default_rng(1).uniform(-1, 1, (5, height, width, channels)).astype(np.float32)
     logits, _ = module.apply({"params": params}, x, features=True)
-    found = features.classifier(module, params, batch=4)(x)
+    _, found = features.classifier(module, params, batch=4)(x)
     # The last layer, by hand, turns them into the logits.
     last = params["logits"]
     np.testing.assert_allclose(found @ last["kernel"] + last["bias"], logits, atol=1e-4)

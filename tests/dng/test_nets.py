@@ -334,7 +334,7 @@ def test_mnist_classifier_is_accurate():
     except InputError:
         pytest.skip("no MNIST here")
     module, params, _ = pretrained.load("mnist-classifier")
-    predicted, _ = features.judge(module, params)(data.to_unit(images[:2000]))
+    predicted, _ = features.classifier(module, params)(data.to_unit(images[:2000]))
     assert np.mean(predicted == labels[:2000]) >= 0.99
 
 

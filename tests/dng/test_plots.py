@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from dng_jax import plots
 from dng_jax.errors import InputError
 from dng_jax.metrics import reliability
+from dng_jax.plots import figures
 
 RNG = np.random.default_rng(0)
 
@@ -41,7 +42,7 @@ def test_curves_are_drawn(tmp_path):
     p = RNG.uniform(size=(9, 30))
     curve = reliability(RNG.uniform(size=50), RNG.integers(0, 2, 50))
     drawn = [
-        plots.trade_off(curves, tmp_path / "t.png", floor=0.01, points={"unguided": (9.0, 0.1)}),
+        plots.trade_off(curves, tmp_path / "t.png", points={"unguided": (9.0, 0.1)}),
         plots.trade_off({"no leak": ([0.0], None, None, [0.1], None, None)}, tmp_path / "z.png"),
         plots.posterior_over_time({"a": p}, tmp_path / "p.png", logsnr=np.linspace(-5, 5, 9)),
         plots.posterior_over_time({"a": ("quantiles", p[:, :3])}, tmp_path / "q.svg"),
@@ -79,7 +80,7 @@ def test_pyplot_is_never_loaded():
 
 
 def test_responses_show_every_point_of_every_panel(monkeypatch, tmp_path):
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figure)
+    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
     x = np.array([1.0, 2.0])
 
     def curve(top):
@@ -91,3 +92,15 @@ def test_responses_show_every_point_of_every_panel(monkeypatch, tmp_path):
         low, high = axes.get_ylim()
         assert low <= 0
         assert high >= 7
+
+
+def test_the_axis_of_a_trade_off_reaches_every_point_and_its_bars(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    x, y = np.array([0.0, 0.5]), np.array([-0.1, 0.2])
+    curves = {"np": (x, x, x + 4, y, None, None)}
+    figure = plots.trade_off(curves, tmp_path / "t.png", points={"reference": (9.0, 0.3)})
+    (axes,) = figure.axes
+    assert axes.get_xlim() == pytest.approx((-0.15 * 0.5, 1.5 * 9))
+    assert axes.get_xaxis().get_transform().linthresh == 0.5  # the smallest leak but 0
+    assert axes.get_ylim()[0] <= -0.1
+    assert [t.get_text() for t in axes.texts] == ["reference"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError
+from dng_jax.jobs.options import RunOptions
 from eval.bench import __main__ as bench
 from eval.bench import hopfield as hopfield_speed
 from eval.bench import loops as hopfield_loops
@@ -22,7 +23,7 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
 ):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(hopfield_speed, "OCTAVES", 1)
-    config = bench.Config("hopfield", shrink=32, pairs=1, out=str(tmp_path / "b"))
+    config = bench.Config("hopfield", shrink=32, pairs=1, run=RunOptions(str(tmp_path / "b")))
     results = bench.main(config)["results"]
     loops = results["loops"]
     assert len(loops) == 3 * 3

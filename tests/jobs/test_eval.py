@@ -2,95 +2,199 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 import tyro
 
-from dng_jax import nets, training, weights
+from dng_jax import guidance, nets, posterior, training
 from dng_jax.errors import InputError, NonFiniteError
-from dng_jax.experiments import problems, rule_specs
-from dng_jax.experiments.problems import Source
+from dng_jax.experiments import models, problems, rule_specs
+from dng_jax.experiments.generating import generate
+from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, devices
+from dng_jax.jobs.options import RunOptions
+from dng_jax.metrics import Moments, features
+from dng_jax.weights import files
 from eval import calibration, class_removal, exact
 from eval.bench import __main__ as bench
 from eval.study import __main__ as study
 from eval.study import cells as study_cells
-from eval.study import report
+from eval.study import options as study_options
+from eval.study import plan, report
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = ("unguided", "floor", "np=0.3", "sld=0.5", "dng:pair", "dng:odds=2", "dng")
+RULES = ("unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds=2", "dng")
 
 
-def small(tmp_path, **changes):
-    options = {"samples": 48, "steps": 10, "out": str(tmp_path / "run"), "rules": RULES}
+def removal(out: Path, **changes) -> class_removal.Config:
+    """A little run of class_removal into the folder `out`."""
+    options = {"samples": 48, "steps": 10, "run": RunOptions(str(out)), "rules": RULES}
     return class_removal.Config(**(options | changes))
 
 
-def run(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+@pytest.fixture(scope="module", params=["network", "exact"])
+def removed(request, quick_compilation, tmp_path_factory):
+    """A run over two seeds with two classes forbidden: its records, files and printed lines."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    rules = RULES if request.param == "exact" else ("reference", "dng:pair", "dng")
+    printed = io.StringIO()
+    config = removal(
+        folder, source=Source(request.param), forbid=("3", "8"), seeds=(0, 1), rules=rules
+    )
+    with contextlib.redirect_stdout(printed):
+        records = class_removal.main(config)
+    stored = json.loads((folder / "results.json").read_text())
+    return SimpleNamespace(
+        denoiser=request.param,
+        rules=rules,
+        records=records,
+        folder=folder,
+        stored=stored,
+        printed=printed.getvalue(),
     )
 
 
-@pytest.mark.parametrize("denoiser", ["network", "exact"])
-def test_class_removal_writes_one_record_a_rule(tmp_path, denoiser, capsys):
-    rules = RULES if denoiser == "exact" else ("floor", "dng:pair", "dng")
-    config = small(tmp_path, source=Source(denoiser), forbid=("3", "8"), seeds=(0, 1), rules=rules)
-    records = class_removal.main(config)
-    folder = tmp_path / "run"
-    stored = json.loads((folder / "results.json").read_text())
-    assert [r["rule"] for r in stored["records"]] == [str(rule_specs.parse(rule)) for rule in rules]
-    for r in stored["records"]:
-        # The floor rounds its samples up to a multiple of the eight allowed classes: 48 is one.
+def test_class_removal_writes_one_record_per_rule(removed):
+    names = [str(rule_specs.parse(rule)) for rule in removed.rules]
+    assert [r["rule"] for r in removed.stored["records"]] == names
+    assert "dng:classes=1" in removed.printed
+
+
+def test_counts_are_pooled_over_seeds(removed):
+    for r in removed.stored["records"]:
+        # The reference rounds samples up to a multiple of the eight allowed classes: 48 is one.
         assert sum(r["counts"]) == 2 * 48
         assert np.sum(list(r["counts_by_seed"].values()), axis=0).tolist() == r["counts"]
+
+
+def test_the_reported_leak_is_that_of_the_counts(removed):
+    for r in removed.stored["records"]:
         forbidden = r["counts"][3] + r["counts"][8]
         assert r["report"]["forbidden"]["value"] == pytest.approx(forbidden / 96)
-    assert {p.name for p in folder.iterdir()} == {
+
+
+def test_class_removal_writes_pictures_tables_and_provenance(removed):
+    assert {p.name for p in removed.folder.iterdir()} == {
         "run.json", "results.json", "tables.md", "samples.png", "trade_off.png", "posterior.png",
     }  # fmt: skip
-    assert stored["provenance"]["packages"]["jax"]
-    calls = [r["network_calls_per_image"] for r in records]
-    assert calls == ([10 if denoiser == "network" else None] * len(rules))
-    assert "dng:classes=1" in capsys.readouterr().out
+    assert removed.stored["provenance"]["packages"]["jax"]
+    assert removed.stored["classifier"] in ("digits-classifier", "closed form")
+
+
+def test_network_calls_are_counted_where_there_is_a_network(removed):
+    calls = [r["network_calls_per_image"] for r in removed.records]
+    assert calls == ([10 if removed.denoiser == "network" else None] * len(removed.rules))
 
 
 @pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch(tmp_path):
     rules = ("dng:pair",)
-    a = class_removal.main(small(tmp_path, rules=rules, out=str(tmp_path / "a"), batch=48))
-    b = class_removal.main(small(tmp_path, rules=rules, out=str(tmp_path / "b"), batch=20))
+    a = class_removal.main(removal(tmp_path / "a", rules=rules, batch=48))
+    b = class_removal.main(removal(tmp_path / "b", rules=rules, batch=20))
     assert a[0]["counts"].tolist() == b[0]["counts"].tolist()
 
 
-def test_the_label_network_calls_once_a_role(tmp_path):
-    rules = ("unguided", "np=0.3", "dng:classes")
-    records = class_removal.main(
-        small(
-            tmp_path, source=Source(network="label"), rules=rules, samples=8, steps=2, forbid=("1",)
-        )
+def test_the_label_network_calls_once_per_role(tmp_path):
+    config = removal(
+        tmp_path / "run",
+        source=Source(network="label"),
+        rules=("unguided", "np=0.3", "dng:classes"),
+        samples=8,
+        steps=2,
+        forbid=("1",),
     )
-    assert [r["network_calls_per_image"] for r in records] == [2, 4, 20]
+    assert [r["network_calls_per_image"] for r in class_removal.main(config)] == [2, 4, 20]
 
 
 def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
     records = class_removal.main(
-        small(tmp_path, samples=256, steps=25, rules=("unguided", "dng:classes"))
+        removal(tmp_path / "run", samples=256, steps=25, rules=("unguided", "dng:classes"))
     )
     unguided, guided = (r["report"].forbidden.value for r in records)
     assert unguided > 0.05
     assert guided < 0.02
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Digits as a mixture, without 0 and 7."""
+    return problems.make("digits", (0, "7"), Source("exact"))
+
+
+def test_the_reference_draws_each_allowed_class_in_turn(digits):
+    table, rule = digits.table("ddpm", 4), guidance.unguided("positive")
+    found = generate(digits, table, rule, 20, seed=3, first=100, keep=10, reference=True)
+    assert found.labels.shape == (1, 24)  # whole rounds of the 8 allowed classes
+    allowed = [1, 2, 3, 4, 5, 6, 8, 9]
+    assert (found.labels[0].reshape(3, 8) == allowed).mean() > 0.9
+    # Class 2 is the second part of three samples each, from sample 103 on.
+    alone = dataclasses.replace(digits, denoiser=digits.conditioned(2))
+    part = generate(alone, table, rule, 3, seed=3, first=103)
+    np.testing.assert_array_equal(found.features[0, 1::8], part.features[0])
+    np.testing.assert_array_equal(found.images[0, 1::8], part.images[0, :2])
+    assert found.images.shape[1] == 10
+
+
+def test_a_sweep_is_its_rules_one_by_one_and_batches_are_parts_of_it(digits):
+    table = digits.table("ddpm", 4)
+    rules = [guidance.negative_prompt(s, negatives=digits.negatives) for s in (0.2, 1.0)]
+    both = generate(digits, table, rules, 6, seed=0)
+    cut = generate(digits, table, rules, 6, seed=0, batch=4, keep=5)
+    for i, rule in enumerate(rules):
+        single = generate(digits, table, rule, 6, seed=0, pieces=2)
+        np.testing.assert_allclose(both.images[i], single.images[0], atol=1e-4)
+    np.testing.assert_allclose(cut.images, both.images[:, :5], atol=1e-4)
+    assert [b.shape[1] for b in cut.batches] == [4, 2]
+    whole = Moments.zero(64).update(cut.features[1])
+    np.testing.assert_allclose(cut.moments(1).covariance, whole.covariance, atol=1e-12)
+
+
+def test_inception_features_take_the_place_of_the_classifiers_own(tmp_path, monkeypatch):
+    def brightness(weights):
+        assert weights == "weights.pth"
+        return lambda x: np.asarray(x, np.float32).mean(axis=(2, 3))  # one number per row
+
+    monkeypatch.setattr(features, "inception", brightness)
+    source = Source("exact", features="inception", inception_weights="weights.pth")
+    config = removal(tmp_path / "run", source=source, rules=("unguided",), samples=24)
+    (found,) = class_removal.main(config)
+    (plain,) = class_removal.main(
+        removal(tmp_path / "p", source=Source("exact"), rules=("unguided",), samples=24)
+    )
+    assert (found["frechet_features"], plain["frechet_features"]) == ("inception", "pixels")
+    assert found["counts"].tolist() == plain["counts"].tolist()
+    problem = problems.make("digits", ("0",), source)
+    rule, table = guidance.unguided(), problem.table("ddpm", 10)
+    pixels = generate(problem, table, rule, 24, seed=0).images[0]
+    moments = Moments.zero(8).update(pixels.mean(axis=(2, 3)))
+    assert found["frechet_distance"] == pytest.approx(problem.real.distance(moments))
+    assert problem.real_features.shape == (1797 - 178, 8)  # all images but the zeros
+
+
+def test_inception_features_without_their_extra_are_refused_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    config = removal(tmp_path / "run", source=Source(features="inception"))
+    with pytest.raises(
+        InputError, match=r"need the optional extra 'fid'.*dng-jax\[fid\]"
+    ) as caught:
+        class_removal.main(config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -109,9 +213,10 @@ def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
         (("--prior", "1.5", "--rules", "dng:pair"), "prior must lie strictly between 0 and 1"),
         (("--prior", "0.1"), "--prior belongs to pair and odds"),
         (("--samples", "1"), "--samples must be at least 2, got 1"),
+        (("--features", "clip"), "unknown kind of features 'clip'"),
         (("--denoiser", "neural"), "unknown denoiser 'neural'"),
         (("--rules", "dng:exact"), "the tracker 'exact' needs --denoiser exact"),
-        (("--seeds", "1", "1"), "a seed is named twice"),
+        (("--seeds", "1", "1"), "--seeds 1 1 names something twice"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, words, said):
@@ -132,7 +237,7 @@ def test_forbidding_every_class_is_refused():
 def test_exit_code_two_without_traceback_and_nothing_overwritten(tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(SystemExit) as left:
-        cli.main(lambda: class_removal.main(class_removal.Config(samples=8, out=str(tmp_path))))
+        cli.main(lambda: class_removal.main(removal(tmp_path, samples=8)))
     assert left.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -146,11 +251,11 @@ def test_a_network_that_yields_nan_is_named_and_ends_the_job(tmp_path, monkeypat
     bad = dataclasses.replace(made, denoiser=dataclasses.replace(made.denoiser, params=params))
     monkeypatch.setattr(problems, "make", lambda *a, **k: bad)
     with pytest.raises(NonFiniteError, match="sample 0 became NaN or infinite at step 0 of"):
-        class_removal.main(small(tmp_path, rules=("unguided",)))
+        class_removal.main(removal(tmp_path / "run", rules=("unguided",)))
 
 
 def test_rules_are_read_back_as_they_are_written():
-    for text in ("unguided", "floor", "np=0.25", "sld=2", "dng:pair=5", "dng:classes=1"):
+    for text in ("unguided", "reference", "np=0.25", "sld=2", "dng:pair=5", "dng:classes=1"):
         assert str(rule_specs.parse(text)) == text
     assert str(rule_specs.parse("dng", "odds")) == "dng:odds=1"
 
@@ -159,7 +264,7 @@ def test_rules_are_read_back_as_they_are_written():
     ("denoiser", "sampler"),
     [("exact", "ddpm"), pytest.param("network", "ddim", marks=pytest.mark.slow)],
 )
-def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler):
+def test_calibration_tests_raw_and_fitted_trackers(tmp_path, denoiser, sampler):
     records = calibration.main(
         calibration.Config(
             source=Source(denoiser),
@@ -168,7 +273,7 @@ def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler)
             knots=3,
             samplers=(sampler,),
             trackers=("odds", "classes"),
-            out=str(tmp_path / "run"),
+            run=RunOptions(str(tmp_path / "run")),
         )
     )
     assert len(records) == 2 * 3
@@ -181,103 +286,149 @@ def test_calibration_judges_raw_and_fitted_trackers(tmp_path, denoiser, sampler)
 @pytest.mark.slow
 def test_exact_posterior_equals_the_complement_and_classes_comes_close():
     problem = problems.make("digits", ("0",), Source("exact"))
-    identity = exact.exact_identity(problem, 64, seed=0, count=50)
-    assert identity["largest_difference"] < 1e-3
     shape, mixture = problem.info.shape, problem.mixture
-    denoise, table = problem.denoiser, problem.table("ddpm", 50)
-    rules = {
-        "unguided": exact.guidance.unguided(),
-        "classes": exact.DNG(exact.posterior.classes(10, (0,))),
-    }
+    identity = exact.exact_identity(mixture, shape, 64, seed=0, count=50)
+    assert identity["largest_difference"] < 1e-3
+    rules = {"unguided": guidance.unguided(), "classes": exact.DNG(posterior.classes(10, (0,)))}
     rows = {
-        name: exact.measure(name, mixture, denoise, table, rule, shape, 256, 0)
+        name: exact.measure(
+            exact.Plan(name, rule, problem.table("ddpm", 50)), mixture, shape, 256, 0
+        )
         for name, rule in rules.items()
     }
-    assert rows["unguided"].leak > 0.05
-    assert rows["classes"].leak <= 0.004  # at most one image of 256
-    assert rows["classes"].error <= 1e-3
+    assert rows["unguided"]["leak"] > 0.05
+    assert rows["classes"]["leak"] <= 0.004  # at most one image of 256
+    assert rows["classes"]["error"] <= 1e-3
+
+
+@pytest.fixture(scope="module")
+def exact_results(quick_compilation, tmp_path_factory):
+    """The figures the exact job is asked for, at their full size."""
+    out = tmp_path_factory.mktemp("exact") / "e"
+    return exact.main(exact.Config(samples=4096, run=RunOptions(str(out))))
 
 
 @pytest.mark.slow
-def test_exact_claims(tmp_path):
-    # The figures the issue asks of the digits mixture and of the plane, at the size it asks for.
-    results = exact.main(exact.Config(samples=4096, out=str(tmp_path / "e")))
-    rows = {(r.what, r.steps): r for r in results["digits"]}
+def test_exact_claims_on_digits(exact_results):
+    rows = {(r["what"], r["steps"]): r for r in exact_results["digits"]}
     # Where p comes close to 1, guidance amplifies float32's rounding by 1/(1-p): a few chains.
-    assert results["identity"]["share_beyond"] < 1e-3
-    assert rows["exact posterior", 100].leak == 0
-    assert rows["pair", 1000].leak <= 0.01
-    assert rows["pair", 1000].kl <= 0.03
-    assert rows["NP lambda = 1", 1000].kl >= 0.2
-    assert rows["NP lambda = 0.2", 1000].leak >= 0.02
-    assert rows["classes", 100].leak <= 0.002
-    assert rows["classes", 25].leak <= 0.012
-    assert rows["classes", 100].error <= 1e-3
-    plane = {(r.what, r.steps): r for r in results["plane"]}
-    for steps in (50, 250):
-        for tracker in ("pair", "odds"):
-            plain = plane[f"DDIM, {tracker} plain", steps].leak
-            corrected = plane[f"DDIM, {tracker} corrected", steps].leak
-            assert corrected <= min(plain / 2, 0.02)
+    assert exact_results["identity"]["share_beyond"] < 1e-3
+    assert rows["exact posterior", 100]["leak"] == 0
+    assert rows["pair", 1000]["leak"] <= 0.01
+    assert rows["pair", 1000]["kl"] <= 0.03
+    assert rows["NP lambda = 1", 1000]["kl"] >= 0.2
+    assert rows["NP lambda = 0.2", 1000]["leak"] >= 0.02
+    assert rows["classes", 100]["leak"] <= 0.002
+    assert rows["classes", 25]["leak"] <= 0.012
+    assert rows["classes", 100]["error"] <= 1e-3
 
 
-def small_study(tmp_path, **changes):
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [50, 250])
+@pytest.mark.parametrize("tracker", ["pair", "odds"])
+def test_exact_claims_in_the_plane(exact_results, steps, tracker):
+    plane = {(r["what"], r["steps"]): r for r in exact_results["plane"]}
+    plain = plane[f"DDIM, {tracker} plain", steps]["leak"]
+    corrected = plane[f"DDIM, {tracker} corrected", steps]["leak"]
+    assert corrected <= min(plain / 2, 0.02)
+
+
+def small_study(out: Path, **changes) -> study.Config:
+    """A little study into the folder `out`."""
     families = ("np", "dng:pair", "dng:classes")
     options = {"forbid": ("0", "7"), "families": families, "samples": 24, "part_samples": 16}
-    options |= {"steps": 6, "seeds": (0, 1), "out": str(tmp_path / "s")}
+    options |= {"steps": 6, "seeds": (0, 1), "out": str(out)}
     options |= {"source": Source("exact")}  # compiles in a tenth of a network's time
     return study.Config(**(options | changes))
 
 
+@contextlib.contextmanager
+def little_grids():
+    """Every part of a study with a few settings only."""
+    with pytest.MonkeyPatch.context() as patch:
+        grids = {"np": (0.1, 1.0), "dng:pair": (1.0,), "dng:classes": (0.5, 1.0)}
+        patch.setattr(plan, "GRIDS", grids)
+        patch.setattr(plan, "SEVERAL", {"dng:classes": (1.0,)})
+        patch.setattr(plan, "SET_SIZES", (2,))
+        patch.setattr(plan, "STEP_COUNTS", (4, 6))
+        patch.setattr(plan, "KNOBS", {"lambda_0": (2.0,), "tau": (0.5,), "prior": (0.3,)})
+        yield grids
+
+
 @pytest.fixture
-def small_grids(monkeypatch):
-    grids = {"np": (0.1, 1.0), "dng:pair": (1.0,), "dng:classes": (0.5, 1.0)}
-    monkeypatch.setattr(study, "GRIDS", grids)
-    monkeypatch.setattr(study, "SEVERAL", {"dng:classes": (1.0,)})
-    monkeypatch.setattr(study, "SET_SIZES", (2,))
-    monkeypatch.setattr(study, "STEP_COUNTS", (4, 6))
-    monkeypatch.setattr(study, "KNOBS", {"lambda_0": (2.0,), "tau": (0.5,), "prior": (0.3,)})
+def small_grids():
+    with little_grids() as grids:
+        yield grids
 
 
-@pytest.mark.parametrize(
-    ("families", "parts"),
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         # Calibration has a test of its own; every family and part compiles programs of its own.
         (("np", "dng:classes"), ("curves", "sensitivity", "steps", "several", "path")),
-        pytest.param(("np", "dng:pair", "dng:classes"), study.PARTS, marks=pytest.mark.slow),
+        pytest.param(
+            (("np", "dng:pair", "dng:classes"), plan.PARTS), marks=pytest.mark.slow, id="all"
+        ),
     ],
 )
-def test_study_makes_every_part_and_its_report(tmp_path, small_grids, families, parts):
-    results = study.main(small_study(tmp_path, families=families, parts=parts))
-    curve = results["curves"]["curves"]["np"]
+def studied(request, quick_compilation, tmp_path_factory):
+    """A study of two classes and two seeds: its families, parts, folder and results."""
+    families, parts = request.param
+    folder = tmp_path_factory.mktemp("study") / "s"
+    with little_grids() as grids:
+        results = study.main(small_study(folder, families=families, parts=parts))
+    scales = {family: grids[family] for family in families}
+    return SimpleNamespace(scales=scales, parts=parts, folder=folder, results=results)
+
+
+def test_curves_of_a_study_hold_every_class_and_both_seeds(studied):
+    curve = studied.results["curves"]["curves"]["np"]
     assert curve["leak_by_class"].shape == (2, 2)
     assert curve["samples"] == 48  # both seeds
-    matched = {(m["reference"], m["rule"]): m for m in results["curves"]["matched"]}
-    own = results["curves"]["curves"]["dng:classes"]["kl"][1]  # lambda_0 = 1
+
+
+def test_excess_at_equal_leak_is_over_the_trackers_own_kl(studied):
+    curves = studied.results["curves"]
+    matched = {(m["reference"], m["rule"]): m for m in curves["matched"]}
+    own = curves["curves"]["dng:classes"]["kl"][1]  # lambda_0 = 1
     assert matched["dng:classes", "np"]["excess"] == pytest.approx(
         matched["dng:classes", "np"]["kl"] - own
     )
-    counts = [r["counts"] for r in results["curves"]["counts"]]
-    settings = 1 + 1 + sum(len(study.GRIDS[family]) for family in families)
+
+
+def test_a_study_counts_every_setting_class_and_seed(studied):
+    counts = [r["counts"] for r in studied.results["curves"]["counts"]]
+    settings = 1 + 1 + sum(map(len, studied.scales.values()))
     assert len(counts) == 2 * 2 * settings  # seeds, classes
     assert all(sum(c) == 24 for c in counts)
+
+
+def test_a_study_makes_its_other_parts(studied):
+    results = studied.results
     assert set(results["several"]) == {2}
     assert set(results["steps"]) == {4, 6}
-    if "dng:pair" in families:
+    if "dng:pair" in studied.scales:
         assert len(results["sensitivity"]["dng:pair"]["leak"]) == 4
     assert len(results["sensitivity"]["dng:classes"]["leak"]) == 3  # it has no prior
 
-    page = report.main(report.Config(tmp_path / "s")).read_text()
-    assert page.count("data:image/png;base64,") == len(results["pictures"]) >= 7
+
+def test_the_report_of_a_study_is_one_page_that_needs_nothing_else(studied):
+    page = report.main(report.Config(studied.folder)).read_text()
+    pictures = studied.results["pictures"]
+    assert page.count("data:image/png;base64,") == len(pictures) >= 7
     assert not re.search(r"(src|href)=\"(?!data:)", page)
-    for part in parts:
+    for part in studied.parts:
         assert report.TITLES[part] in page
+    curve = studied.results["curves"]["curves"]["np"]
     assert f"{100 * curve['leak'][1]:.2f}" in page
-    assert "| np=1 |" in (tmp_path / "s" / "readme.md").read_text()
+    assert "| np=1 |" in (studied.folder / "readme.md").read_text()
 
 
-def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
-    config = small_study(tmp_path, parts=("curves",), resume=True)
+@pytest.fixture(scope="module")
+def resumed(quick_compilation, tmp_path_factory):
+    """A study that was stopped after three cells, and gone on with: names of the cells made."""
+    folder = tmp_path_factory.mktemp("resumed") / "s"
+    config = small_study(folder, parts=("curves",), resume=True)
     made, run = [], study_cells.run
 
     def stop_after_three(problem, cell):
@@ -286,39 +437,62 @@ def test_study_goes_on_where_it_stopped(tmp_path, small_grids, monkeypatch):
         made.append(cell.name)
         return run(problem, cell)
 
-    monkeypatch.setattr(study_cells, "run", stop_after_three)
-    with pytest.raises(KeyboardInterrupt):
-        study.main(config)
-    monkeypatch.setattr(study_cells, "run", lambda p, c: (made.append(c.name), run(p, c))[1])
-    first = study.main(config)
-    assert len(made) == len(set(made)) == 2 * 2 * 5
+    with little_grids(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_cells, "run", stop_after_three)
+        with pytest.raises(KeyboardInterrupt):
+            study.main(config)
+        patch.setattr(study_cells, "run", lambda p, c: (made.append(c.name), run(p, c))[1])
+        results = study.main(config)
+    return SimpleNamespace(folder=folder, made=made, results=results)
 
-    # More seeds are more cells of the same study; nothing finished is made again.
-    more = study.main(dataclasses.replace(config, seeds=(0, 1, 2)))
-    assert len(made) == len(set(made)) == 3 * 2 * 5
-    old, new = (r["curves"]["curves"]["np"]["samples"] for r in (first, more))
+
+@pytest.fixture
+def resume(resumed, small_grids, tmp_path, monkeypatch):
+    """Goes on with a copy of that study: changes of its options -> results; and cells made."""
+    shutil.copytree(resumed.folder, tmp_path / "s")
+    made, run = [], study_cells.run
+    monkeypatch.setattr(study_cells, "run", lambda p, c: (made.append(c.name), run(p, c))[1])
+
+    def go_on(**changes):
+        options = {"parts": ("curves",), "resume": True}
+        return study.main(small_study(tmp_path / "s", **(options | changes)))
+
+    return SimpleNamespace(folder=tmp_path / "s", made=made, go_on=go_on)
+
+
+def test_a_study_goes_on_where_it_stopped(resumed):
+    assert len(resumed.made) == len(set(resumed.made)) == 2 * 2 * 5
+
+
+def test_more_seeds_are_more_cells_of_the_same_study(resumed, resume):
+    more = resume.go_on(seeds=(0, 1, 2))
+    assert len(resume.made) == len({*resumed.made, *resume.made}) - 20 == 2 * 5
+    old, new = (r["curves"]["curves"]["np"]["samples"] for r in (resumed.results, more))
     assert (old, new) == (48, 72)
 
-    # Another part is added; the one that was there stays in the results.
-    both = study.main(dataclasses.replace(config, parts=("several",)))
+
+def test_another_part_is_added_to_those_that_are_there(resume):
+    both = resume.go_on(parts=("several",))
     assert {t["part"] for t in both["tables"]} == {"curves", "several"}
     assert "--parts curves several" in both["command"]
-    stored = json.loads((tmp_path / "s" / "results.json").read_text())
-    assert stored["curves"]["curves"]["np"]["samples"] == 72
+    stored = json.loads((resume.folder / "results.json").read_text())
+    assert stored["curves"]["curves"]["np"]["samples"] == 48
 
-    cell = tmp_path / "s" / "cells" / f"{made[0]}.npz"
+
+def test_a_damaged_cell_and_one_of_other_settings_are_refused(resumed, resume):
+    cell = resume.folder / "cells" / f"{resumed.made[0]}.npz"
     cell.write_bytes(cell.read_bytes()[:100])
     with pytest.raises(InputError, match=r"cannot be read.*remove it"):
-        study.main(config)
+        resume.go_on()
     cell.unlink()
     with pytest.raises(InputError, match="made with other settings"):
-        study.main(dataclasses.replace(config, samples=30))
+        resume.go_on(samples=30)
 
 
 def test_families_of_a_study_may_bring_their_own_scales(small_grids, tmp_path):
-    assert study.grids_of(("np", "dng:pair=10,3")) == {"np": (0.1, 1.0), "dng:pair": (3.0, 10.0)}
+    assert plan.grids_of(("np", "dng:pair=10,3")) == {"np": (0.1, 1.0), "dng:pair": (3.0, 10.0)}
     config = small_study(tmp_path, families=("np=0.3", "dng:pair=10,3"), parts=("curves",))
-    by_family = {cell.family: cell for cell in study.cells(config, (0,), 10)}
+    by_family = {cell.family: cell for cell in plan.cells(config, (0,), 10)}
     assert [s.scale for s in by_family["np"].settings] == [0.3]
     assert [s.scale for s in by_family["dng:pair"].settings] == [3.0, 10.0]
 
@@ -334,17 +508,17 @@ def test_families_of_a_study_may_bring_their_own_scales(small_grids, tmp_path):
 )
 def test_families_that_make_no_sense_are_named(small_grids, tmp_path, families, said):
     with pytest.raises(InputError, match=re.escape(said)):
-        study.check(small_study(tmp_path, families=families))
+        study_options.check(small_study(tmp_path, families=families))
 
 
 def test_cells_share_noise_across_rules_and_nothing_across_classes(small_grids, tmp_path):
     config = small_study(tmp_path)
-    cells = list(study.cells(config, (0, 7), 10))
+    cells = list(plan.cells(config, (0, 7), 10))
     starts = {}
     for cell in cells:
         starts.setdefault(study_cells.first_sample(cell), set()).add(cell.forbidden)
     assert all(len(sets) == 1 for sets in starts.values())
-    assert len(starts) == 2 + len(study.sets_of((0, 7), 10))
+    assert len(starts) == 2 + len(plan.sets_of((0, 7), 10))
     assert len({cell.name for cell in cells}) == len(cells)
 
 
@@ -367,38 +541,61 @@ def test_networks_that_do_not_fit_are_named(source, said, tmp_path, monkeypatch)
         problems.make("digits", ("0",), source)
 
 
-def test_the_two_network_setup_of_the_paper(tmp_path):
-    config = nets.UNetConfig((8, 8, 1), channels=8, multipliers=(1,), blocks=0, patch=2)
+@pytest.fixture(scope="module")
+def two_networks(tmp_path_factory):
+    """The paper's set-up: files of a base network and of class 0's own; the latter's weights."""
+    folder = tmp_path_factory.mktemp("networks")
+    module = nets.UNet(nets.UNetConfig((8, 8, 1), channels=8, multipliers=(1,), blocks=0, patch=2))
     names = []
     for i in range(2):
-        module = nets.UNet(config)
         state = training.init_state(module, training.make_optimiser(2, 1e-3, 1), jax.random.key(i))
-        names.append(str(tmp_path / f"{i}.safetensors"))
-        weights.save(names[-1], state.params, nets.describe(module))
+        names.append(str(folder / f"{i}.safetensors"))
+        files.save(names[-1], state.params, nets.describe(module))
     source = Source(network=names[0], negatives=(names[1],))
-    options = {"samples": 8, "steps": 2, "source": source}
-    records = class_removal.main(
-        small(tmp_path, rules=("unguided", "np=0.3", "dng:pair"), **options)
-    )
-    assert [r["network_calls_per_image"] for r in records] == [2, 4, 4]
+    return SimpleNamespace(source=source, module=module, params=state.params)
+
+
+def test_the_two_network_setup_of_the_paper(two_networks, tmp_path):
+    rules, source = ("unguided", "np=0.3", "dng:pair"), two_networks.source
+    config = removal(tmp_path / "run", rules=rules, samples=8, steps=2, source=source)
+    assert [r["network_calls_per_image"] for r in class_removal.main(config)] == [2, 4, 4]
+
+
+def test_networks_of_other_classes_than_the_forbidden_are_refused(two_networks, tmp_path):
     with pytest.raises(InputError, match=r"knows no classes.*1 needed, got 0"):
-        problems.make("digits", ("0",), Source(network=names[0]))
+        problems.make("digits", ("0",), Source(network=two_networks.source.network))
     with pytest.raises(InputError, match="network of one class: name it with --forbid, got 10"):
-        study.main(study.Config(source=source, out=str(tmp_path / "s")))
-    known = study.without_classes(study.Config(source=source), (0,))
-    asked = study.cells(known, (0,), 10, knows_classes=False)
+        study.main(study.Config(source=two_networks.source, out=str(tmp_path / "s")))
+
+
+@pytest.mark.parametrize("rule", ["dng:classes", "reference"])
+def test_two_networks_refuse_rules_that_ask_for_every_class(two_networks, tmp_path, rule):
+    config = removal(tmp_path / "r", rules=(rule,), source=two_networks.source)
+    with pytest.raises(InputError, match="asks for every class"):
+        class_removal.main(config)
+
+
+def test_a_study_of_two_networks_asks_for_their_class_alone(two_networks):
+    known = study_options.without_classes(study.Config(source=two_networks.source), (0,))
+    asked = plan.cells(known, (0,), 10, knows_classes=False)
     assert {c.family for c in asked} == {"unguided", "np", "sld", "dng:pair", "dng:odds"}
-    old = problems.fingerprint("digits", source)
+
+
+def test_the_fingerprint_of_a_problem_changes_with_its_weights(two_networks, tmp_path):
+    base = str(tmp_path / "base.safetensors")
+    shutil.copy(two_networks.source.network, base)
+    source = dataclasses.replace(two_networks.source, network=base)
+    old = models.fingerprint("digits", source)
     assert len(set(old.values())) == 3  # base, negative, classifier
-    weights.save(names[0], state.params, nets.describe(module))
-    assert problems.fingerprint("digits", source)[names[0]] != old[names[0]]
-    for rule in ("dng:classes", "floor"):
-        with pytest.raises(InputError, match="asks for every class"):
-            class_removal.main(small(tmp_path, rules=(rule,), out=str(tmp_path / "r"), **options))
+    files.save(base, two_networks.params, nets.describe(two_networks.module))
+    assert models.fingerprint("digits", source)[base] != old[base]
 
 
 def test_devices_that_are_not_there_are_named():
-    done = run("eval.class_removal", "--platform", "tpu", "--samples", "8")
+    words = ("-m", "eval.class_removal", "--platform", "tpu", "--samples", "8")
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no tpu device here" in done.stderr
     with pytest.raises(InputError, match="must be at least 1, got 0"):
@@ -408,7 +605,12 @@ def test_devices_that_are_not_there_are_named():
 @pytest.mark.slow
 def test_throughput_counts_operations(tmp_path):
     config = bench.Config(
-        "throughput", networks=("digits",), batch=8, samples=8, pairs=1, out=str(tmp_path / "b")
+        "throughput",
+        networks=("digits",),
+        batch=8,
+        samples=8,
+        pairs=1,
+        run=RunOptions(str(tmp_path / "b")),
     )
     (found,) = bench.main(config)["results"].values()
     # 3x3 convolutions and dense layers of the digits network, at 4x4 and 2x2 positions
@@ -418,7 +620,9 @@ def test_throughput_counts_operations(tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_reports_ratios_and_compiles_nothing_anew(tmp_path):
-    results = bench.main(bench.Config(samples=8, steps=2, pairs=2, out=str(tmp_path / "b")))
-    assert results["results"]["programs a second sweep compiles"] == 0
-    assert all(r.median > 0 for r in results["results"].values() if hasattr(r, "median"))
+def test_bench_reports_ratios_and_a_second_sweep_compiles_nothing(tmp_path):
+    run = RunOptions(str(tmp_path / "b"))
+    results = bench.main(bench.Config(samples=8, steps=2, pairs=2, run=run))
+    found = results["results"]["sampling"]
+    assert found["programs a second sweep compiles"] == 0
+    assert all(r.median > 0 for r in found.values() if hasattr(r, "median"))

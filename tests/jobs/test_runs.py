@@ -9,10 +9,12 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.jobs import cli, options, runs, tables
@@ -114,9 +116,9 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 def test_git_of_a_folder_inside_another_checkout_is_none(tmp_path):
     (tmp_path / "inner").mkdir()
-    assert runs._git(tmp_path) is None
+    assert runs.checkout(tmp_path) is None
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    assert runs._git(tmp_path / "inner") is None
+    assert runs.checkout(tmp_path / "inner") is None
 
 
 def test_json_is_strict_and_whole(tmp_path):
@@ -203,3 +205,37 @@ def test_options_below_their_bound_are_named():
         options.at_least(1, steps=3, log_every=0)
     with pytest.raises(InputError, match="got nan"):
         options.at_least(0, decay=float("nan"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    network: str = "heads"
+    negatives: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    steps: int = 50
+    inner: Nested = Nested()
+    fast: bool = False
+    run: options.RunOptions = dataclasses.field(default_factory=options.RunOptions)
+
+
+def test_the_command_that_repeats_a_run_names_what_differs_and_no_folder():
+    nested = Nested("/home/me/a.safetensors", ("/tmp/b.safetensors", "c.safetensors"))
+    asked = Asked(("3", "8"), 20, nested, True, options.RunOptions("/tmp/run", overwrite=True))
+    assert options.command("python -m job", asked, Asked()) == (
+        "python -m job --forbid 3 --forbid 8 --steps 20 --network a.safetensors"
+        " --negatives b.safetensors c.safetensors --fast"
+    )
+    assert options.command("python -m job", Asked(), Asked()) == "python -m job"
+    assert options.command("python -m job", Asked(), asked).endswith("--no-fast")
+
+
+def test_options_that_name_nothing_or_something_twice_are_named():
+    options.distinct(seeds=(1, 2))
+    with pytest.raises(InputError, match=r"name at least one of --part-seeds"):
+        options.distinct(part_seeds=())
+    with pytest.raises(InputError, match=r"--seeds 1 2 1 names something twice"):
+        options.distinct(seeds=(1, 2, 1))

@@ -1,0 +1,76 @@
+"""Networks by name: bundled with the library, or a model file of the training jobs.
+
+A name that ends in .safetensors is a file; any other is that of a bundled network, in full
+("mnist-heads") or without its data set ("heads").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from dng_jax import data
+from dng_jax.errors import InputError, choose
+from dng_jax.experiments.source import Source
+from dng_jax.weights import files, pretrained
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is that of a model file."""
+    return name.endswith(".safetensors")
+
+
+def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
+    """(module, params) of a network for the data set, a `kind` of dng_jax.nets.
+
+    InputError for a name that stands for nothing, another kind, or another shape of image or number
+    of classes.
+    """
+    if is_file(name):
+        if not Path(name).exists():
+            raise InputError(f"{name} does not exist: name a model file, or a bundled network")
+        module, params, _ = files.load(name)
+    else:
+        module, params, _ = pretrained.load(_bundled(info.name, name))
+    if not isinstance(module, kind):
+        raise InputError(f"{name} holds a {type(module).__name__}, not a {kind.__name__}")
+    must_fit(module.config, info, name)
+    return module, params
+
+
+def must_fit(config: Any, info: data.Info, name: str) -> None:
+    """InputError unless the network's config has the image_shape and num_classes of the data."""
+    if tuple(config.image_shape) != tuple(info.shape) or config.num_classes != info.num_classes:
+        raise InputError(
+            f"{name} is made for images {list(config.image_shape)} of {config.num_classes} classes,"
+            f" {info.name} has {list(info.shape)} of {info.num_classes}: choose another network"
+        )
+
+
+def fingerprint(dataset: str, source: Source) -> dict[str, str]:
+    """SHA-256 of every weights file a problem rests on, so that retrained ones are recognised."""
+    if source.denoiser == "exact":
+        return {}
+    names = (source.network, *source.negatives, source.classifier or "classifier")
+    return {name: hashlib.sha256(_bytes(dataset, name)).hexdigest() for name in names}
+
+
+def _bytes(dataset: str, name: str) -> bytes:
+    if is_file(name):
+        return Path(name).read_bytes()
+    return pretrained.stored(name if name in pretrained.NAMES else f"{dataset}-{name}")
+
+
+def _bundled(dataset: str, name: str) -> str:
+    full = name if name in pretrained.NAMES else f"{dataset}-{name}"
+    if full not in pretrained.NAMES:
+        short = [n.partition("-")[2] for n in pretrained.NAMES if n.startswith(f"{dataset}-")]
+        networks = [n for n in short if n != "classifier"]
+        if not networks:
+            raise InputError(
+                f"no bundled network for {dataset}: name a model file with --network, or use "
+                "--denoiser exact"
+            )
+        choose(name, networks, "network")
+    return full

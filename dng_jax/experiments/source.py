@@ -1,0 +1,37 @@
+"""Options of a job that say where its networks come from.
+
+--network heads         one output head per class: every prediction from one call
+--network label         class-conditional with label dropout: one call per role
+--network FILE          whatever it was trained as (train.diffusion). One without classes needs
+                        a file per forbidden class beside it (the paper's two networks), and
+                        serves the rules that ask for the forbidden classes alone
+--denoiser exact        no network: the data as a Gaussian mixture, known in closed form
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DENOISERS = ("exact", "network")
+FEATURES = ("classifier", "inception")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where networks come from; see the file's docstring."""
+
+    denoiser: str = "network"
+    """network: a trained one; exact: the data as a Gaussian mixture, no network at all."""
+    network: str = "heads"
+    """heads: one output head per class; label: class-conditional with label dropout; or a model
+    file."""
+    negatives: tuple[str, ...] = ()
+    """Model files of the forbidden classes' own networks, beside a --network without classes."""
+    classifier: str | None = None
+    """Model file of the classifier of the samples; default: the data set's bundled one."""
+    features: str = "classifier"
+    """What Frechet distance, KID, precision and recall compare. classifier: its penultimate layer
+    (pixels with --denoiser exact); inception: the features of FID, which need the extra fid and
+    the data set, and minutes per thousand images on a CPU."""
+    inception_weights: str | None = None
+    """File of the Inception weights; default: torch's download cache, or a download of 91 MB."""

@@ -1,0 +1,87 @@
+"""Options of the study, and what makes two studies the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from dng_jax.errors import InputError, choose
+from dng_jax.experiments import models
+from dng_jax.experiments.source import Source
+from dng_jax.jobs import runs
+from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.options import at_least, distinct
+
+from . import plan
+
+
+@dataclass(frozen=True)
+class Config:
+    """The study of one data set."""
+
+    dataset: str = "digits"
+    """Data set: digits, mnist, or another with a network and a classifier."""
+    forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Class to forbid, by name or number; repeat for several, each on its own. Default: every
+    class in turn."""
+    parts: tuple[str, ...] = plan.PARTS
+    """Parts: curves, sensitivity, steps, several, path, calibration."""
+    families: tuple[str, ...] = tuple(plan.GRIDS)
+    """Rules, as NAME[:TRACKER] on the study's grid of scales, or NAME[:TRACKER]=SCALE,SCALE,..."""
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
+    sampler: str = "ddpm"
+    """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
+    steps: int = 50
+    """Sampling steps, 1 to 1000; the part `steps` has its own."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the curves; the other parts use the first."""
+    samples: int = 700
+    """Images per forbidden class, setting and seed, of the curves; at least 2."""
+    part_samples: int = 210
+    """Images per forbidden class and setting, of the other parts; at least 2."""
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
+    out: str | None = None
+    """Folder of the study; default runs/study-DATASET."""
+    resume: bool = False
+    """Go on with the study in --out: finished cells are kept."""
+
+
+def check(config: Config) -> None:
+    """Refuses what makes no sense before anything is computed."""
+    at_least(2, samples=config.samples, part_samples=config.part_samples)
+    distinct(parts=config.parts, seeds=config.seeds, families=config.families)
+    for part in config.parts:
+        choose(part, plan.PARTS, "part")
+    if "calibration" in config.parts and config.steps < 4:
+        raise InputError(f"the part calibration needs --steps of at least 4, got {config.steps}")
+    plan.grids_of(config.families)
+
+
+def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
+    """The study of the paper's two networks: one class, and rules that ask for no other."""
+    if len(chosen) != 1:
+        raise InputError(
+            f"--negatives holds the network of one class: name it with --forbid, got {len(chosen)}"
+        )
+    parts = tuple(p for p in config.parts if p not in ("several", "calibration"))
+    families = tuple(f for f in config.families if not f.startswith("dng:classes"))
+    if not parts or not families:
+        raise InputError(
+            f"{config.source.network} knows no classes: parts several and calibration, and the"
+            " rules dng:classes, ask for all of them"
+        )
+    return dataclasses.replace(config, parts=parts, families=families)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes two studies the same: everything a cell does not record itself."""
+    weights = models.fingerprint(config.dataset, config.source)
+    return {
+        "job": "study",
+        "dataset": config.dataset,
+        "source": runs.to_json(config.source),
+        "weights": weights,
+    }
