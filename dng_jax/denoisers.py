@@ -23,8 +23,29 @@ from dng_jax.schedules import Parameterisation, to_eps
 from dng_jax.steps import StepRow
 
 
+class _Network:
+    # What the three forms share.
+    params: dict
+    apply_fn: Callable
+    parameterisation: Parameterisation
+
+    def calls(self, roles: Sequence[str]) -> int:
+        """Network evaluations per image and step."""
+        return 1
+
+    def _evaluate(self, x: jax.Array, row: StepRow, repeats: int = 1, *inputs: jax.Array):
+        """The output for `repeats` copies of x in one batch, and how to read eps off a part of it
+        that has the shape of the batch."""
+        r = jax.lax.rsqrt(row.alpha**2 + row.sigma**2)
+        batch = jnp.concatenate([r * x] * repeats) if repeats > 1 else r * x
+        logsnr = jnp.broadcast_to(jnp.asarray(row.logsnr, jnp.float32), (len(batch),))
+        out = self.apply_fn(self.params, batch, logsnr, *inputs).astype(jnp.float32)
+        level = r * row.alpha, r * row.sigma
+        return out, lambda part: to_eps(part, batch, *level, self.parameterisation)
+
+
 @pytree
-class LabelNetwork:
+class LabelNetwork(_Network):
     """One class-conditional network. All roles go through it in one batch of R B images.
 
     params: its weights; labels {role: int32 []}, data, so that another class never recompiles;
@@ -37,20 +58,21 @@ class LabelNetwork:
     parameterisation: Parameterisation = static(default="eps")
 
     def calls(self, roles: Sequence[str]) -> int:
-        """Network evaluations an image and step."""
+        """Network evaluations per image and step."""
         return len(roles)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
-        x_vp, a, s = _variance_preserving(x, row)
-        stacked = jnp.concatenate([x_vp] * len(roles))
         labels = jnp.repeat(jnp.stack([find(self.labels, role) for role in roles]), len(x))
-        out = self.apply_fn(self.params, stacked, _levels(row, stacked), labels)
-        eps = to_eps(out.astype(jnp.float32), stacked, a, s, self.parameterisation)
-        return dict(zip(roles, jnp.split(eps, len(roles)), strict=True))
+        out, eps = self._evaluate(x, row, len(roles), labels)
+        return dict(zip(roles, jnp.split(eps(out), len(roles)), strict=True))
+
+    def with_conditions(self, conditions: Mapping[str, int]) -> LabelNetwork:
+        """See the function of this name."""
+        return dataclasses.replace(self, labels=_changed(self.labels, conditions))
 
 
 @pytree
-class HeadsNetwork:
+class HeadsNetwork(_Network):
     """One network with an output head per class: all roles from a single call.
 
     heads {role: int32 []}, data; apply_fn(params, x [B, ...], logsnr [B]) -> [B, heads, ...].
@@ -62,19 +84,18 @@ class HeadsNetwork:
     apply_fn: Callable = static()
     parameterisation: Parameterisation = static(default="eps")
 
-    def calls(self, roles: Sequence[str]) -> int:
-        """Network evaluations an image and step."""
-        return 1
-
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
-        x_vp, a, s = _variance_preserving(x, row)
-        out = self.apply_fn(self.params, x_vp, _levels(row, x)).astype(jnp.float32)
+        out, eps = self._evaluate(x, row)
         heads = {role: jnp.take(out, find(self.heads, role), axis=1) for role in roles}
-        return {role: to_eps(h, x_vp, a, s, self.parameterisation) for role, h in heads.items()}
+        return {role: eps(head) for role, head in heads.items()}
+
+    def with_conditions(self, conditions: Mapping[str, int]) -> HeadsNetwork:
+        """See the function of this name."""
+        return dataclasses.replace(self, heads=_changed(self.heads, conditions))
 
 
 @pytree
-class PlainNetwork:
+class PlainNetwork(_Network):
     """One unconditional network: answers every role with the same prediction.
 
     apply_fn(params, x [B, ...], logsnr [B]) -> [B, ...]. Make it with `plain_network`.
@@ -84,28 +105,39 @@ class PlainNetwork:
     apply_fn: Callable = static()
     parameterisation: Parameterisation = static(default="eps")
 
-    def calls(self, roles: Sequence[str]) -> int:
-        """Network evaluations an image and step."""
-        return 1
-
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
-        x_vp, a, s = _variance_preserving(x, row)
-        out = self.apply_fn(self.params, x_vp, _levels(row, x)).astype(jnp.float32)
-        return dict.fromkeys(roles, to_eps(out, x_vp, a, s, self.parameterisation))
+        out, eps = self._evaluate(x, row)
+        return dict.fromkeys(roles, eps(out))
 
 
 @pytree
 class SeparateNetworks:
-    """One denoiser a role, as the paper has it: a base network and one for each forbidden class."""
+    """One denoiser per role, as the paper has it: a base network and one per forbidden class."""
 
     parts: dict[str, Denoise]
 
     def calls(self, roles: Sequence[str]) -> int:
-        """Network evaluations an image and step."""
-        return sum(getattr(self.parts[role], "calls", len)((role,)) for role in roles)
+        """Network evaluations per image and step: any part answers one role by one."""
+        return len(roles)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         return {role: find(self.parts, role)(x, row, (role,))[role] for role in roles}
+
+
+def from_module(
+    module, params, conditions: Mapping[str, int] | None = None
+) -> LabelNetwork | HeadsNetwork | PlainNetwork:
+    """The denoiser of a network of this library, by its own conditioning (dng_jax.nets.UNet).
+
+    Roles "base" and "class:0".. always, others as {role: class}; a network without classes answers
+    every role alike, and conditions do not matter. InputError for a class that it does not know.
+    """
+    config = module.config
+    if config.conditioning == "label":
+        return label_network(module, params, config.num_classes, conditions)
+    if config.conditioning == "heads":
+        return heads_network(module, params, config.num_classes, conditions)
+    return plain_network(module, params)
 
 
 def label_network(
@@ -120,12 +152,8 @@ def label_network(
     Roles "base" (null label) and "class:0".. always; others as {role: class}. parameterisation:
     what the module predicts; default module.config.parameterisation, or eps where it has none.
     """
-    return LabelNetwork(
-        params,
-        _indices(_agreed(module, num_classes), conditions),
-        _Apply(module),
-        _predicts(module, parameterisation),
-    )
+    labels = _indices(_agreed(module, num_classes), conditions)
+    return LabelNetwork(params, labels, _Apply(module), _predicts(module, parameterisation))
 
 
 def heads_network(
@@ -140,15 +168,8 @@ def heads_network(
     Roles "base" (last head) and "class:0".. always; others as {role: class}. parameterisation:
     as in `label_network`.
     """
-    return HeadsNetwork(
-        params,
-        _indices(_agreed(module, num_classes), conditions),
-        _Apply(module),
-        _predicts(module, parameterisation),
-    )
-
-
-BY_CONDITIONING = {"label": label_network, "heads": heads_network}
+    heads = _indices(_agreed(module, num_classes), conditions)
+    return HeadsNetwork(params, heads, _Apply(module), _predicts(module, parameterisation))
 
 
 def plain_network(module, params, parameterisation: Parameterisation | None = None) -> PlainNetwork:
@@ -164,11 +185,16 @@ def separate_networks(parts: Mapping[str, Denoise]) -> SeparateNetworks:
 
 
 def with_conditions(denoiser, conditions: Mapping[str, int]):
-    """The same network with other classes behind some roles; never recompiles for known roles."""
-    name = "labels" if isinstance(denoiser, LabelNetwork) else "heads"
-    count = sum(role.startswith("class:") for role in getattr(denoiser, name))
-    new = {role: _indices(count, {role: k})[role] for role, k in conditions.items()}
-    return dataclasses.replace(denoiser, **{name: getattr(denoiser, name) | new})
+    """The same network with other classes behind some roles; never recompiles for known roles.
+
+    InputError for a denoiser that cannot be told a class, or does not know it.
+    """
+    if not hasattr(denoiser, "with_conditions"):
+        raise InputError(
+            f"a {type(denoiser).__name__} cannot be told another class: make it again with other"
+            " conditions"
+        )
+    return denoiser.with_conditions(conditions)
 
 
 class _Apply:
@@ -212,10 +238,6 @@ def _indices(num_classes: int, conditions: Mapping[str, int] | None) -> dict[str
     return {role: jnp.asarray(k, jnp.int32) for role, k in table.items()}
 
 
-def _variance_preserving(x, row: StepRow):
-    r = jax.lax.rsqrt(row.alpha**2 + row.sigma**2)
-    return r * x, r * row.alpha, r * row.sigma
-
-
-def _levels(row: StepRow, x):
-    return jnp.broadcast_to(jnp.asarray(row.logsnr, jnp.float32), (len(x),))
+def _changed(table: dict[str, jax.Array], conditions: Mapping[str, int]) -> dict[str, jax.Array]:
+    count = sum(role.startswith("class:") for role in table)
+    return table | {role: _indices(count, {role: k})[role] for role, k in conditions.items()}

@@ -1,12 +1,14 @@
 """Training jobs: `python -m train.diffusion` and `python -m train.classifier`.
 
-    presets    what is trained, on what, for how long: one function each, with cost and command
-    options    the command line, shared by both jobs; overrides of any field by name
-    start      devices, processes, the run's folder, arrays on the devices
+    options    the command line: a preset, and an option for every field of its job
+    start      devices, processes, the run's folder, arrays on the devices: a prepared Run
+    session    from the newest saved state to the end, or to a signal
     loop       the one loop: steps, lines, saved states, sample grids, signals
     logs       metrics.jsonl, TensorBoard event files, Weights & Biases
     samples    what the averaged weights draw
     finish     model.safetensors and its card model.md
+
+What can be trained, with costs and commands: dng_jax.training.presets.
 
 A run is a folder:
 
@@ -19,9 +21,9 @@ A run is a folder:
     samples/             image grids drawn with the averaged weights
     model.safetensors    the averaged weights, written at the end; model.md, its card
     model.reference.safetensors    of a classifier: what the training images look like to it, so
-                         that generated ones can be judged without the data set
+                         that generated ones can be measured without the data set
 
-SIGTERM, and Ctrl-C the first time, finish the step, save, and leave with exit code 0 and a line
-that says how to go on; a second Ctrl-C leaves at once with 130. Bad input, a full disk and a loss
-that is not finite leave with 2 and one sentence; no saved state is harmed.
+SIGTERM, and Ctrl-C the first time, finish the step, save, and end with exit code 0 and a line
+that shows how to go on; a second Ctrl-C ends at once with 130. Bad input, a full disk and a loss
+that is not finite end with 2 and one sentence; no saved state is harmed.
 """

@@ -1,4 +1,4 @@
-"""The end of a run: model.safetensors with its facts, and model.md, the card that tells them."""
+"""The end of a run: model.safetensors with its facts, and model.md, the card that shows them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,58 @@ from typing import Any
 import jax
 import numpy as np
 
-from dng_jax import nets
+from dng_jax import nets, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.training import TrainState
-from dng_jax.weights import files as checkpoints
-from train import logs
-from train.options import Options
-from train.presets import DiffusionJob, Job
+from dng_jax.training.checkpoints import disk_errors
+from dng_jax.training.presets import DiffusionJob
+
+from . import logs
+from .start import Run
 
 
-def facts(
-    name: str,
-    job: Job,
-    options: Options,
+def write(
+    run: Run,
     state: TrainState,
     seconds: float,
-    folder: Path,
-    used: int,
     extra: Mapping[str, str],
-) -> dict[str, str]:
-    """What a model file says of its origin; name: of the job, for the command.
+    grid: str | None = None,
+) -> Path:
+    """Writes the averaged weights with the facts in their metadata, and the card; returns the
+    former. grid: the picture that the card shows."""
+    path, dtype = run.out / "model.safetensors", run.options.dtype
+    text = facts(run, state, seconds, extra)
+    params = jax.device_get(state.ema)
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    with disk_errors("write the model", run.out):
+        weights.save(path, params, nets.describe(run.module), text, dtype)
+        size, name = path.stat().st_size, run.out.resolve().name
+        runs.write_text(
+            run.out / "model.md", card(name, run.module, count, text, dtype, size, grid)
+        )
+    return path
 
-    used: how many images of the split it was trained on. What it ran on is what run.json noted
-    when each sitting began: by the end the checkout may be another.
+
+def facts(run: Run, state: TrainState, seconds: float, extra: Mapping[str, str]) -> dict[str, str]:
+    """What a model file says of its origin.
+
+    What it ran on is what run.json noted when each session began: by the end the checkout may be
+    another.
     """
+    job, options, used = run.job, run.options, len(run.arrays[0])
     if int(state.step) != job.steps:
         extra = {**extra, "exported_step": str(int(state.step))}
-    record = runs.read_run(folder)
+    record = runs.read_run(run.out)
     if record is None:
-        raise InputError(f"{folder / 'run.json'} cannot be read any more: put it back, --resume")
+        raise InputError(f"{run.out / 'run.json'} cannot be read any more: put it back, --resume")
     if record.get("init"):
         extra = {**extra, "started_from": _origin(record["init"])}
         # A resumed run may leave the option out.
         options = dataclasses.replace(options, init=Path(record["init"]["file"]))
-    sittings = record["sessions"]
-    commits = _distinct([_commit(sittings[0]), _commit(sittings[-1])])
-    losses, lines = logs.average_of_last(folder)
+    sessions = [runs.in_words(known) for known in record["sessions"]]
+    commits = _distinct([sessions[0].commit, sessions[-1].commit])
+    losses, lines = logs.average_of_last(run.out)
     batches = "1 logged batch" if lines == 1 else f"{lines} logged batches"
     only = job.only_class if isinstance(job, DiffusionJob) else None
     which = "all" if job.examples is None or used < job.examples else "the first"
@@ -61,10 +76,10 @@ def facts(
             f"{n} {losses[n]:.4f}" for n in losses if n not in ("grad_norm", "images_per_second")
         ),
         "final_mean_of": f"{batches} in the last 5% of the steps",
-        "command": options.command(name),
+        "command": options.command(run.name),
         "commit": " (start), ".join(commits) + (" (end)" if len(commits) > 1 else ""),
-        "hardware": ", then ".join(_distinct([_hardware(known) for known in sittings])),
-        "software": ", then ".join(_distinct([_software(known) for known in sittings])),
+        "hardware": ", then ".join(_distinct([words.hardware for words in sessions])),
+        "software": ", then ".join(_distinct([words.software for words in sessions])),
         **extra,
     }
 
@@ -73,38 +88,10 @@ def _distinct(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _commit(known: Mapping[str, Any]) -> str:
-    git = known["git"] or {"commit": "unknown", "dirty": False}
-    return git["commit"] + (" with changes" if git["dirty"] else "")
-
-
-def _hardware(known: Mapping[str, Any]) -> str:
-    devices = f"{known['device_count']} x {known['device']}"
-    return f"{devices}, {known['cpu']}, {known['cpu_count']} CPU cores"
-
-
-def _software(known: Mapping[str, Any]) -> str:
-    return f"jax {known['packages']['jax']}, flax {known['packages']['flax']}"
-
-
 def _origin(init: Mapping[str, str]) -> str:
     known = ", ".join(f"{n} {v}" for n, v in init.items() if n != "file")
     # Text of a foreign file, in a cell of a Markdown table.
     return " ".join(f"{init['file']}: {known}".replace("|", "/").split())
-
-
-def write(
-    folder: Path, params: Any, module: Any, text: Mapping[str, str], dtype: str, grid: str | None
-) -> Path:
-    """Writes the weights with the facts in their metadata, and the card; returns the former."""
-    path = folder / "model.safetensors"
-    params = jax.device_get(params)
-    checkpoints.save_model(path, params, nets.describe(module), text, dtype)
-    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    size = path.stat().st_size
-    told = card(folder.resolve().name, module, count, text, dtype, size, grid)
-    runs.write_text(folder / "model.md", told)
-    return path
 
 
 def card(
@@ -135,9 +122,9 @@ def card(
         f"final, mean of the {text['final_mean_of']}": text["final"],
         "stored as": f"averaged weights, {dtype}, {size / 2**20:.1f} MiB",
     }
-    told = {"dataset", "split", "steps", "images", "seconds", "final", "command", "commit"}
-    told |= {"used", "final_mean_of", "hardware", "software"}
-    rows |= {n.replace("_", " "): v for n, v in text.items() if n not in told}
+    shown = {"dataset", "split", "steps", "images", "seconds", "final", "command", "commit"}
+    shown |= {"used", "final_mean_of", "hardware", "software"}
+    rows |= {n.replace("_", " "): v for n, v in text.items() if n not in shown}
     table = "".join(f"| {n} | {v} |\n" for n, v in rows.items())
     picture = f"\n![Samples of the averaged weights]({grid})\n" if grid else ""
     return f"# {name}\n\n{what}{form}.\n\n| | |\n|---|---|\n{table}{picture}"

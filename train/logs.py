@@ -7,7 +7,6 @@ them: `Log` drops those lines first, so that every step has one line.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,9 +63,7 @@ class Log:
             # Before anything is written: it may not be installed.
             self._run = _wandb(wandb, folder, config)
         kept = [line for line in read(folder) if line["step"] <= first]
-        part = folder / "metrics.jsonl.part"
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(part, folder / "metrics.jsonl")
+        runs.write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         self._lines = open(folder / "metrics.jsonl", "a")  # noqa: SIM115  closed by __exit__
         from tensorboardX import SummaryWriter  # imported late: takes a second
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import jax
 import numpy as np
@@ -22,27 +22,43 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from dng_jax import training
 from dng_jax.errors import NonFiniteError
 from dng_jax.training import TrainState
-from dng_jax.training.checkpoints import RunStates
-from train.logs import Log
+from dng_jax.training.checkpoints import Checkpoints
+
+from .logs import Log
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Steps between lines, saved states and sample grids (0: none); steps a compiled call."""
+    """How long a run is, and how often what happens.
 
+    steps: of the whole run, of batch_size images; steps between lines, saved states and sample
+    grids (0: none); steps per compiled call.
+    """
+
+    steps: int
+    batch_size: int
     log_every: int = 50
     save_every: int = 1000
     sample_every: int = 0
     steps_per_call: int = 1
 
-    def next_event(self, step: int, steps: int) -> int:
+    def next_event(self, step: int) -> int:
         """The first step after `step` at which something is due."""
         every = (e for e in (self.log_every, self.save_every, self.sample_every) if e)
-        return min(steps, *((step // e + 1) * e for e in every))
+        return min(self.steps, *((step // e + 1) * e for e in every))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What sessions before did: seconds of training; losses of the steps since the last multiple
+    of save_every."""
+
+    seconds: float = 0.0
+    losses: Sequence[float] = ()
 
 
 class StopSignal:
-    """Notes the first SIGTERM or Ctrl-C; a second one acts as ever."""
+    """Notes the first SIGTERM or Ctrl-C; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -72,50 +88,46 @@ class StopSignal:
         """Whether any process was signalled; all processes must ask at the same step."""
         if jax.process_count() == 1:
             return self.name is not None
-        told = multihost_utils.process_allgather(np.int32(self.name is not None))
-        if np.any(told) and self.name is None:
+        signalled = multihost_utils.process_allgather(np.int32(self.name is not None))
+        if np.any(signalled) and self.name is None:
             self.name = "a signal to another process"
-        return bool(np.any(told))
+        return bool(np.any(signalled))
 
 
 def fit(
-    step: Callable,
+    step: training.Step,
     state: TrainState,
-    data: tuple,
-    steps: int,
-    batch_size: int,
-    states: RunStates,
-    log: Log,
+    arrays: tuple,
     pace: Pace,
+    states: Checkpoints,
+    log: Log,
     *,
-    seconds: float = 0.0,
-    losses: Sequence[float] = (),
+    done: Done = Done(),
     sample: Callable[[TrainState], None] | None = None,
     stop: StopSignal | None = None,
 ) -> tuple[TrainState, float]:
-    """Takes the state to `steps` steps, or to where `stop` was signalled; saves it there.
+    """Takes the state to `pace.steps` steps, or to where `stop` was signalled; saves it there.
 
-    step(state, *data) -> (state, metrics). seconds: of training before this call; returned with
-    this call's added. losses: of the steps since the last multiple of save_every; as facts of a
-    state, both let the next sitting go on from there. Returns when the last state is on the disk.
-    Raises NonFiniteError, saving nothing, when a loss or a gradient is not finite.
+    step(state, *arrays) -> (state, metrics). done: before this call; as facts of a state, it lets
+    the next session go on from there. Returns when the last state is on the disk, with the seconds
+    of training over all sessions. Raises NonFiniteError, saving nothing, when a loss or a gradient
+    is not finite.
 
     Only a mean over save_every steps, from one multiple to the next, is a loss to compare states
     by: one over fewer is low or high by chance. Other states are saved with an infinite one.
     """
-    began, n = time.monotonic() - seconds, int(state.step)
+    began, n, steps = time.monotonic() - done.seconds, int(state.step), pace.steps
     many = training.several(step, pace.steps_per_call) if pace.steps_per_call > 1 else step
     one_by_one = jax.default_backend() == "cpu" and jax.device_count() > 1
     stop = stop or StopSignal()
     with _bar(n, steps, disable=not log.active) as show:
-        watch = _Watch(log, pace.log_every, steps, batch_size, n, seconds, show)
-        watch.losses.extend(losses)
+        watch = _Watch(log, pace, n, done, show)
         while n < steps:
-            event = pace.next_event(n, steps)
+            event = pace.next_event(n)
             size = pace.steps_per_call
             if n % size or n + size > event:
                 size = 1
-            state, metrics = (many if size > 1 else step)(state, *data)
+            state, metrics = (many if size > 1 else step)(state, *arrays)
             if one_by_one:
                 # Collectives of several steps in flight wait for each other's threads for ever.
                 jax.block_until_ready(metrics)
@@ -132,8 +144,8 @@ def fit(
             if saving:
                 log.flush()
                 loss = watch.loss_since_last(pace.save_every, n)
-                facts = {"seconds": round(time.monotonic() - began, 2), "losses": watch.losses[:]}
-                states.save(state, loss, facts)
+                facts = Done(round(time.monotonic() - began, 2), watch.losses[:])
+                states.save(state, loss, asdict(facts))
             if sample is not None and (sampling or n == steps):
                 sample(state)
             if stopping:
@@ -145,11 +157,11 @@ def fit(
 class _Watch:
     """Fetches the values of calls in their order, checks them, averages, writes lines."""
 
-    def __init__(self, log, log_every, steps, batch_size, first, seconds, show) -> None:
-        self.log, self.log_every, self.steps, self.show = log, log_every, steps, show
-        self.batch_size, self.line = batch_size, (first, seconds)
+    def __init__(self, log: Log, pace: Pace, first: int, done: Done, show: Callable) -> None:
+        self.log, self.pace, self.show = log, pace, show
+        self.line = first, done.seconds
         self.calls: list[tuple[int, int, float, dict]] = []
-        self.losses: list[float] = []
+        self.losses = list(done.losses)
 
     def add(self, n: int, size: int, seconds: float, metrics: dict) -> None:
         self.calls.append((n, size, seconds, metrics))
@@ -163,14 +175,14 @@ class _Watch:
             rows = {name: np.atleast_1d(value) for name, value in metrics.items()}
             for i in range(size):
                 self._check(n - size + 1 + i, {name: float(v[i]) for name, v in rows.items()})
-            if n % self.log_every == 0 or n == self.steps:
+            if n % self.pace.log_every == 0 or n == self.pace.steps:
                 self._write(n, seconds, {name: float(v[-1]) for name, v in rows.items()})
 
     def loss_since_last(self, every: int, n: int) -> float:
         """Mean loss of the last `every` steps where n is a multiple of it, else infinite."""
         if n % every:
             return math.inf
-        whole = len(self.losses) == every  # not where a sitting before had another --save-every
+        whole = len(self.losses) == every  # not where a session before had another --save-every
         mean = float(np.mean(self.losses)) if whole else math.inf
         self.losses.clear()
         return mean
@@ -180,14 +192,14 @@ class _Watch:
         if bad:
             raise NonFiniteError(
                 f"training stopped at step {n}, where the {bad[0].replace('_', ' ')} is not finite:"
-                " begin anew with a lower --learning-rate or --precision float32; the states saved"
+                " begin again with a lower --learning-rate or --precision float32; the states saved"
                 " before it are intact"
             )
         self.losses.append(values["loss"])
 
     def _write(self, n: int, seconds: float, values: dict[str, float]) -> None:
         before, then = self.line
-        rate = (n - before) * self.batch_size / max(seconds - then, 1e-9)
+        rate = (n - before) * self.pace.batch_size / max(seconds - then, 1e-9)
         self.line = (n, seconds)
         self.log.write(n, seconds, {**values, "images_per_second": round(rate, 1)})
         self.show(n, f"loss {values['loss']:.4f}, {rate:,.0f} images/s")

@@ -21,19 +21,17 @@ COLUMNS, STEPS = 8, 25
 
 def grid(module: UNet, params: Any, schedule: Schedule) -> tuple[np.ndarray, list[str]]:
     """Images float32 [rows, 8, H, W, C] by 25 DDIM steps, and the names of the rows."""
-    config = module.config
+    config, k = module.config, module.config.num_classes
     table = steps.TABLES["ddim"](schedule, STEPS)
     keys = sample_keys(0, COLUMNS)
     noise = initial_noise(keys, config.image_shape, table)
-    if config.conditioning == "none":
-        rows, names = [denoisers.plain_network(module, params)], ["all"]
-        rule = guidance.unguided()
-    else:
-        k = config.num_classes
-        network = denoisers.BY_CONDITIONING[config.conditioning](module, params, k, {"shown": k})
+    network = denoisers.from_module(module, params, {"shown": k})
+    rows, names = [network], ["all"]
+    if config.conditioning != "none":
         # One role, another class behind it: one program draws all rows.
-        rows = [denoisers.with_conditions(network, {"shown": i}) for i in (k, *range(k))]
-        names, rule = ["all", *map(str, range(k))], guidance.unguided("shown")
+        rows += [denoisers.with_conditions(network, {"shown": i}) for i in range(k)]
+        names += map(str, range(k))
+    rule = guidance.unguided("shown")
     images = [np.asarray(sample(row, table, rule, keys, noise).x) for row in rows]
     return np.nan_to_num(np.stack(images)), names
 

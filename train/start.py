@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from safetensors import safe_open
 
-from dng_jax import data
+from dng_jax import data, training, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import devices, runs
 from dng_jax.training import TrainState
-from dng_jax.weights import files as checkpoints
-from train.options import Options
-from train.presets import DiffusionJob, Job
+from dng_jax.training.presets import DiffusionJob, Job
+
+from .options import Options
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_CALL = {"cpu": 1}  # steps a compiled call; see dng_jax.training.several
+_CALL = {"cpu": 1}  # steps per compiled call; see dng_jax.training.several
 _CALL_ACCELERATOR = 25
 _ORIGIN = ("command", "commit", "steps", "images", "seconds")
 
@@ -62,7 +62,7 @@ class Place:
         """Whether this is the process that writes."""
         return jax.process_index() == 0
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Prints, once for all processes."""
         if self.first:
             print(text, flush=True)
@@ -89,6 +89,25 @@ class Place:
     def steps_per_call(self, wanted: int | None) -> int:
         """The option, or what suits the platform."""
         return wanted or _CALL.get(self.platform, _CALL_ACCELERATOR)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A prepared run. arrays: images and labels on the devices; state: fresh, or of --init."""
+
+    name: str
+    options: Options
+    out: Path
+    place: Place
+    module: Any
+    optimiser: Any
+    state: TrainState
+    arrays: tuple[jax.Array, jax.Array]
+
+    @property
+    def job(self) -> Job:
+        """What is trained."""
+        return self.options.job
 
 
 def place(options: Options) -> Place:
@@ -142,15 +161,16 @@ def process_arguments(
     }
 
 
-def load(job: Job, where: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C] and labels int32 [N]; InputError where they do not fit the job."""
-    if job.batch_size % len(where.devices):
+def load(job: Job, place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, H, W, C] and labels int32 [N] of the split, of one class where the job says
+    so; InputError where they do not fit the job."""
+    if job.batch_size % len(place.devices):
         raise InputError(
-            f"--batch-size {job.batch_size} does not divide by {len(where.devices)} devices:"
-            f" take {-(-job.batch_size // len(where.devices)) * len(where.devices)}"
+            f"--batch-size {job.batch_size} does not divide by {len(place.devices)} devices:"
+            f" take {-(-job.batch_size // len(place.devices)) * len(place.devices)}"
         )
     images, labels, info = data.load(job.dataset, job.split)
-    network = getattr(job, "network")  # noqa: B009  both kinds of job have one, of two types
+    network = job.network
     if tuple(network.image_shape) != tuple(info.shape) or network.num_classes != info.num_classes:
         raise InputError(
             f"the network is made for {network.num_classes} classes of images"
@@ -162,49 +182,74 @@ def load(job: Job, where: Place) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= only < info.num_classes:
             raise InputError(f"--only-class must be 0 to {info.num_classes - 1}, got {only}")
         images, labels = images[labels == only], labels[labels == only]
-    return images[: job.examples], labels[: job.examples]
+    return images, labels
+
+
+def prepare(
+    name: str,
+    options: Options,
+    place: Place,
+    network: Callable[..., Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> Run:
+    """Everything that the two jobs have in common before their steps differ; opens the folder.
+
+    name: of the job, for commands; network: nets.UNet or nets.Classifier; images, labels: of the
+    whole split, of which the job's examples are taken. InputError for a folder or an --init that
+    does not do.
+    """
+    job, out = options.job, options.folder
+    module = network(job.network, place.dtype(job.precision))
+    optimiser = training.make_optimiser(
+        job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
+    )
+    fresh = partial(training.init_state, module, optimiser, jax.random.key(job.seed))
+    init = read_init(options.init, fresh)
+    open_run(out, job, options.resume, place, init)
+    state = first_state(fresh, init, out, place)
+    arrays = images[: job.examples], labels[: job.examples]
+    return Run(name, options, out, place, module, optimiser, state, place.put(arrays))
 
 
 def read_init(path: Path | None, fresh: Callable[[], TrainState]) -> Init | None:
     """The weights of a model file; InputError where it is none, or nothing in it fits `fresh`."""
     if path is None:
         return None
-    _, params, _ = checkpoints.load_model(path)
-    if not checkpoints.overlay(jax.eval_shape(fresh).params, params)[1]:
+    _, params, _ = weights.load(path)
+    if not weights.overlay(jax.eval_shape(fresh).params, params)[1]:
         raise InputError(f"{path} has no weights of this network: leave out --init")
-    with safe_open(path, framework="numpy") as file:
-        told = file.metadata() or {}
+    text = weights.tensors.read_metadata(path)
     facts = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return Init(path, params, facts | {name: told[name] for name in _ORIGIN if name in told})
+    return Init(path, params, facts | {name: text[name] for name in _ORIGIN if name in text})
 
 
 def first_state(
-    fresh: Callable[[], TrainState], init: Init | None, out: Path, where: Place
+    fresh: Callable[[], TrainState], init: Init | None, out: Path, place: Place
 ) -> TrainState:
     """A fresh state on the devices, with the weights of init wherever names and shapes agree.
 
-    Where the run has saved states, these take its place: init is not looked at.
+    Where the run has saved states, these take its place: init is not used.
     """
     state = fresh()
     if init is not None and not _has_states(out):
-        params, taken, total = checkpoints.overlay(state.params, init.params)
-        where.say(f"{taken:,} of {total:,} parameters from {init.path}")
+        params, taken, total = weights.overlay(state.params, init.params)
+        place.show(f"{taken:,} of {total:,} parameters from {init.path}")
         state = state._replace(params=params, ema=params)
-    return where.put(state)
+    return place.put(state)
 
 
-def open_run(out: Path, job: Job, resume: bool, where: Place, init: Init | None = None) -> None:
+def open_run(out: Path, job: Job, resume: bool, place: Place, init: Init | None = None) -> None:
     """Makes the run's folder, or finds it again; never writes over another run.
 
     run.json keeps the facts of init: a run goes on from the weights it was started with.
     """
     problem = None
-    if where.first:
+    if place.first:
         try:
             if resume and not (out / "run.json").exists():
                 raise InputError(f"{out} holds no run to resume: leave out --resume")
-            told = _same_init(out, init) if resume else init and init.facts
-            facts = {"init": told}
+            facts = {"init": _same_init(out, init) if resume else init and init.facts}
             runs.new_run_folder(out, job, overwrite=resume, option="--resume", facts=facts)
         except InputError as error:
             problem = error
@@ -218,7 +263,7 @@ def open_run(out: Path, job: Job, resume: bool, where: Place, init: Init | None 
 
 
 def _same_init(out: Path, init: Init | None) -> dict[str, str] | None:
-    """What run.json says of --init; InputError where it was another, or is needed again."""
+    """What run.json has of --init; InputError where it was another, or is needed again."""
     stored = (runs.read_run(out) or {}).get("init")
     if init is None:
         if stored and not _has_states(out):

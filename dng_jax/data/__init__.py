@@ -9,7 +9,7 @@
 | cifar10 | 50,000 + 10,000 of 32x32x3 | 10 | the "binary version", see raw.py |
 | any other | | | a set prepared by TensorFlow Datasets, see prepared.py |
 
-Where the files are looked for, in this order, is said in places.py. Raw files are checked against
+Where the files are looked for, in this order, is in search.py. Raw files are checked against
 their published SHA-256 on every load (0.2 s for the 184 MB of CIFAR-10), so what comes back is the
 official data set or an error. The order of examples is that of the raw files, from data prepared
 here (builders.py) too; data prepared by others keeps the order of its own shuffle.
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dng_jax.data import digits, network, places, prepared, raw
+from dng_jax.data import digits, network, prepared, raw, search
 from dng_jax.data.info import SPLITS, Info, to_unit
 from dng_jax.errors import InputError, MissingDataError, choose
 
@@ -46,22 +46,22 @@ def load(
     raw files and for data prepared by TensorFlow Datasets. download: fetch and prepare mnist,
     fashion_mnist and cifar10 where they are found nowhere; without a network this ends at once.
 
-    Raises InputError for an unknown name or split, a data set that is not there (it says what was
+    Raises InputError for an unknown name or split, a data set that is not there (with what was
     looked for, where, and what to do), truncated or altered files (named with their checksum), and
     prepared sets that are no classification of uint8 images of one size.
     """
     choose(split, SPLITS, "split")
     if name == "digits":
         return digits.load(split)
-    where = places.find(data_dir)
+    paths = search.paths(data_dir)
     source = raw.SETS.get(name)
-    if source is not None and (read := raw.locate(source, where.raw)) is not None:
+    if source is not None and (read := raw.locate(source, paths.raw)) is not None:
         return raw.load(source, split, read)
-    folder = prepared.locate(name, where.prepared)
+    folder = prepared.locate(name, paths.prepared)
     if folder is None:
         if source is None:
-            raise InputError(_unknown(name, where))
-        folder = _download(source, where, download)
+            raise InputError(_unknown(name, paths))
+        folder = _download(source, paths, download)
     return prepared.load(name, split, folder)
 
 
@@ -72,32 +72,32 @@ def describe(name: str) -> Info:
     return load(name)[2]
 
 
-def _download(source: raw.Source, where: places.Places, allowed: bool) -> Path:
+def _download(source: raw.Source, paths: search.Paths, allowed: bool) -> Path:
     if not allowed:
-        raise MissingDataError(_missing(source, where, "allow the download"))
+        raise MissingDataError(_missing(source, paths, "allow the download"))
     try:
         network.check(source.url + next(iter(source.downloads)))
     except OSError as error:
-        raise MissingDataError(_missing(source, where, f"go online ({error})")) from None
+        raise MissingDataError(_missing(source, paths, f"go online ({error})")) from None
     prepared.tfds()
     from dng_jax.data import builders  # imported late: it imports TensorFlow Datasets
 
-    return builders.prepare(source, where.prepared[-1])
+    return builders.prepare(source, paths.prepared[-1])
 
 
-def _missing(source: raw.Source, where: places.Places, remedy: str) -> str:
+def _missing(source: raw.Source, paths: search.Paths, remedy: str) -> str:
     files = raw.looked_for(source)
-    folders = raw.folders(source, where.raw)
-    raws = f"no {files} in {_listed(folders)}" if folders else f"{places.VARIABLE} is not set"
+    folders = raw.folders(source, paths.raw)
+    raws = f"no {files} in {_listed(folders)}" if folders else f"{search.VARIABLE} is not set"
     return (
         f"data set '{source.info.name}' not found: {raws}, nothing prepared by TensorFlow Datasets"
-        f" in {_listed(where.prepared)}; name a folder that holds {files} by {places.VARIABLE}, or"
+        f" in {_listed(paths.prepared)}; name a folder that holds {files} by {search.VARIABLE}, or"
         f" {remedy}"
     )
 
 
-def _unknown(name: str, where: places.Places) -> str:
-    known = ("digits", *raw.SETS, *prepared.names(where.prepared))
+def _unknown(name: str, paths: search.Paths) -> str:
+    known = ("digits", *raw.SETS, *prepared.names(paths.prepared))
     try:
         choose(name, known, "data set")
     except InputError as error:
@@ -106,7 +106,7 @@ def _unknown(name: str, where: places.Places) -> str:
         hint = f"data set '{name}' is not prepared"
     return (
         f"{hint}, or prepare it by TensorFlow Datasets, as array_record, in"
-        f" {_listed(where.prepared)}"
+        f" {_listed(paths.prepared)}"
     )
 
 

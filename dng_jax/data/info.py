@@ -18,9 +18,11 @@ class Info(NamedTuple):
     shape: tuple[int, int, int]
 
 
-def to_unit(images: np.ndarray) -> np.ndarray:
-    """uint8 in 0..255 -> float32 in [-1, 1], any shape."""
-    return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
+def to_unit(images):
+    """uint8 in 0..255 -> float32 in [-1, 1], any shape, of NumPy or JAX; other dtypes pass."""
+    if images.dtype != np.uint8:
+        return images
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def parts(split: str) -> tuple[str, ...]:

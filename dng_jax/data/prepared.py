@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dng_jax import disk
 from dng_jax.data.info import Info, parts
 from dng_jax.errors import InputError
 
@@ -129,8 +128,9 @@ def _cached(name: str, folder: Path, part: str, image: str, label: str):
     images, labels = _decode(name, folder, part, image, label)
     stale = list(folder.glob(f"{PREFIX}{part}-*.npz"))
     # A folder that is read-only or full costs the next load some seconds, no more.
-    with contextlib.suppress(OSError):
-        _save(path, images, labels)
+    with contextlib.suppress(OSError, disk.RefusedError):
+        with disk.whole(path) as file:
+            np.savez(file, images=images, labels=labels)
         for old in stale:
             if old != path:
                 old.unlink(missing_ok=True)
@@ -184,21 +184,6 @@ def _same_shape(name: str, images: Sequence[np.ndarray]) -> None:
                 f"data set '{name}' has images of several sizes, {images[0].shape[1:]} and"
                 f" {other.shape[1:]}: prepare a copy in which all have one"
             )
-
-
-def _save(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes an .npz whole or not at all."""
-    # In the same folder, because os.replace is atomic within one file system only.
-    handle, temporary = tempfile.mkstemp(prefix=f".{PREFIX}", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=images, labels=labels)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _first_line(error: Exception) -> str:

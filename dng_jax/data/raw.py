@@ -1,7 +1,7 @@
 """Raw files of MNIST, Fashion-MNIST and CIFAR-10: their formats, checksums and readers.
 
 idx (LeCun), gzipped: big-endian uint32 magic (2049 labels, 2051 images), count, for images also
-rows and columns; then one uint8 a label or pixel, row by row.
+rows and columns; then one uint8 per label or pixel, row by row.
 
 CIFAR-10 "binary version" (Krizhevsky): records of 3,073 bytes: the label, then 1,024 red, 1,024
 green and 1,024 blue pixels, row by row. Read from cifar-10-batches-bin/*.bin, or from the official

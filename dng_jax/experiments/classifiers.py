@@ -32,9 +32,6 @@ from dng_jax.metrics import Moments, Reference, features
 from dng_jax.mixtures import Mixture
 from dng_jax.weights import pretrained
 
-KEPT_FEATURES = 200  # of each class, for statistics over pairs
-CHUNK = 4096  # real images per call
-
 Classify = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
@@ -105,28 +102,6 @@ def with_inception(classifier: Classifier, info: data.Info, weights: str | None)
     )
 
 
-def make_reference(
-    classify: Callable[[Any], tuple[Any, np.ndarray]],
-    images: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    extractor: str,
-) -> Reference:
-    """Features of real images uint8 [N, H, W, C], class by class; extractor: what they are."""
-    seen = [
-        classify(data.to_unit(images[first : first + CHUNK]))[1]
-        for first in range(0, len(images), CHUNK)
-    ]
-    return Reference.of(
-        np.concatenate(seen), labels, num_classes, extractor=extractor, keep=KEPT_FEATURES
-    )
-
-
-def reference_path(classifier: str | Path) -> Path:
-    """Where the reference of a classifier's file lies: X.reference.safetensors beside X."""
-    return Path(classifier).with_suffix(".reference.safetensors")
-
-
 def pixels(images) -> np.ndarray:
     """Images [B, ...] as float64 [B, d]."""
     return np.asarray(images, np.float64).reshape(len(images), -1)
@@ -134,11 +109,11 @@ def pixels(images) -> np.ndarray:
 
 def _made(classify, info: data.Info, extractor: str) -> Reference:
     images, labels, _ = data.load(info.name, "all" if info.name == "digits" else "train")
-    return make_reference(classify, images, labels, info.num_classes, extractor)
+    return Reference.of_images(classify, images, labels, info.num_classes, extractor=extractor)
 
 
 def _stored_reference(name: str) -> Reference | None:
     if not models.is_file(name):
-        return pretrained.reference(name)
-    beside = reference_path(name)
+        return Reference.bundled(name)
+    beside = Reference.path_beside(name)
     return Reference.load(beside) if beside.exists() else None

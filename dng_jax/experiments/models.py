@@ -30,7 +30,7 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
     if is_file(name):
         if not Path(name).exists():
             raise InputError(f"{name} does not exist: name a model file, or a bundled network")
-        module, params, _ = files.load_model(name)
+        module, params, _ = files.load(name)
     else:
         module, params, _ = pretrained.load(_bundled(info.name, name))
     if not isinstance(module, kind):

@@ -177,7 +177,7 @@ def _network(info: data.Info, source: Source) -> Model:
 
     def one_network(forbidden):
         roles = _negatives(forbidden) | {"positive": 0}
-        denoiser = denoisers.BY_CONDITIONING[kind](module, params, info.num_classes, roles)
+        denoiser = denoisers.from_module(module, params, roles)
 
         def conditioned(k: int) -> Any:
             return denoisers.with_conditions(denoiser, {"positive": k})

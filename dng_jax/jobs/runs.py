@@ -21,11 +21,10 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -143,6 +142,27 @@ def provenance() -> dict[str, Any]:
     }
 
 
+class Words(NamedTuple):
+    """A provenance as a person reads it."""
+
+    commit: str
+    hardware: str
+    software: str
+    date: str
+
+
+def in_words(known: Mapping[str, Any]) -> Words:
+    """A `provenance` in words; a commit with changes says so, "unknown" outside a checkout."""
+    git = known["git"] or {"commit": "unknown", "dirty": False}
+    devices = f"{known['device_count']} x {known['device']}"
+    return Words(
+        git["commit"] + (" with changes" if git["dirty"] else ""),
+        f"{devices}, {known['cpu']}, {known['cpu_count']} CPU cores",
+        f"jax {known['packages']['jax']}, flax {known['packages']['flax']}",
+        known["time_utc"][:10],
+    )
+
+
 def to_json(value: Any) -> Any:
     """The value as strict JSON types.
 
@@ -185,29 +205,9 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a file whole or not at all; InputError where the disk refuses."""
-    path = Path(path)
-    # In the same folder, because os.replace is atomic within one file system only.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _refused(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-@contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if (refused := disk.refusal(error)) is None:
-            raise
-        reason, remedy = refused
-        raise InputError(
-            f"cannot write {path} ({reason}): {remedy}, or choose another --out"
-        ) from error
+    with disk.whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def _identity(config: Any) -> Any:

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from dng_jax import data
 from dng_jax.errors import InputError, choose, some_classes
 from dng_jax.metrics.buffer import feature_rows
 from dng_jax.metrics.frechet import Moments
+from dng_jax.weights import pretrained, tensors
 
 FORMAT = "dng_jax reference 1"
+KEPT_OF_IMAGES = 200
 SHAPES = {"count": "K", "mean": "KF", "scatter": "KFF", "features": "MF", "labels": "M"}
 
 
@@ -69,6 +70,36 @@ class Reference:
             extractor,
         )
 
+    @classmethod
+    def of_images(
+        cls, classify, images: np.ndarray, labels: np.ndarray, classes: int, *, extractor: str
+    ) -> Reference:
+        """From real images uint8 [N, H, W, C], through a classifier (dng_jax.metrics.features).
+
+        classify: images in [-1, 1] -> (labels, features [B, F]); keeps 200 of each class.
+        """
+        seen = [
+            classify(data.to_unit(images[first : first + 4096]))[1]
+            for first in range(0, len(images), 4096)
+        ]
+        features = np.concatenate(seen)
+        return cls.of(features, labels, classes, extractor=extractor, keep=KEPT_OF_IMAGES)
+
+    @classmethod
+    def bundled(cls, name: str) -> Reference | None:
+        """Of the training images of a bundled classifier (dng_jax.weights.pretrained).
+
+        None where none is bundled (digits: the data set itself is). InputError for another name.
+        """
+        with pretrained.path(name) as file:
+            path = cls.path_beside(file)
+            return cls.load(path) if path.exists() else None
+
+    @staticmethod
+    def path_beside(classifier: str | os.PathLike) -> Path:
+        """Where the reference of a classifier's file lies: X.reference.safetensors beside X."""
+        return Path(classifier).with_suffix(".reference.safetensors")
+
     def excluding(self, forbidden: Collection[int] = ()) -> tuple[Moments, np.ndarray]:
         """Moments and kept features [M', F] of the other classes together."""
         classes = len(self.moments)
@@ -101,25 +132,12 @@ class Reference:
             "labels": self.labels.astype(np.int32),
         }
         text = {**(metadata or {}), "format": FORMAT, "extractor": self.extractor}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        save_file(arrays, part, text)
-        part.replace(path)
+        tensors.write(path, arrays, text)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Reference:
         """Reads a file that `save` wrote; InputError for any other."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                text = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist: check the path") from error
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path} is not a whole safetensors file ({error}): copy or make it again"
-            ) from error
+        arrays, text = tensors.read(path)
         if text.get("format") != FORMAT or set(arrays) != set(SHAPES):
             raise InputError(f"{path} is no reference of this library: write one with save")
         sizes: dict[str, int] = {}

@@ -1,16 +1,21 @@
-"""Flax Linen networks: the diffusion U-Net in its three forms, and the classifier that judges."""
+"""Flax Linen networks: the diffusion U-Net in its three forms, and the classifier.
+
+    unet         x, logsnr[, label] -> eps, v or x0: one class, every class, or all heads at once
+    classifier   x -> logits and features
+    blocks       the layers they are made of
+
+Sizes that were trained, with their costs and numbers, are the presets of train/presets.py.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from dng_jax.errors import InputError, choose
-from dng_jax.nets.classifier import CLASSIFIER_CONFIGS, Classifier, ClassifierConfig
-from dng_jax.nets.unet import CONFIGS, UNet, UNetConfig
+from dng_jax.nets.classifier import Classifier, ClassifierConfig
+from dng_jax.nets.unet import UNet, UNetConfig
 
 __all__ = [
-    "CLASSIFIER_CONFIGS",
-    "CONFIGS",
     "Classifier",
     "ClassifierConfig",
     "UNet",

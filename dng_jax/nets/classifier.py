@@ -1,4 +1,4 @@
-r"""A small convolutional classifier that judges generated images.
+r"""A small convolutional classifier of generated images.
 
     x [B, H, W, C] in [-1, 1] -> stages of (conv3, relu) x 2, 2x2 mean pool between stages
                               -> features f = relu(dense(flat)) [B, F] -> logits [B, K]
@@ -9,25 +9,30 @@ normalisation across pixels or examples, so one image's logits never depend on a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from dng_jax.errors import InputError
-from dng_jax.nets.unet import config_from_dict
+from dng_jax.nets.config import Config
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
-    """Static description; widths: channels of each stage; features F: the penultimate layer."""
+class ClassifierConfig(Config):
+    """Static description of a classifier; see the file's docstring."""
 
     image_shape: tuple[int, int, int]
+    """H, W, C."""
     num_classes: int = 10
+    """K, at least 2."""
     widths: tuple[int, ...] = (32, 48)
+    """Channels of each stage, every stage half as large as the one before."""
     features: int = 64
+    """F, the width of the penultimate layer."""
     dropout: float = 0.2
+    """In front of the logits, 0 to below 1."""
 
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
@@ -42,15 +47,6 @@ class ClassifierConfig:
                 f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"
                 f" {len(self.widths) - 1} times: name fewer widths"
             )
-
-    def to_dict(self) -> dict:
-        """Plain JSON values; tuples become lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> ClassifierConfig:
-        """The inverse of `to_dict`; raises InputError for an unknown field."""
-        return config_from_dict(cls, values)
 
 
 class Classifier(nn.Module):
@@ -77,15 +73,3 @@ class Classifier(nn.Module):
         dropped = nn.Dropout(c.dropout, deterministic=not train)(f)
         logits = nn.Dense(c.num_classes, name="logits")(dropped)
         return (logits, f) if features else logits
-
-
-CLASSIFIER_CONFIGS = {
-    "digits": ClassifierConfig((8, 8, 1), 10),
-    "mnist": ClassifierConfig((28, 28, 1), 10, widths=(32, 64, 128), features=128, dropout=0.4),
-    "fashion_mnist": ClassifierConfig(
-        (28, 28, 1), 10, widths=(32, 64, 128), features=128, dropout=0.4
-    ),
-    "cifar10": ClassifierConfig(
-        (32, 32, 3), 10, widths=(64, 128, 256, 256), features=256, dropout=0.4
-    ),
-}

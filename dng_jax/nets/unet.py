@@ -19,7 +19,7 @@ scale and shift after it (Dhariwal & Nichol 2021, arXiv 2105.05233) is what smal
 
 "heads" is a class-blind trunk: every class is predicted from the same features g by
 
-    out = conv3(silu(norm(conv3(g)) (1 + scale(e)) + shift(e))),   (K+1) C outputs a pixel
+    out = conv3(silu(norm(conv3(g)) (1 + scale(e)) + shift(e))),   (K+1) C outputs per pixel
 
 so the K+1 predictions that a `classes` tracker needs cost one network call. These differ linearly
 in features that all classes share. That is too little at high noise, where the denoised image of a
@@ -29,8 +29,8 @@ over all positions, modulated by an embedding e_k of noise level and class:
     z = norm(dense([features; x]))      once
     z_k = silu(z (1 + scale(e_k)) + shift(e_k));   out_k += dense(silu(dense(z_k))),  H W C numbers
 
-Embedding of the noise level: sin and cos of logsnr times geometric frequencies, .05 to 4 radians a
-unit: the discrete levels of a schedule (about .02 apart) stay smooth, the ends stay distinct.
+Embedding of the noise level: sin and cos of logsnr times geometric frequencies, .05 to 4 radians
+per unit: the discrete levels of a schedule (about .02 apart) stay smooth, the ends stay distinct.
 
 `patch` = p folds p x p pixels into channels before the first convolution (space to depth) and
 unfolds them after the last one: 1/p^2 of the work. `head_kernel` = 1 makes the last convolution of
@@ -43,51 +43,70 @@ output stay float32. None: all of it float32.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.dtypes import promote_dtype
 
 from dng_jax.errors import InputError, choose
+from dng_jax.nets.blocks import (
+    Attention,
+    Conv3,
+    Down,
+    GroupNorm,
+    ResBlock,
+    Up,
+    depth_to_space,
+    embed_logsnr,
+    space_to_depth,
+)
+from dng_jax.nets.config import Config
 from dng_jax.schedules import PARAMETERISATIONS
 
 CONDITIONINGS = ("none", "label", "heads")
 
 
 @dataclass(frozen=True)
-class UNetConfig:
-    """Static description of a U-Net; plain values only, so that it round-trips through JSON.
-
-    image_shape (H, W, C); num_classes K; multipliers: channels of level i are channels *
-    multipliers[i], each level half as large; blocks: residual blocks a level on the way down (one
-    more on the way up); attention_levels: indices of levels with self-attention (and then in the
-    middle too); resample: "conv" (strided, nearest + conv3) or "shuffle" (space to depth and back
-    around a matrix product: cheap on a CPU); scale_shift: how the noise level enters a block.
-    """
+class UNetConfig(Config):
+    """Static description of a U-Net; see the file's docstring."""
 
     image_shape: tuple[int, int, int]
+    """H, W, C."""
     num_classes: int = 10
+    """K, at least 1."""
     conditioning: str = "none"
+    """none, label or heads."""
     parameterisation: str = "eps"
+    """What is predicted: eps, v or x0."""
     channels: int = 64
+    """Channels of the first level."""
     multipliers: tuple[int, ...] = (1, 2)
+    """Channels of level i are channels * multipliers[i], each level half as large."""
     blocks: int = 2
+    """Residual blocks per level on the way down; one more on the way up."""
     middle_blocks: int = 2
+    """Residual blocks at the lowest level."""
     attention_levels: tuple[int, ...] = ()
+    """Indices of levels with self-attention, and then in the middle too."""
     dropout: float = 0.0
+    """In residual blocks, 0 to below 1."""
     patch: int = 1
+    """1, 2 or 4: patch x patch pixels are folded into channels."""
     head_channels: int = 128
+    """Of heads: channels in front of the last layer."""
     head_kernel: int = 3
+    """Of heads: 1 or 3, the side of the last convolution's kernel."""
     global_channels: int = 0
+    """Of heads: channels of the dense network over all positions; 0: none."""
     embed_channels: int = 256
+    """Channels of the embedding of the noise level."""
     resample: str = "conv"
+    """conv (strided, nearest + conv3) or shuffle (space to depth around a product, for CPUs)."""
     scale_shift: bool = False
+    """Whether the noise level scales and shifts after the norm, or is added before it."""
 
     def __post_init__(self):
         choose(self.conditioning, CONDITIONINGS, "conditioning")
@@ -116,226 +135,6 @@ class UNetConfig:
                 f"images of {self.image_shape[0]}x{self.image_shape[1]} do not divide by {factor}: "
                 "use fewer levels (multipliers) or a smaller patch"
             )
-
-    def to_dict(self) -> dict:
-        """Plain JSON values; tuples become lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> UNetConfig:
-        """The inverse of `to_dict`; raises InputError for an unknown field."""
-        return config_from_dict(cls, values)
-
-
-def config_from_dict(cls, values: dict):
-    """Builds a frozen configuration from JSON values, lists becoming tuples."""
-    known = [f.name for f in fields(cls)]
-    for name in values:
-        choose(name, known, f"field of {cls.__name__}")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-_DIGITS = UNetConfig(
-    image_shape=(8, 8, 1),
-    conditioning="heads",
-    parameterisation="v",
-    channels=48,
-    multipliers=(1, 2),
-    blocks=1,
-    middle_blocks=1,
-    dropout=0.1,
-    patch=2,
-    # Every head reads the same features: these, not the trunk, are where classes are told apart.
-    head_channels=128,
-    embed_channels=128,
-    resample="shuffle",
-    scale_shift=True,
-)
-# 7x7 positions of 4x4 pixels: 72 Mflop an image with all heads (eval.bench throughput).
-_MNIST_SMALL = UNetConfig(
-    image_shape=(28, 28, 1),
-    conditioning="heads",
-    parameterisation="v",
-    channels=64,
-    multipliers=(1,),
-    blocks=1,
-    middle_blocks=2,
-    patch=4,
-    head_channels=128,
-    head_kernel=1,
-    global_channels=512,
-    embed_channels=256,
-    resample="shuffle",
-    scale_shift=True,
-)
-# Ho et al. 2020 and Koulischer et al. 2025: the sizes that the published numbers belong to.
-_MNIST = UNetConfig(
-    (28, 28, 1), 10, "none", channels=128, multipliers=(1, 2, 2), embed_channels=512
-)
-_CIFAR10 = UNetConfig(
-    (32, 32, 3),
-    10,
-    "none",
-    channels=128,
-    multipliers=(1, 2, 2, 2),
-    attention_levels=(1,),
-    dropout=0.1,
-    embed_channels=512,
-)
-CONFIGS = {
-    "digits": _DIGITS,
-    "digits-label": replace(_DIGITS, conditioning="label", channels=32),
-    "mnist-small": _MNIST_SMALL,
-    "mnist-small-label": replace(_MNIST_SMALL, conditioning="label"),
-    "mnist-small-plain": replace(_MNIST_SMALL, conditioning="none"),
-    "mnist": _MNIST,
-    "mnist-heads": replace(_MNIST, conditioning="heads"),
-    "mnist-label": replace(_MNIST, conditioning="label"),
-    "cifar10": _CIFAR10,
-    "cifar10-heads": replace(_CIFAR10, conditioning="heads"),
-    "cifar10-label": replace(_CIFAR10, conditioning="label"),
-}
-
-
-def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
-    """[B, H, W, C] -> [B, H/f, W/f, f f C]."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor**2 * c)
-
-
-def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-    """[B, h, w, f f C] -> [B, h f, w f, C], the inverse of `space_to_depth`."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, factor, factor, c // factor**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
-
-
-def embed_logsnr(logsnr: jax.Array, channels: int) -> jax.Array:
-    """[B] -> [B, channels]: sin and cos at geometric frequencies, float32."""
-    frequency = jnp.asarray(np.geomspace(0.05, 4.0, channels // 2), jnp.float32)
-    angle = logsnr.astype(jnp.float32)[:, None] * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
-class Conv3(nn.Module):
-    """3x3 convolution, zero padding, bias; kernel [3, 3, C_in, features] as in nn.Conv."""
-
-    features: int
-    zero: bool = False
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x):
-        init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        if x.shape[1] * x.shape[2] > 4:
-            dims = ("NHWC", "HWIO", "NHWC")
-            return (
-                jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims)
-                + bias
-            )
-        # XLA's CPU convolution runs at a tenth of a matrix product's speed on 2x2 images.
-        h, w = x.shape[1:3]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifts = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-        return jnp.concatenate(shifts, -1) @ kernel.reshape(-1, self.features) + bias
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation with a learned scale and bias, [B, h, w, c] -> the same.
-
-    Groups of channels share mean and variance (Wu & He 2018); variance as E[(x - mean)^2], since
-    E[x^2] - E[x]^2 loses digits in float32 where the mean is large. Groups are averaged by a
-    product with a [c, c] block matrix: on a CPU five times as fast as a reduction over groups.
-    Computes in float32 and answers in the dtype of x.
-    """
-
-    @nn.compact
-    def __call__(self, x):
-        c, dtype = x.shape[-1], x.dtype
-        x = x.astype(jnp.float32)
-        groups = math.gcd(32, max(1, c // 4))
-        average = jnp.asarray(
-            np.kron(np.eye(groups), np.full([c // groups] * 2, groups / c)), x.dtype
-        )
-        scale = self.param("scale", nn.initializers.ones, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
-        highest = partial(jnp.matmul, precision="highest")
-        centred = x - highest(x.mean((1, 2)), average)[:, None, None]
-        variance = highest((centred**2).mean((1, 2)), average)[:, None, None]
-        return (centred * (jax.lax.rsqrt(variance + 1e-6) * scale) + bias).astype(dtype)
-
-
-class ResBlock(nn.Module):
-    """The residual block of the equation sheet: x [B, h, w, c], e [B, E] -> [B, h, w, features]."""
-
-    features: int
-    dropout: float
-    scale_shift: bool
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x, e, train: bool = False):
-        dense, conv3 = partial(nn.Dense, dtype=self.dtype), partial(Conv3, dtype=self.dtype)
-        h = conv3(self.features)(nn.silu(GroupNorm()(x)))
-        if self.scale_shift:
-            scale, shift = jnp.split(dense(2 * self.features)(nn.silu(e))[:, None, None], 2, -1)
-            h = GroupNorm()(h) * (1 + scale) + shift
-        else:
-            h = GroupNorm()(h + dense(self.features)(nn.silu(e))[:, None, None])
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = conv3(self.features, zero=True)(h)
-        if x.shape[-1] != self.features:
-            x = dense(self.features, name="skip")(x)
-        return x + h
-
-
-class Attention(nn.Module):
-    """Single-head self-attention over positions with a residual, [B, h, w, c] -> the same."""
-
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x):
-        b, h, w, c = x.shape
-        dense = partial(nn.Dense, dtype=self.dtype)
-        flat = GroupNorm()(x).reshape(b, h * w, c)
-        q, k, v = (dense(c, name=name)(flat) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
-        weights = nn.softmax(scores * c**-0.5, axis=-1).astype(v.dtype)
-        out = dense(c, kernel_init=nn.initializers.zeros, name="out")(weights @ v)
-        return x + out.reshape(b, h, w, c)
-
-
-class Down(nn.Module):
-    """Halves the sides, keeps the channels."""
-
-    resample: str
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x):
-        c, dtype = x.shape[-1], self.dtype
-        if self.resample == "shuffle":
-            return nn.Dense(c, dtype=dtype)(space_to_depth(x, 2))
-        return nn.Conv(c, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=dtype)(x)
-
-
-class Up(nn.Module):
-    """Doubles the sides; "conv" keeps the channels, "shuffle" goes to `features` of them."""
-
-    resample: str
-    features: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x):
-        if self.resample == "shuffle":
-            return depth_to_space(nn.Dense(4 * self.features, dtype=self.dtype)(x), 2)
-        return Conv3(x.shape[-1], dtype=self.dtype)(x.repeat(2, axis=1).repeat(2, axis=2))
 
 
 class UNet(nn.Module):

@@ -28,8 +28,8 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +37,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from jax.experimental import multihost_utils
 
 from dng_jax import disk
 from dng_jax.errors import InputError
-from dng_jax.training import TrainState
+from dng_jax.training.optimiser import TrainState
 
 KEEP_LAST = 2  # the one before the newest is the way out when the newest is damaged
 _TRASH, _UNREADABLE = "deleted", "unreadable"
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # a piece is missing, or not what it was
-# Status codes by which C++ tells of the machine, not of the file.
+# Status codes by which C++ reports faults of the machine, not of the file.
 _PASSING = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "PERMISSION_DENIED")
 
 
-class RunStates:
+class Checkpoints:
     """The saved states of one run, to be used as a context and by all processes alike.
 
     folder: theirs alone, made when missing. network: plain JSON values (`nets.describe`), compared
     before anything is restored. keep_best: how many of the lowest loss to keep besides the last
-    two. report: told, in one line, of a state that cannot be read.
+    two. report: called with one line for a state that cannot be read.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class RunStates:
             )
             self._empty_trash()
 
-    def __enter__(self) -> RunStates:
+    def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -109,8 +108,8 @@ class RunStates:
         """Begins to write the state under its step; raises InputError where the disk refuses.
 
         loss: mean training loss since the save before; infinite: not to be compared, so never the
-        best. A failure of the save before, which is
-        noticed late, is raised here too; it leaves the states before it as they were.
+        best. A failure of the save before, which is noticed late, is raised here too; it leaves the
+        states before it as they were.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -175,7 +174,7 @@ class RunStates:
             except Exception as error:
                 self._put_aside(step, error)
         raise InputError(
-            f"no state in {self.folder} can be read: begin anew with another --out, or copy the"
+            f"no state in {self.folder} can be read: begin again with another --out, or copy the"
             " states again"
         )
 
@@ -191,23 +190,20 @@ class RunStates:
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in _flatten(like).items()
         }
-        # Orbax reads all arrays at once and spills a traceback for each that it cannot read.
-        folder = self.folder / str(step) / "state"
-        for path in (folder / "array_metadatas").glob("*"):
-            json.loads(path.read_text())
-        for name, checksum in zip(wanted, checksums, strict=True):
-            if _stored_checksum(folder, name) != checksum:
-                raise ValueError(f"the numbers of {name} were altered")
         items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         arrays = self._manager.restore(step, args=items)["state"]
+        found = np.asarray(_checksums([arrays[name] for name in wanted])).tolist()
+        for name, ours, theirs in zip(wanted, found, checksums, strict=True):
+            if ours != theirs:
+                raise ValueError(f"the numbers of {name} were altered")
         leaves, structure = jax.tree.flatten_with_path(like)
-        found = [
+        restored = [
             jax.random.wrap_key_data(arrays[_name(path)], impl=jax.random.key_impl(leaf))
             if _is_key(leaf)
             else arrays[_name(path)]
             for path, leaf in leaves
         ]
-        return jax.tree.unflatten(structure, found)
+        return jax.tree.unflatten(structure, restored)
 
     def _put_aside(self, step: int, error: Exception) -> None:
         if not _is_damage(error):
@@ -229,23 +225,15 @@ class RunStates:
             shutil.rmtree(self.folder / _TRASH, ignore_errors=True)
 
 
-@contextmanager
-def disk_errors(what: str, folder: Path) -> Iterator[None]:
+def disk_errors(what: str, folder: Path) -> AbstractContextManager[None]:
     """Turns what a disk refuses, inside, into an InputError: cannot WHAT in FOLDER."""
-    try:
-        yield
-    except Exception as error:
-        refused = None if isinstance(error, InputError) else disk.refusal(error)
-        if refused is None:
-            raise
-        reason, remedy = refused
-        raise InputError(
-            f"cannot {what} in {folder} ({reason}): {remedy}, then continue with"
-            " --resume; the states saved before are intact"
-        ) from error
+    otherwise = "then continue with --resume; the states saved before are intact"
+    return disk.refused(f"{what} in {folder}", otherwise)
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    # Orbax's own BestN ranks by a file of metrics beside the state, which it reads when it opens
+    # the folder: a damaged one could not be put aside.
     def __init__(self, losses: dict[int, float], keep_best: int) -> None:
         self.losses, self.keep_best = losses, keep_best
 
@@ -269,15 +257,15 @@ def _is_damage(error: BaseException) -> bool:
 
 @functools.cache
 def _quieten() -> None:
-    # Of one failed save, each of its hundreds of writes tells with a traceback, some of them later;
+    # Of one failed save, each of its hundreds of writes logs a traceback, some of them later;
     # the error itself comes up anyway. Done once and never undone, because of those later ones.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
 
-    def filtered(told):
-        if not (told.exc_type is RuntimeError and str(told.exc_value) == "Event loop is closed"):
-            hook(told)
+    def filtered(error):
+        if not (error.exc_type is RuntimeError and str(error.exc_value) == "Event loop is closed"):
+            hook(error)
 
     sys.unraisablehook = filtered
 
@@ -296,14 +284,6 @@ def _checksums(leaves: list[jax.Array]) -> jax.Array:
         return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
 
     return jnp.stack([one(leaf) for leaf in leaves])
-
-
-def _stored_checksum(folder: Path, name: str) -> int:
-    place = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
-    spec = {"driver": "zarr", "kvstore": {**place, "path": f"{name}/"}}
-    words = tensorstore.open(spec, read=True).result().read().result().reshape(-1).view(np.uint32)
-    factors = 2 * np.arange(words.size, dtype=np.uint32) + np.uint32(1)
-    return int(np.sum(words * factors, dtype=np.uint32))
 
 
 def _digest(about: Mapping[str, Any]) -> str:

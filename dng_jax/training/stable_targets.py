@@ -7,12 +7,12 @@ about that mean. With references x_kj, j = 1..M, drawn from class k, and x = alp
     l_kj = -|x - alpha x_kj|^2 / (2 sigma^2)
     E_k  = sum_j softmax_j(l_kj) x_kj          p_k ~ P(k) mean_j exp(l_kj)        E = sum_k p_k E_k
 
-the exact denoiser of the references: a Hopfield update with one head a class (dng_jax.mixtures at
+the exact denoiser of the references: a Hopfield update with one head per class (dng_jax.mixtures at
 scale 0). x_0 itself counts as one more reference of its class c,
 
     E_c <- (1 - r) E_c + r x_0,     r = sigmoid(l_c0 - lse_j l_cj),     l_c0 = -|eps|^2 / 2
 
-so at low noise, where it is the only image near x, the target is x_0 as ever; at high noise it is
+so at low noise, where it is the only image near x, the target is x_0 as before; at high noise it is
 the mean of many. The estimate is self-normalised, hence biased by O(1/M) and right as M grows.
 Every class has a target at every x, so all heads learn from every image.
 
@@ -75,7 +75,7 @@ def rows_by_class(labels: np.ndarray, num_classes: int) -> np.ndarray:
     if empty := [k for k, found in enumerate(rows) if not len(found)]:
         raise InputError(
             f"classes {empty} have no images to draw references from: take more --examples, or"
-            " --set references=0"
+            " --references 0"
         )
     width = max(map(len, rows))
     return np.stack([np.resize(r, width) for r in rows]).astype(np.int32)

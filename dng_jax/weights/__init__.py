@@ -1,1 +1,14 @@
-"""Weights in files: our own model files and the networks that come with the library."""
+"""Weights in files: our own model files, any safetensors, the networks that come with the library.
+
+weights.save(path, params, nets.describe(module))      files.py: format and metadata
+module, params, config = weights.load(path)
+params, taken, total = weights.overlay(params, stored) weights of another network where they fit
+tensors, text = weights.read(path)                     tensors.py: any safetensors file
+module, params, config = weights.pretrained.load("digits-heads")
+"""
+
+from dng_jax.weights import pretrained, tensors
+from dng_jax.weights.files import load, overlay, save
+from dng_jax.weights.tensors import read
+
+__all__ = ["load", "overlay", "pretrained", "read", "save", "tensors"]

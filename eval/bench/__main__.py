@@ -28,11 +28,11 @@ from typing import Any
 
 import tyro
 
-from dng_jax import nets
 from dng_jax.errors import choose
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_tables
+from dng_jax.training import presets
 
 from . import hopfield, sampling, throughput, timing
 from .options import Config
@@ -52,7 +52,7 @@ def main(config: Config) -> dict[str, Any]:
     names = ("samples", "steps", "pairs", "batch", "shrink")
     at_least(1, **{name: getattr(config, name) for name in names})
     for name in config.networks:
-        choose(name, nets.CONFIGS, "network")
+        presets.diffusion(*name.split(":", 1))
 
     # ---- build
     config.devices.select()

@@ -24,7 +24,7 @@ class Config:
     pairs: int = 7
     """Alternating pairs per figure, at least 1; 3 for the sweep."""
     networks: tuple[str, ...] = ("mnist-small",)
-    """Networks of the throughput suite, names of nets.CONFIGS; mnist and cifar10 want a GPU."""
+    """Networks of the throughput suite, PRESET[:CONDITIONING]; mnist and cifar10 want a GPU."""
     batch: int = 256
     """Images per training step in the throughput suite, at least 1."""
     shrink: int = 1

@@ -19,6 +19,7 @@ from dng_jax import denoisers, guidance, initial_noise, nets, sample, sample_key
 from dng_jax import training as t
 from dng_jax.jobs import devices
 from dng_jax.jobs.tables import Table
+from dng_jax.training import presets
 
 from . import timing
 from .options import Config
@@ -35,7 +36,7 @@ def measure(config: Config) -> Iterator[tuple[str, dict[str, Any], Table]]:
 
 
 def _network(name: str, config: Config) -> dict[str, Any]:
-    module = nets.UNet(nets.CONFIGS[name])
+    module = nets.UNet(presets.diffusion(*name.split(":", 1)).network)
     training, operations = _training(module, config.batch)
     sampling, per_call = _sampling(module, config.samples)
     return {
@@ -84,12 +85,7 @@ def _training(module, batch: int) -> tuple[Callable, float]:
 
 
 def _sampling(module, count: int) -> tuple[Callable, float]:
-    shape, k = module.config.image_shape, module.config.num_classes
-    make: Any = denoisers.BY_CONDITIONING.get(module.config.conditioning)
-    params = _params(module)
-    denoise = (
-        make(module, params, k) if make is not None else denoisers.plain_network(module, params)
-    )
+    shape, denoise = module.config.image_shape, denoisers.from_module(module, _params(module))
     table, rule = steps.ddpm(schedules.linear(), SAMPLING_STEPS), guidance.unguided()
     keys = sample_keys(0, count)
     keys, x = devices.spread((keys, initial_noise(keys, shape, table)))

@@ -14,7 +14,6 @@ forbidden set share it, other forbidden sets do not.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.experiments import rule_specs
 from dng_jax.experiments.generating import generate
@@ -97,19 +97,14 @@ def load(folder: Path, cell: Cell) -> Found | None:
 def save(folder: Path, cell: Cell, found: Found) -> None:
     """Writes the cell, whole or not at all."""
     path = folder / "cells" / f"{cell.name}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
+    with disk.whole(path) as part:
         np.savez_compressed(
-            temporary,
+            part,
             labels=found.labels,
             features=found.features,
             calls=found.calls or 0,
             record=json.dumps(runs.to_json(cell)),
         )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def run(problem: Problem, cell: Cell) -> Found:

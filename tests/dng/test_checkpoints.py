@@ -14,8 +14,8 @@ import pytest
 
 from dng_jax import training
 from dng_jax.errors import InputError
-from dng_jax.training import checkpoints as run_states
-from dng_jax.training.checkpoints import RunStates
+from dng_jax.training import checkpoints
+from dng_jax.training.checkpoints import Checkpoints
 
 NETWORK = {"kind": "unet", "channels": 8, "multipliers": [1, 2]}
 
@@ -43,14 +43,14 @@ def same(a, b):
 @pytest.fixture
 def folder(tmp_path):
     """States of steps 1 to 5, of which 2 had the lowest loss."""
-    with RunStates(tmp_path / "states", NETWORK) as states:
+    with Checkpoints(tmp_path / "states", NETWORK) as states:
         for step, loss in enumerate([0.5, 0.1, 0.4, 0.3, 0.2], start=1):
             states.save(make(step), loss, {"seconds": step / 2})
     return tmp_path / "states"
 
 
 def test_the_last_two_and_the_best_are_kept_and_come_back(folder):
-    with RunStates(folder, NETWORK) as states:
+    with Checkpoints(folder, NETWORK) as states:
         assert states.steps() == [2, 4, 5]
         last, facts = states.restore(make(0))
         best, _ = states.restore(make(0), best=True)
@@ -61,7 +61,7 @@ def test_the_last_two_and_the_best_are_kept_and_come_back(folder):
     same(last, make(5))
     same(best, make(2))
     assert facts == {"seconds": 2.5}
-    with RunStates(folder, NETWORK) as states:
+    with Checkpoints(folder, NETWORK) as states:
         states.restore(make(0))
         # Not to be compared, so never the best.
         states.save(make(7), math.inf)
@@ -74,7 +74,7 @@ def test_the_last_two_and_the_best_are_kept_and_come_back(folder):
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
-    with RunStates(tmp_path / "states", NETWORK) as states:
+    with Checkpoints(tmp_path / "states", NETWORK) as states:
         assert states.restore(make(0)) is None
 
 
@@ -82,6 +82,8 @@ def largest(folder: Path) -> Path:
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
+# Coroutines that Orbax leaves behind, when they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["cut", "altered", "emptied", "gone", "description"])
 def test_a_damaged_newest_state_is_reported_and_the_one_before_is_used(folder, damage, capfd):
     data = folder / "5" / "state"
@@ -106,7 +108,7 @@ def test_a_damaged_newest_state_is_reported_and_the_one_before_is_used(folder, d
     else:
         (folder / "5" / "about" / "metadata").write_text('{"loss": 0.')
     told = []
-    with RunStates(folder, NETWORK, report=told.append) as states:
+    with Checkpoints(folder, NETWORK, report=told.append) as states:
         state, facts = states.restore(make(0))
         assert states.steps() == [2, 4]
         states.save(make(5), 0.2)  # the run comes by there again
@@ -116,7 +118,7 @@ def test_a_damaged_newest_state_is_reported_and_the_one_before_is_used(folder, d
     assert told[0].startswith("the state of step 5 cannot be read")
     assert "\n" not in told[0]
     assert (folder / "unreadable" / "5").is_dir()
-    with RunStates(folder, NETWORK) as states:
+    with Checkpoints(folder, NETWORK) as states:
         same(states.restore(make(0))[0], make(5))
     assert "Traceback" not in capfd.readouterr().err
 
@@ -125,22 +127,22 @@ def test_states_of_another_network_are_refused_and_stay(folder):
     other = NETWORK | {"channels": 16}
     with (
         pytest.raises(InputError, match=r"another network \(channels 8, not 16\)"),
-        RunStates(folder, other) as states,
+        Checkpoints(folder, other) as states,
     ):
         states.restore(make(0, width=4))
-    with RunStates(folder, NETWORK) as states:
+    with Checkpoints(folder, NETWORK) as states:
         with pytest.raises(InputError, match="another optimiser or version"):
             states.restore(make(0, width=4))
         assert states.steps() == [2, 4, 5]
 
 
-def test_where_every_state_is_damaged_the_run_does_not_begin_anew_by_itself(folder):
+def test_where_every_state_is_damaged_the_run_does_not_begin_again_by_itself(folder):
     for step in (2, 4, 5):
         (folder / str(step) / "about" / "metadata").write_text("{")
     told = []
     with (
-        pytest.raises(InputError, match=r"no state in .* can be read: begin anew with another"),
-        RunStates(folder, NETWORK, report=told.append) as states,
+        pytest.raises(InputError, match=r"no state in .* can be read: begin again with another"),
+        Checkpoints(folder, NETWORK, report=told.append) as states,
     ):
         states.restore(make(0))
     assert len(told) == 3
@@ -159,9 +161,9 @@ def test_a_fault_of_the_machine_moves_no_state(folder, monkeypatch, fault):
     def fail(*_):
         raise fault
 
-    monkeypatch.setattr(RunStates, "_state", fail)
+    monkeypatch.setattr(Checkpoints, "_state", fail)
     told = []
-    with RunStates(folder, NETWORK, report=told.append) as states:
+    with Checkpoints(folder, NETWORK, report=told.append) as states:
         with pytest.raises(type(fault)) as caught:
             states.restore(make(0))
         assert states.steps() == [2, 4, 5]
@@ -169,14 +171,14 @@ def test_a_fault_of_the_machine_moves_no_state(folder, monkeypatch, fault):
     assert told == []
 
 
-def test_only_what_a_disk_refuses_is_told_as_that(tmp_path):
+def test_only_what_a_disk_refuses_is_reported_as_that(tmp_path):
     for number in (errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
         with (
             pytest.raises(InputError, match=f"cannot write in .*{os.strerror(number).lower()}"),
-            run_states.disk_errors("write", tmp_path),
+            checkpoints.disk_errors("write", tmp_path),
         ):
             raise OSError(number, os.strerror(number))
-    with pytest.raises(FileNotFoundError), run_states.disk_errors("write", tmp_path):
+    with pytest.raises(FileNotFoundError), checkpoints.disk_errors("write", tmp_path):
         (tmp_path / "nothing").read_text()
 
 
@@ -190,7 +192,7 @@ def test_a_full_disk_is_one_sentence_and_harms_no_state(folder, monkeypatch):
         patch.setattr(ocp.CheckpointManager, "save", refuse)
         with (
             pytest.raises(InputError, match=r"cannot save step 6 .*no space left on device"),
-            RunStates(folder, NETWORK) as states,
+            Checkpoints(folder, NETWORK) as states,
         ):
             states.save(make(6), 0.1)
 
@@ -199,12 +201,12 @@ def test_a_full_disk_is_one_sentence_and_harms_no_state(folder, monkeypatch):
         raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_states.ocp.StandardCheckpointHandler, "async_save", refuse_late)
+        patch.setattr(checkpoints.ocp.StandardCheckpointHandler, "async_save", refuse_late)
         with (
             pytest.raises(InputError, match=r"\(no space left on device\)"),
-            RunStates(folder, NETWORK) as states,
+            Checkpoints(folder, NETWORK) as states,
         ):
             states.save(make(6), 0.1)
-    with RunStates(folder, NETWORK) as states:
+    with Checkpoints(folder, NETWORK) as states:
         assert states.steps() == [2, 4, 5]
         same(states.restore(make(0))[0], make(5))

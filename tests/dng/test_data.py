@@ -22,12 +22,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 from dng_jax import data
-from dng_jax.data import network, places, prepared, raw
+from dng_jax.data import network, prepared, raw, search
 from dng_jax.errors import InputError
 
 TRAIN, TEST = 30, 12
 REAL = pytest.mark.skipif(
-    not places.SHARED.is_dir(), reason="no ../shared/data beside the checkout"
+    not search.SHARED.is_dir(), reason="no ../shared/data beside the checkout"
 )
 
 
@@ -48,9 +48,9 @@ def listing(folder):
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """No data set is found but under tmp_path."""
-    monkeypatch.delenv(places.VARIABLE, raising=False)
+    monkeypatch.delenv(search.VARIABLE, raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(places, "SHARED", tmp_path / "shared")
+    monkeypatch.setattr(search, "SHARED", tmp_path / "shared")
     return tmp_path
 
 
@@ -161,7 +161,7 @@ def test_to_unit_maps_the_ends_exactly():
 
 @REAL
 def test_mnist_is_the_published_one(monkeypatch):
-    monkeypatch.delenv(places.VARIABLE, raising=False)
+    monkeypatch.delenv(search.VARIABLE, raising=False)
     images, labels, info = data.load("mnist", "train", download=False)
     assert info == data.Info("mnist", 10, tuple("0123456789"), (28, 28, 1))
     assert images.shape == (60000, 28, 28, 1)
@@ -180,14 +180,14 @@ def test_mnist_is_the_published_one(monkeypatch):
 
 @REAL
 def test_cifar10_is_the_published_one(monkeypatch):
-    monkeypatch.delenv(places.VARIABLE, raising=False)
+    monkeypatch.delenv(search.VARIABLE, raising=False)
     images, labels, info = data.load("cifar10", "train", download=False)
     assert images.shape == (50000, 32, 32, 3)
     # Channel means in the order red, green, blue, as everybody normalises by them.
     np.testing.assert_allclose(images.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5)
     assert np.bincount(labels).tolist() == [5000] * 10
     assert labels[:5].tolist() == [6, 9, 9, 4, 1]
-    meta = places.SHARED / "cifar10" / "cifar-10-batches-bin" / "batches.meta.txt"
+    meta = search.SHARED / "cifar10" / "cifar-10-batches-bin" / "batches.meta.txt"
     assert info.class_names == tuple(meta.read_text().split())
     # Neighbouring pixels agree along both axes: rows, columns and channels are where they belong.
     some = images[:500].astype(float)
@@ -215,7 +215,7 @@ def test_mnist_is_read_from_idx_files(mnist, nowhere, monkeypatch, folder):
     write(nowhere / "own" / folder, files)
     for part in ("train", "test"):
         agree(data.load("mnist", part, data_dir=nowhere / "own"), truth[part])
-    monkeypatch.setenv(places.VARIABLE, str(nowhere / "own"))
+    monkeypatch.setenv(search.VARIABLE, str(nowhere / "own"))
     whole = [np.concatenate(pair) for pair in zip(truth["train"], truth["test"], strict=True)]
     agree(data.load("mnist"), whole)
 
@@ -238,8 +238,8 @@ def test_cifar10_is_read_from_its_archive(cifar10, nowhere):
 def test_the_first_place_that_has_a_set_is_taken(mnist, cifar10, nowhere, monkeypatch):
     write(nowhere / "shared" / "mnist", mnist[0])
     write(nowhere / "own" / "cifar10", cifar10[0])
-    monkeypatch.setattr(places, "SHARED", nowhere / "shared")
-    monkeypatch.setenv(places.VARIABLE, str(nowhere / "own"))
+    monkeypatch.setattr(search, "SHARED", nowhere / "shared")
+    monkeypatch.setenv(search.VARIABLE, str(nowhere / "own"))
     agree(data.load("cifar10", "test", download=False), cifar10[2]["test"])
     agree(data.load("mnist", "test", download=False), mnist[1]["test"])
     with pytest.raises(InputError, match="data set 'mnist' not found"):
@@ -314,10 +314,10 @@ def test_a_missing_set_is_one_sentence_at_once(nowhere, monkeypatch):
     with pytest.raises(InputError) as error:
         data.load("mnist", "test", download=False)
     assert time.perf_counter() - start < 1
-    for part in ("mnist", "train-images-idx3-ubyte.gz", str(nowhere / "tfds"), places.VARIABLE):
+    for part in ("mnist", "train-images-idx3-ubyte.gz", str(nowhere / "tfds"), search.VARIABLE):
         assert part in str(error.value)
     assert listing(nowhere) == []
-    monkeypatch.setenv(places.VARIABLE, str(nowhere))
+    monkeypatch.setenv(search.VARIABLE, str(nowhere))
     with pytest.raises(InputError, match=f"no train-images-idx3-ubyte.gz in {nowhere}/mnist"):
         data.load("mnist", "test", download=False)
 
@@ -346,8 +346,8 @@ def test_unknown_names_are_refused_with_a_suggestion(nowhere, monkeypatch):
         data.load("digits", "validation")
     with pytest.raises(InputError, match=r"data_dir names .*absent, which is no folder"):
         data.load("mnist", data_dir=nowhere / "absent")
-    monkeypatch.setenv(places.VARIABLE, str(nowhere / "absent"))
-    with pytest.raises(InputError, match=f"{places.VARIABLE} names .*absent"):
+    monkeypatch.setenv(search.VARIABLE, str(nowhere / "absent"))
+    with pytest.raises(InputError, match=f"{search.VARIABLE} names .*absent"):
         data.load("mnist")
 
 
@@ -429,7 +429,7 @@ def test_a_cache_is_written_whole_or_not_at_all(mnist, nowhere, builders, monkey
     before = listing(folder)
 
     def full(file, **arrays):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -122,6 +122,28 @@ def test_another_class_behind_a_role_does_not_recompile():
     np.testing.assert_allclose(sample(heads, table, rule, keys, X).x, second, atol=1e-5)
 
 
+@dataclass(frozen=True)
+class Config:
+    conditioning: str
+    num_classes: int = 3
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "kind", "calls"),
+    [("label", Labelled, 2), ("heads", Heads, 1), ("none", Plain, 1)],
+)
+def test_a_module_becomes_the_denoiser_of_its_conditioning(conditioning, kind, calls):
+    class Module(kind):
+        config = Config(conditioning)
+
+    network = denoisers.from_module(Module(), PARAMS, {"negative": 2})
+    row = jax.tree.map(lambda c: jnp.asarray(c[2]), LEVELS["vp"])
+    eps = network(X, row, ("base", "negative"))
+    for role, k in (("base", 3), ("negative", 3 if conditioning == "none" else 2)):
+        np.testing.assert_allclose(eps[role], truth(X, row, MEANS[k]), atol=3e-5)
+    assert network.calls(("base", "negative")) == calls
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -133,6 +155,13 @@ def test_another_class_behind_a_role_does_not_recompile():
                 denoisers.label_network(Labelled(), PARAMS, 3), {"negative": 9}
             ),
             "class 9",
+        ),
+        (
+            lambda: denoisers.with_conditions(
+                denoisers.separate_networks({"base": denoisers.plain_network(Plain(), PARAMS)}),
+                {"negative": 1},
+            ),
+            "SeparateNetworks cannot be told another class",
         ),
     ],
 )

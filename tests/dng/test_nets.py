@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dng_jax import data, nets, training
+from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
-from dng_jax.metrics import features
-from dng_jax.nets.unet import Conv3, GroupNorm, depth_to_space, space_to_depth
-from dng_jax.weights import files as checkpoints
+from dng_jax.metrics import Reference, features
+from dng_jax.nets.blocks import Conv3, GroupNorm, depth_to_space, space_to_depth
+from dng_jax.nets.unet import CONDITIONINGS
+from dng_jax.training import presets
 from dng_jax.weights import pretrained
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -52,8 +53,8 @@ def test_shapes_of_the_three_forms(conditioning, patch):
 
 def test_published_sizes():
     # Ho et al. 2020, section 4 and appendix B: "Our CIFAR10 model has 35.7 million parameters".
-    assert abs(count(nets.CONFIGS["cifar10"]) - 35.7e6) < 0.1e6
-    assert 24e6 < count(nets.CONFIGS["mnist"]) < 26e6
+    assert abs(count(presets.diffusion("cifar10").network) - 35.7e6) < 0.1e6
+    assert 24e6 < count(presets.diffusion("mnist").network) < 26e6
 
 
 def test_one_by_one_heads_are_the_centre_of_three_by_three_ones():
@@ -107,7 +108,7 @@ def test_sizes_that_are_not_there_are_refused(changes, said):
 )
 def test_sizes_a_classifier_cannot_have_are_refused(changes, said):
     with pytest.raises(InputError, match=said):
-        replace(nets.CLASSIFIER_CONFIGS["digits"], **changes)
+        replace(nets.ClassifierConfig((8, 8, 1)), **changes)
 
 
 def test_the_global_part_belongs_to_its_head():
@@ -135,7 +136,7 @@ def test_weights_are_taken_over_where_names_and_shapes_agree():
     x, logsnr = jnp.ones((1, 8, 8, 1)), jnp.zeros(1)
     old = params_of(nets.UNet(old_config), x, logsnr)
     new = jax.tree.map(lambda a: a + 1, params_of(nets.UNet(new_config), x, logsnr))
-    merged, taken, total = checkpoints.overlay(new, old)
+    merged, taken, total = weights.overlay(new, old)
     assert jax.tree.structure(merged) == jax.tree.structure(new)
     np.testing.assert_array_equal(merged["ResBlock_0"]["Conv3_0"]["kernel"],
                                   old["ResBlock_0"]["Conv3_0"]["kernel"])  # fmt: skip
@@ -215,9 +216,11 @@ def test_space_to_depth_there_and_back():
     np.testing.assert_array_equal(depth_to_space(folded, 2), x)
 
 
-@pytest.mark.parametrize("name", list(nets.CONFIGS))
-def test_configuration_round_trips_through_json(name):
-    module = nets.UNet(nets.CONFIGS[name])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("name", presets.DIFFUSION)
+def test_configuration_round_trips_through_json(name, conditioning):
+    module = nets.UNet(presets.diffusion(name, conditioning).network)
+    assert module.config.conditioning == conditioning
     assert nets.build(json.loads(json.dumps(nets.describe(module)))) == module
 
 
@@ -235,16 +238,16 @@ def test_bad_configurations_are_refused():
 def test_model_file_round_trip(tmp_path):
     module = nets.UNet(TINY)
     params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
-    checkpoints.save_model(tmp_path / "m.safetensors", params, nets.describe(module), {"note": "x"})
-    loaded, restored, config = checkpoints.load_model(tmp_path / "m.safetensors")
+    weights.save(tmp_path / "m.safetensors", params, nets.describe(module), {"note": "x"})
+    loaded, restored, config = weights.load(tmp_path / "m.safetensors")
     assert loaded == module
     assert config == nets.describe(module)
     jax.tree.map(np.testing.assert_array_equal, restored, params)
     for dtype, rtol in (("float16", 2**-11), ("bfloat16", 2**-8)):  # half a unit of 10 and 7 bits
         path = tmp_path / f"{dtype}.safetensors"
-        checkpoints.save_model(path, params, nets.describe(module), dtype=dtype)
+        weights.save(path, params, nets.describe(module), dtype=dtype)
         assert path.stat().st_size < 0.6 * (tmp_path / "m.safetensors").stat().st_size
-        _, half, _ = checkpoints.load_model(path)
+        _, half, _ = weights.load(path)
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half))
         close = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-6)
         jax.tree.map(close, half, params)
@@ -254,17 +257,17 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     module = nets.UNet(TINY)
     params = params_of(module, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
     path = tmp_path / "m.safetensors"
-    checkpoints.save_model(path, params, nets.describe(module))
+    weights.save(path, params, nets.describe(module))
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:50], b"not weights at all"):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="not a whole safetensors file"):
-            checkpoints.load_model(path)
+            weights.load(path)
     save_file({"a": np.zeros(3)}, path)
     with pytest.raises(InputError, match="no model file"):
-        checkpoints.load_model(path)
+        weights.load(path)
     with pytest.raises(InputError, match="does not exist"):
-        checkpoints.load_model(tmp_path / "none.safetensors")
+        weights.load(tmp_path / "none.safetensors")
 
 
 def test_bundled_weights_are_small_and_described():
@@ -274,6 +277,26 @@ def test_bundled_weights_are_small_and_described():
     networks = [f for f in files if not f.name.endswith(".reference.safetensors")]
     assert sorted(f.stem for f in networks) == sorted(pretrained.NAMES)
     assert all(f.with_suffix(".md").exists() for f in networks)
+
+
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_a_bundled_file_saved_again_is_the_same_file(name, tmp_path):
+    def parts(path):
+        """Header without its metadata, whose order is random, the metadata, and the numbers."""
+        whole = path.read_bytes()
+        end = 8 + int.from_bytes(whole[:8], "little")
+        header = json.loads(whole[8:end])
+        return header.pop("__metadata__"), list(header.items()), whole[end:]
+
+    _, params, config = pretrained.load(name)
+    with pretrained.path(name) as path:
+        text, header, numbers = parts(path)
+        dtype = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[header[0][1]["dtype"]]
+        weights.save(tmp_path / "again.safetensors", params, config, text, dtype)
+        again = parts(tmp_path / "again.safetensors")
+    assert again[1:] == (header, numbers)
+    assert again[0] | {"config": ""} == text | {"config": ""}
+    assert json.loads(again[0]["config"]) == json.loads(text["config"])
 
 
 def test_bundled_names_only():
@@ -290,7 +313,7 @@ def test_bundled_classifier_is_accurate():
 
 
 def test_mnist_reference_is_that_of_the_training_images_through_the_bundled_classifier():
-    found = pretrained.reference("mnist-classifier")
+    found = Reference.bundled("mnist-classifier")
     # Images a digit in the 60,000 of the training split, as published.
     assert [m.count for m in found.moments] == [
         5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
@@ -302,7 +325,7 @@ def test_mnist_reference_is_that_of_the_training_images_through_the_bundled_clas
     moments, kept = found.excluding([0])
     own = kept.mean(0)
     assert np.abs(own - moments.mean).max() < 0.2 * np.abs(moments.mean).max()
-    assert pretrained.reference("digits-classifier") is None
+    assert Reference.bundled("digits-classifier") is None
 
 
 def test_mnist_classifier_is_accurate():
@@ -332,9 +355,9 @@ def test_bundled_diffusion_networks_denoise_by_class(name):
     assert right[key] < 0.75 * wrong[key]
 
 
-@pytest.mark.parametrize("name", list(nets.CLASSIFIER_CONFIGS))
+@pytest.mark.parametrize("name", presets.CLASSIFIER)
 def test_classifier_sizes_give_logits_and_features(name):
-    config = nets.CLASSIFIER_CONFIGS[name]
+    config = presets.classifier(name).network
     module = nets.Classifier(config)
 
     def shapes(key):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dng_jax import InputError, nets, schedules, training
-from dng_jax.training import stable_targets
+from dng_jax.training import diffusion, stable_targets
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -99,7 +99,7 @@ def test_loss_of_all_heads_is_the_distance_to_the_targets_of_each(monkeypatch):
     monkeypatch.setattr(stable_targets, "targets", lambda *_: known)
     out = np.zeros((4, 4, 2, 2, 1))
     arrays = (jnp.asarray(v) for v in (out, x, x0, labels, a, s, logsnr))
-    loss, parts = training._all_heads(*arrays, (None, None), config)
+    loss, parts = diffusion.loss_of_all_heads(*arrays, (None, None), config)
     v = (a[:, None] * x[:, None] - means) / s[:, None]  # v = (alpha x - x_0) / sigma
     errors = (v**2).mean((2, 3, 4))
     own = np.mean([errors[i, k] for i, k in enumerate(labels)])

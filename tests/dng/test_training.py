@@ -10,7 +10,7 @@ import pytest
 
 from dng_jax import data, nets, schedules, training
 from dng_jax.errors import NonFiniteError
-from dng_jax.training.checkpoints import RunStates
+from dng_jax.training.checkpoints import Checkpoints
 from train import logs, loop
 
 CONFIG = nets.UNetConfig(
@@ -34,15 +34,14 @@ def setting(quick_compilation):
 
 
 def fit(setting, folder, steps, step=None, **pace):
-    """One sitting of a run in the folder, from its newest state, to `steps` steps."""
+    """One session of a run in the folder, from its newest state, to `steps` steps."""
     module, arrays, start, own = setting
-    with RunStates(folder / "states", nets.describe(module)) as states:
-        state, facts = states.restore(start) or (start, {"seconds": 0.0})
+    with Checkpoints(folder / "states", nets.describe(module)) as states:
+        state, facts = states.restore(start) or (start, {})
         with logs.Log(folder, int(state.step)) as log:
-            pace = loop.Pace(**({"log_every": 5, "save_every": 100} | pace))
-            return loop.fit(
-                step or own, state, arrays, steps, 32, states, log, pace, seconds=facts["seconds"]
-            )
+            pace = loop.Pace(steps, 32, **({"log_every": 5, "save_every": 100} | pace))
+            done = loop.Done(**facts)
+            return loop.fit(step or own, state, arrays, pace, states, log, done=done)
 
 
 def same(a, b):
@@ -96,7 +95,7 @@ def test_several_steps_a_call_are_the_same_steps(setting, tmp_path):
     end, _ = fit(setting, tmp_path, 10, log_every=4, save_every=5, steps_per_call=3)
     assert [line["step"] for line in logs.read(tmp_path)] == [4, 8, 10]
     assert int(end.step) == 10
-    with RunStates(tmp_path / "states", nets.describe(setting[0])) as states:
+    with Checkpoints(tmp_path / "states", nets.describe(setting[0])) as states:
         assert states.steps() == [5, 10]
 
 
@@ -126,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(setting, tmp_pa
 
     with pytest.raises(NonFiniteError, match=r"step 13, where the loss nan"):
         fit(setting, tmp_path, 40, spoiled, save_every=5)
-    with RunStates(tmp_path / "states", nets.describe(setting[0])) as states:
+    with Checkpoints(tmp_path / "states", nets.describe(setting[0])) as states:
         assert states.steps() == [5, 10]
         assert int(states.restore(setting[2])[0].step) == 10
     assert [line["step"] for line in logs.read(tmp_path)] == [5, 10]
@@ -141,27 +140,27 @@ def test_losses_that_states_are_compared_by_are_means_over_equal_numbers_of_step
         state, metrics = step(state, *arrays)
         single.append(float(metrics["loss"]))
 
-    def sitting(state, steps, losses=()):
+    def session(state, steps, losses=()):
         saved = {}
         states = types.SimpleNamespace(
             save=lambda state, loss, facts: saved.update({int(state.step): (loss, facts, state)}),
             wait=lambda: None,
         )
         log = logs.Log(tmp_path, 0, active=False)
-        pace = loop.Pace(log_every=100, save_every=5)
-        loop.fit(step, state, arrays, steps, 32, states, log, pace, losses=losses)
+        pace = loop.Pace(steps, 32, log_every=100, save_every=5)
+        loop.fit(step, state, arrays, pace, states, log, done=loop.Done(losses=losses))
         return saved
 
-    whole = sitting(start, 12)
+    whole = session(start, 12)
     assert list(whole) == [5, 10, 12]
     assert whole[5][0] == pytest.approx(np.mean(single[:5]), rel=1e-6)
     assert whole[10][0] == pytest.approx(np.mean(single[5:10]), rel=1e-6)
     assert whole[12][0] == np.inf
     # Stopped between two multiples, a run compares as if it had not been.
-    _, facts, state = sitting(start, 7)[7]
-    assert sitting(state, 10, facts["losses"])[10][0] == whole[10][0]
+    _, facts, state = session(start, 7)[7]
+    assert session(state, 10, facts["losses"])[10][0] == whole[10][0]
     # After another --save-every a mean is of fewer steps.
-    assert sitting(state, 10)[10][0] == np.inf
+    assert session(state, 10)[10][0] == np.inf
 
 
 def test_average_follows_its_formula(setting):

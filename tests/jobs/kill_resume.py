@@ -1,6 +1,6 @@
 """Kills a small training run again and again with SIGKILL at random moments, and resumes it.
 
-    python tests/kill_resume.py --kills 20
+    python -m tests.jobs.kill_resume --kills 20
 
 Checked after every kill: every saved state is whole, the newest is at least the one that was on the
 disk before the kill, and at most two save intervals are lost (a state is written while training
@@ -25,23 +25,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax import nets, training
-from dng_jax.training.checkpoints import RunStates
-from train import logs, options, presets
+from dng_jax.training.checkpoints import Checkpoints
+from train import logs, options
 
 ROOT = Path(__file__).resolve().parents[2]
 # The smallest network that still has every part of a "heads" U-Net.
 TINY = (
-    "network.channels=8", "network.multipliers=1", "network.blocks=0", "network.head_channels=8",
-    "network.embed_channels=16", "ema_decay=0.9", "warmup=2",
+    "--network.channels", "8", "--network.multipliers", "1", "--network.blocks", "0",
+    "--network.head-channels", "8", "--network.embed-channels", "16", "--ema-decay", "0.9",
+    "--warmup", "2", "--batch-size", "32",
 )  # fmt: skip
 STEPS, SAVE_EVERY, LOG_EVERY = 600, 20, 5
 
 
 def command(out: Path, *more: str) -> list[str]:
     """The command of a small run."""
-    words = ["train.diffusion", "--preset", "digits", "--out", str(out), "--batch-size", "32"]
-    words += [word for text in TINY for word in ("--set", text)]
-    return [sys.executable, "-m", *words, *more]
+    return [sys.executable, "-m", "train.diffusion", "--out", str(out), *TINY, *more]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -58,8 +57,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def state_like(steps: int) -> tuple[nets.UNet, training.TrainState]:
     """The small run's network, and zeros in the shape of its states."""
-    chosen = options.DiffusionOptions(set=TINY, steps=steps, batch_size=32)
-    job = chosen.job(presets.DIFFUSION)
+    job = options.parse_diffusion([*TINY, "--steps", str(steps)]).job
     module = nets.UNet(job.network)
     optimiser = training.make_optimiser(job.steps, job.learning_rate, job.warmup, job.weight_decay)
     key = jax.random.key(job.seed)
@@ -72,7 +70,7 @@ def state_like(steps: int) -> tuple[nets.UNet, training.TrainState]:
 def newest(out: Path, module: nets.UNet, like: training.TrainState) -> training.TrainState | None:
     """The newest state; AssertionError where any state kept cannot be read."""
     complaints: list[str] = []
-    with RunStates(out / "states", nets.describe(module), report=complaints.append) as states:
+    with Checkpoints(out / "states", nets.describe(module), report=complaints.append) as states:
         kept = states.steps()
         best = states.restore(like, best=True)
         newest = states.restore(like)
@@ -109,8 +107,8 @@ def check(folder: Path, kills: int, seed: int = 0, steps: int = STEPS) -> dict[s
         )
 
     def finish(process: subprocess.Popen) -> None:
-        _, told = process.communicate(timeout=600)
-        assert process.returncode == 0, told[-3000:]
+        _, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said[-3000:]
 
     began = time.monotonic()
     finish(start(straight, False))

@@ -27,7 +27,7 @@ from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, devices
 from dng_jax.jobs.options import RunOptions
 from dng_jax.metrics import Moments, features
-from dng_jax.weights import files as checkpoints
+from dng_jax.weights import files
 from eval import calibration, class_removal, exact
 from eval.bench import __main__ as bench
 from eval.study import __main__ as study
@@ -550,7 +550,7 @@ def two_networks(tmp_path_factory):
     for i in range(2):
         state = training.init_state(module, training.make_optimiser(2, 1e-3, 1), jax.random.key(i))
         names.append(str(folder / f"{i}.safetensors"))
-        checkpoints.save_model(names[-1], state.params, nets.describe(module))
+        files.save(names[-1], state.params, nets.describe(module))
     source = Source(network=names[0], negatives=(names[1],))
     return SimpleNamespace(source=source, module=module, params=state.params)
 
@@ -587,7 +587,7 @@ def test_the_fingerprint_of_a_problem_changes_with_its_weights(two_networks, tmp
     source = dataclasses.replace(two_networks.source, network=base)
     old = models.fingerprint("digits", source)
     assert len(set(old.values())) == 3  # base, negative, classifier
-    checkpoints.save_model(base, two_networks.params, nets.describe(two_networks.module))
+    files.save(base, two_networks.params, nets.describe(two_networks.module))
     assert models.fingerprint("digits", source)[base] != old[base]
 
 

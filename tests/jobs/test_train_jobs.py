@@ -13,29 +13,22 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tyro
 from safetensors import safe_open
 
 import train.classifier
 import train.diffusion
-from dng_jax import data, nets, training
+from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
-from dng_jax.experiments import classifiers
 from dng_jax.jobs import cli, runs
 from dng_jax.metrics.reference import Reference
-from dng_jax.training.checkpoints import RunStates
-from dng_jax.weights import files as checkpoints
+from dng_jax.training import presets
+from dng_jax.training.checkpoints import Checkpoints
 from dng_jax.weights import pretrained
 from tests.jobs.kill_resume import TINY, equal, newest, numbers, state_like
-from train import finish, logs, loop, options, presets, start
-from train.options import DiffusionOptions, Options
+from train import finish, logs, loop, options, start
 
-SMALL = DiffusionOptions(
-    set=TINY, steps=10, batch_size=32, log_every=5, save_every=5, sample_every=0
-)
-
-
-PLAIN = ("network.conditioning=none",)
+PACE = ("--steps", "10", "--log-every", "5", "--save-every", "5", "--sample-every", "0")
+SMALL = options.parse_diffusion([*TINY, *PACE])
 CLASSIFIER = Path(pretrained.__file__).parent / "digits-classifier.safetensors"
 
 
@@ -70,7 +63,7 @@ def test_diffusion_job_writes_what_it_says(finished):
         "step-000005.png",
         "step-000010.png",
     }
-    module, params, _ = checkpoints.load_model(finished / "model.safetensors")
+    module, params, _ = weights.load(finished / "model.safetensors")
     state = newest(finished, *state_like(10))
     assert int(state.step) == 10
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), params, state.ema)
@@ -85,7 +78,7 @@ def test_diffusion_job_writes_what_it_says(finished):
     for fact in (
         "10 steps, 320 images seen", "digits, split all: all 1,797 images, 8x8x1", "bfloat16",
         "| final, mean of the 1 logged batch in the last 5% of the steps |",
-        "--set network.channels=8",
+        "--network.channels 8",
         f"loss {lines[-1]['loss']:.4f}", "samples/step-000010.png", "| schedule | linear |",
     ):  # fmt: skip
         assert fact in card
@@ -93,8 +86,9 @@ def test_diffusion_job_writes_what_it_says(finished):
 
 def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_path):
     out = tmp_path / "run"
-    chosen = small(out, only_class=3, set=(*TINY, "network.conditioning=none"))
-    job = chosen.job(presets.DIFFUSION)
+    words = [*TINY, "--conditioning", "none", "--only-class", "3"]
+    chosen = options.parse_diffusion(words)
+    job = chosen.job
     runs.new_run_folder(out, job, facts={"init": {"file": "a.safetensors", "steps": "7|8\n9"}})
     record = runs.read_run(out)
     known = record["provenance"]
@@ -106,19 +100,22 @@ def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_p
     lines = [{"step": s, "seconds": s, "loss": s / 100} for s in (50, 96, 98, 100)]
     (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     state = types.SimpleNamespace(step=job.steps)
-    told = finish.facts("diffusion", job, chosen, state, 3.0, out, 183, {})
+    run = types.SimpleNamespace(
+        name="diffusion", options=chosen, job=job, out=out, arrays=(np.zeros(183),)
+    )
+    told = finish.facts(run, state, 3.0, {})
     assert told["commit"] == "a" * 40 + " with changes (start), " + "c" * 40 + " (end)"
     assert told["hardware"].count("cpu, ") == told["hardware"].count("x, ") == 1
     assert told["used"] == "all 183 images of class 3"
     assert told["final"] == "loss 0.9800"
     assert told["final_mean_of"] == "3 logged batches in the last 5% of the steps"
     assert told["started_from"] == "a.safetensors: steps 7/8 9"
-    assert " --init a.safetensors " in told["command"]
+    assert told["command"].endswith(" --init a.safetensors")
 
 
 def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys):
     out, path, (module, _) = tmp_path / "run", finished / "model.safetensors", state_like(10)
-    job, where = small(out).job(presets.DIFFUSION), start.place(SMALL)
+    job, where = SMALL.job, start.place(SMALL)
     optimiser = training.make_optimiser(10, 1e-3, 2)
     fresh = functools.partial(training.init_state, module, optimiser, jax.random.key(0))
     init = start.read_init(path, fresh)
@@ -127,7 +124,7 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (facts["file"], facts["steps"], facts["images"]) == ("model.safetensors", "10", "320")
     assert facts["command"].startswith("python -m train.diffusion ")
-    _, stored, _ = checkpoints.load_model(path)
+    _, stored, _ = weights.load(path)
     state = start.first_state(fresh, init, out, where)
     for tree in (state.params, state.ema):
         jax.tree.map(np.testing.assert_array_equal, tree, stored)
@@ -144,7 +141,7 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
     assert "parameters from" not in capsys.readouterr().out
 
     other = jax.tree.map(lambda leaf: leaf + 1, stored)
-    checkpoints.save_model(tmp_path / "other.safetensors", other, nets.describe(module))
+    weights.save(tmp_path / "other.safetensors", other, nets.describe(module))
     with pytest.raises(InputError, match=r"started from another model.safetensors \(sha256 "):
         start.open_run(
             out, job, True, where, start.read_init(tmp_path / "other.safetensors", fresh)
@@ -264,23 +261,19 @@ def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
         return images, labels, data.Info("cifar10", 10, names, (32, 32, 3))
 
     monkeypatch.setattr(data, "load", load)
-    little = (
-        "network.channels=8", "network.multipliers=1,1", "network.blocks=0", "warmup=1",
-        "network.embed_channels=16", "network.patch=4", "network.middle_blocks=1",
-    )  # fmt: skip
     out = tmp_path / "run"
-    path = train.diffusion.run(
-        DiffusionOptions(
-            preset="cifar10-label", out=out, set=little, steps=4, batch_size=8, examples=40,
-            log_every=1, save_every=2, sample_every=4, precision="bfloat16", export="best",
-        )
-    )  # fmt: skip
+    words = """--preset cifar10 --conditioning label --network.channels 8 --network.multipliers 1 1
+        --network.blocks 0 --network.embed-channels 16 --network.patch 4 --network.middle-blocks 1
+        --warmup 1 --steps 4 --batch-size 8 --examples 40 --log-every 1 --save-every 2
+        --sample-every 4 --precision bfloat16 --export best"""
+    chosen = options.parse_diffusion([*words.split(), "--out", str(out)])
+    path = train.diffusion.run(chosen)
     assert asked == [("cifar10", "train")]
     lines = logs.read(out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     # The output starts at zero: the first loss is the mean square of the noise, near 1.
     assert lines[0]["loss"] == pytest.approx(1, abs=0.1)
-    _, params, config = checkpoints.load_model(path)
+    _, params, config = weights.load(path)
     assert config["conditioning"] == "label"
     assert config["attention_levels"] == [1]
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
@@ -288,9 +281,10 @@ def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
     assert (out / "samples" / "step-000004.png").exists()
 
 
-def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
+def test_classifier_job_is_measured_on_the_test_split(tmp_path, capsys):
     out = tmp_path / "run"
-    small = Options(out=out, steps=40, batch_size=32, log_every=20, save_every=20, examples=300)
+    words = "--steps 40 --batch-size 32 --log-every 20 --save-every 20 --examples 300"
+    small = options.parse_classifier([*words.split(), "--out", str(out)])
     train.classifier.run(small)
     said = capsys.readouterr().out
     lines = logs.read(out)
@@ -298,7 +292,7 @@ def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
     assert set(lines[0]) == {
         "step", "seconds", "loss", "accuracy", "grad_norm", "images_per_second",
     }  # fmt: skip
-    module, params, _ = checkpoints.load_model(out / "model.safetensors")
+    module, params, _ = weights.load(out / "model.safetensors")
     images, labels, _ = data.load("digits", "test")
     logits = module.apply({"params": params}, data.to_unit(images))
     accuracy = np.mean(np.argmax(logits, -1) == labels)
@@ -306,19 +300,21 @@ def test_classifier_job_judges_on_the_test_split(tmp_path, capsys):
     assert f"| test accuracy | {accuracy:.4f} |" in (out / "model.md").read_text()
     # What real images look like is asked of all of them, few as the network was trained on.
     whole = np.bincount(data.load("digits", "train")[1])
-    reference = Reference.load(classifiers.reference_path(out / "model.safetensors"))
+    reference = Reference.load(Reference.path_beside(out / "model.safetensors"))
     assert [float(m.count) for m in reference.moments] == whole.tolist()
     assert "split train: the first 300 images" in (out / "model.md").read_text()
     with pytest.raises(InputError, match="already holds this run"):
         train.classifier.run(small)
+    job = dataclasses.replace(small.job, steps=30)
     with pytest.raises(InputError, match=r"holds another run \(steps 40, not 30\)"):
-        train.classifier.run(dataclasses.replace(small, steps=30, resume=True))
+        train.classifier.run(dataclasses.replace(small, job=job, resume=True))
 
 
 def test_classifier_job_refuses_at_the_start_what_would_fail_at_the_end(tmp_path, monkeypatch):
     out = tmp_path / "run"
+    fresh = options.parse_classifier(["--out", str(out)])
     with pytest.raises(InputError, match="does not exist: check the path"):
-        train.classifier.run(Options(out=out, init=tmp_path / "nothing"))
+        train.classifier.run(dataclasses.replace(fresh, init=tmp_path / "nothing"))
     load = data.load
 
     def one_seven(name, split):
@@ -328,19 +324,19 @@ def test_classifier_job_refuses_at_the_start_what_would_fail_at_the_end(tmp_path
 
     monkeypatch.setattr(data, "load", one_seven)
     with pytest.raises(InputError, match=r"classes \[7\] have fewer than two images in digits"):
-        train.classifier.run(Options(out=out))
+        train.classifier.run(fresh)
     assert not out.exists()
 
 
 def test_states_of_another_network_are_refused(finished, tmp_path):
     out, (module, state) = tmp_path / "run", state_like(10)
-    runs.new_run_folder(out, small(out).job(presets.DIFFUSION))
+    runs.new_run_folder(out, SMALL.job)
     other = nets.describe(module) | {"channels": 16}
-    with RunStates(out / "states", other) as states:
+    with Checkpoints(out / "states", other) as states:
         states.save(state._replace(step=state.step + 5), 1.0)
     with pytest.raises(InputError, match=r"another network \(channels 16, not 8\)"):
         train.diffusion.run(small(out, resume=True))
-    with RunStates(out / "states", other) as states:
+    with Checkpoints(out / "states", other) as states:
         assert states.steps() == [5]
 
 
@@ -371,59 +367,68 @@ def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("words", "message"),
     [
-        ({"preset": "digit"}, "did you mean 'digits'"),
-        ({"set": ("ema_decy=0.9",)}, "unknown field 'ema_decy': did you mean 'ema_decay'"),
-        ({"set": ("network.chanels=9",)}, "did you mean 'channels'"),
-        ({"set": ("steps=ten",)}, "steps takes int, got 'ten'"),
-        ({"set": ("network.multipliers=1,x",)}, "network.multipliers takes"),
-        ({"set": ("network.scale_shift=maybe",)}, "takes bool, got 'maybe'"),
-        ({"set": ("network=3",)}, "network has fields of its own"),
-        ({"set": ("steps.more=3",)}, "steps has no fields"),
-        ({"set": ("steps",)}, "has no value"),
-        ({"set": ("network.patch=3",)}, "patch 3"),
-        ({"set": ("learning_rate=nan",)}, "learning_rate must be positive"),
-        ({"steps": 0}, "--steps must be at least 1, got 0"),
-        ({"log_every": 0}, "--log-every must be at least 1"),
-        ({"precision": "float16"}, "unknown precision 'float16'"),
-        ({"dtype": "bf16"}, "did you mean 'bfloat16'"),
-        ({"platform": "gpus"}, "unknown platform 'gpus'"),
-        ({"only_class": 10, "set": PLAIN}, "--only-class must be 0 to 9, got 10"),
-        (
-            {"only_class": 1},
-            "--only-class needs a network with conditioning none, digits has heads",
-        ),
-        ({"set": ("weight_decay=nan",)}, "--weight-decay must be at least 0, got nan"),
-        ({"set": ("network.channels=0",)}, "channels must be at least 1, got 0"),
-        ({"seed": 2**32}, "--seed must be at least 0 and below 2^32"),
-        ({"seed": -1}, "--seed must be at least 0"),
-        ({"init": Path("nothing.safetensors")}, "nothing.safetensors does not exist"),
-        ({"init": Path(__file__)}, "is not a whole safetensors file"),
-        ({"init": CLASSIFIER}, "has no weights of this network: leave out --init"),
-        ({"set": ("network.num_classes=11",)}, "made for 11 classes"),
-        ({"set": ("dataset=dogits",)}, "did you mean 'digits'"),
-        ({"resume": True}, "holds no run to resume"),
-        ({"num_processes": 2}, "belong together"),
+        ("--preset digit", "did you mean 'digits'"),
+        ("--conditioning head", "unknown conditioning 'head': did you mean 'heads'"),
+        ("--network.conditioning label", "write --conditioning label"),
+        ("--learning-rate nan", "--learning-rate must be positive"),
+        ("--ema-decay 1", "--ema-decay must be at least 0 and below 1, got 1.0"),
+        ("--steps 0", "--steps must be at least 1, got 0"),
+        ("--log-every 0", "--log-every must be at least 1"),
+        ("--precision float16", "unknown precision 'float16'"),
+        ("--dtype bf16", "did you mean 'bfloat16'"),
+        ("--platform gpus", "unknown platform 'gpus'"),
+        ("--conditioning none --only-class 10", "--only-class must be 0 to 9, got 10"),
+        ("--only-class 1", "this one has conditioning heads: add --conditioning none"),
+        ("--weight-decay nan", "--weight-decay must be at least 0, got nan"),
+        (f"--seed {2**32}", "--seed must be at least 0 and below 2^32"),
+        ("--seed -1", "--seed must be at least 0"),
+        ("--init nothing.safetensors", "nothing.safetensors does not exist"),
+        (f"--init {__file__}", "is not a whole safetensors file"),
+        (f"--init {CLASSIFIER}", "has no weights of this network: leave out --init"),
+        ("--network.num-classes 11", "made for 11 classes"),
+        ("--dataset dogits", "did you mean 'digits'"),
+        ("--resume", "holds no run to resume"),
+        ("--num-processes 2", "belong together"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, changes, message):
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, words, message):
     out = tmp_path / "run"
     with pytest.raises(InputError) as caught:
-        train.diffusion.run(dataclasses.replace(SMALL, **({"out": out, "set": ()} | changes)))
+        train.diffusion.run(options.parse_diffusion([*PACE, *words.split(), "--out", str(out)]))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
 
-def test_overrides_read_every_type():
-    job = presets.cifar10_label()
-    for text in (
-        "network.multipliers=1,2", "network.attention_levels=", "network.scale_shift=true",
-        "network.image_shape=(8,8,1)", "steps=1_000", "learning_rate=3e-4", "only_class=4",
-        "dataset=digits", "examples=none",
-    ):  # fmt: skip
-        job = options.override(job, text)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--ema-decy 0.9", "--ema-decay"),
+        ("--network.chanels 9", "--network.channels"),
+        ("--steps ten", "--steps"),
+        ("--network.multipliers 1 x", "--network.multipliers"),
+        ("--network 3", "--network"),
+        ("--network.patch 3", "patch 3"),
+        ("--network.channels 0", "channels must be at least 1, got 0"),
+        ("--steps", "--steps"),
+    ],
+)
+def test_what_does_not_parse_is_named(words, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        options.parse_diffusion(words.split())
+    assert caught.value.code == 2
+    said = "".join(capsys.readouterr())
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_every_field_of_job_and_network_is_an_option():
+    words = """--preset cifar10 --conditioning label --network.multipliers 1 2
+        --network.attention-levels --network.scale-shift --network.image-shape 8 8 1 --steps 1_000
+        --learning-rate 3e-4 --only-class 4 --dataset digits --examples None"""
+    job = options.parse_diffusion(words.split()).job
     network = job.network
     assert (network.multipliers, network.attention_levels) == ((1, 2), ())
     assert (network.scale_shift, network.image_shape) == (True, (8, 8, 1))
@@ -431,28 +436,49 @@ def test_overrides_read_every_type():
     assert (job.dataset, job.examples) == ("digits", None)
 
 
-def test_command_line_and_the_command_that_repeats_it():
-    words = "--preset mnist-small-plain --only-class 3 --set clip=2 --set seed=4 --steps 7 --out x"
-    parsed = tyro.cli(DiffusionOptions, args=words.split())
-    job = parsed.job(presets.DIFFUSION)
-    assert (job.only_class, job.clip, job.seed, job.steps) == (3, 2.0, 4, 7)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--preset mnist-small --conditioning none --only-class 3 --clip 2 --seed 4 --steps 7",
+        "--preset cifar10 --network.attention-levels --network.scale-shift --learning-rate 1e-5",
+        "--network.no-scale-shift --network.multipliers 1 2 2 --examples 100 --references 3",
+    ],
+)
+def test_a_command_repeats_its_run(words):
+    parsed = options.parse_diffusion([*words.split(), "--out", "x"])
     again = parsed.command("diffusion")
-    assert again.startswith("python -m train.diffusion --preset mnist-small-plain ")
+    assert again == f"python -m train.diffusion {again.split(maxsplit=3)[3]}"
     assert " --out" not in again
-    assert tyro.cli(DiffusionOptions, args=again.split()[3:]).job(presets.DIFFUSION) == job
+    assert options.parse_diffusion(again.split()[3:]).job == parsed.job
 
 
-def test_presets_say_what_they_cost_and_name_their_command():
-    for name, make in [*presets.DIFFUSION.items(), *presets.CLASSIFIER.items()]:
-        assert f"--preset {name}" in make.__doc__
+def test_help_names_every_option_with_a_sentence(capsys):
+    with pytest.raises(SystemExit):
+        options.parse_diffusion(["--preset", "mnist-small", "--help"])
+    said = capsys.readouterr().out
+    for part in ("Images per step", "default: 14000", "--network.channels INT", "none, label or"):
+        assert part in said
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "classifier"])
+def test_presets_say_what_they_cost_and_name_their_command(kind):
+    for name, make in {"diffusion": presets.DIFFUSION, "classifier": presets.CLASSIFIER}[
+        kind
+    ].items():
+        assert f"python -m train.{kind} --preset {name}" in make.__doc__
         assert "cost" in make.__doc__.lower()
         assert isinstance(nets.describe(nets.UNet(make().network)), dict)
-    sizes = {n: make().network.conditioning for n, make in presets.DIFFUSION.items()}
-    assert sizes["cifar10"] == sizes["mnist"] == sizes["mnist-small-plain"] == "none"
-    assert sizes["cifar10-label"] == "label"
-    assert {sizes[n] for n in ("digits", "mnist-small", "mnist-heads", "cifar10-heads")} == {
-        "heads"
-    }
+
+
+def test_presets_have_the_form_that_is_asked_for():
+    own = {name: make().network.conditioning for name, make in presets.DIFFUSION.items()}
+    assert own == {"digits": "heads", "mnist-small": "heads", "mnist": "none", "cifar10": "none"}
+    for name in presets.DIFFUSION:
+        for form in ("heads", "label", "none"):
+            assert presets.diffusion(name, form).network.conditioning == form
+    # Of small images, the class-conditional network is the smaller one.
+    assert presets.diffusion("digits", "label").network.channels == 32
+    assert presets.diffusion("digits", "none").network.channels == 48
 
 
 def test_processes_are_named_by_options_or_by_slurm():

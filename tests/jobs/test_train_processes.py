@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dng_jax import nets
-from dng_jax.training.checkpoints import RunStates
+from dng_jax.training.checkpoints import Checkpoints
 from tests.jobs.kill_resume import ROOT, check, command, environment, equal, newest, state_like
 from train import logs
 
@@ -22,17 +22,17 @@ ON_SOME_DEVICES = """
 import sys, tempfile
 from pathlib import Path
 import jax, numpy as np
-from kill_resume import TINY
 import train.diffusion
-from eval import devices
+from dng_jax.jobs import devices
+from tests.jobs.kill_resume import TINY
 from train import logs, options
 jax.config.update("jax_num_cpu_devices", 8)
 every, curves = jax.devices(), {}
 for count in (1, 8):
     devices.select = lambda *_: every[:count]
     out = Path(tempfile.mkdtemp()) / "run"
-    train.diffusion.run(options.DiffusionOptions(
-        out=out, set=TINY, steps=6, batch_size=32, log_every=1, save_every=6, sample_every=0))
+    pace = "--steps 6 --log-every 1 --save-every 6 --sample-every 0".split()
+    train.diffusion.run(options.parse_diffusion([*TINY, *pace, "--out", str(out)]))
     curves[f"devices_{count}"] = [line["loss"] for line in logs.read(out)]
 np.savez(sys.argv[1], **curves)
 """
@@ -56,15 +56,15 @@ def two_processes(folder, out, *more):
 
 
 def ended(processes):
-    told = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), told
-    return told
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
 
 
 @pytest.fixture(scope="module")
 def on_some_devices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
-    env = environment(folder) | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    env = environment(folder)
     words = [sys.executable, "-c", ON_SOME_DEVICES, str(folder / "out.npz")]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -81,9 +81,9 @@ def test_the_loss_curve_does_not_depend_on_the_number_of_devices(on_some_devices
 
 def test_two_processes_train_alike_and_their_state_is_anybodys(on_some_devices, tmp_path):
     out = tmp_path / "run"
-    told = ended(two_processes(tmp_path, out, *PACE))
-    assert "model.safetensors" in told[0]
-    assert "step" not in told[1]  # process 0 alone speaks and writes
+    said = ended(two_processes(tmp_path, out, *PACE))
+    assert "model.safetensors" in said[0]
+    assert "step" not in said[1]  # process 0 alone speaks and writes
     lines = logs.read(out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     losses = [line["loss"] for line in lines]
@@ -105,10 +105,10 @@ def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path):
     while not logs.read(stopped):
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
-    told = ended(processes)
-    assert "stopped by a signal to another process: step" in told[0]
+    said = ended(processes)
+    assert "stopped by a signal to another process: step" in said[0]
     module, like = state_like(400)
-    with RunStates(stopped / "states", nets.describe(module)) as states:
+    with Checkpoints(stopped / "states", nets.describe(module)) as states:
         (step,) = states.steps()
     assert 0 < step < 400
     assert step % 5 == 0

@@ -1,20 +1,22 @@
 """Small trained networks that come with the library; one model card (.md) beside each.
 
-digits-heads       U-Net with one output head a class and an unconditional one: the default network
+digits-heads       U-Net with one output head per class, one unconditional: the default network
 digits-label       class-conditional U-Net with label dropout (label K is the null label)
-digits-classifier  classifier that judges generated digits
-mnist-heads        U-Net with one output head a class and an unconditional one, 28x28
-mnist-classifier   classifier that judges generated MNIST digits, with its reference statistics
+digits-classifier  classifier of generated digits
+mnist-heads        U-Net with one output head per class, one unconditional, 28x28
+mnist-classifier   classifier of generated MNIST digits, with the reference of its training images
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from dng_jax.errors import choose
-from dng_jax.metrics import Reference
-from dng_jax.weights import files as checkpoints
+from dng_jax.weights import files
 
 NAMES = (
     "digits-heads",
@@ -25,25 +27,24 @@ NAMES = (
 )
 
 
-def reference(name: str) -> Reference | None:
-    """What the training images look like to a bundled classifier; None where that is not bundled
-    (digits: the data set is embedded)."""
+@contextmanager
+def path(name: str) -> Iterator[Path]:
+    """The file of a bundled network, wherever the package lies; InputError for another name.
+
+    The reference of a classifier lies beside it, where it is bundled (dng_jax.metrics.reference).
+    """
     choose(name, NAMES, "pretrained network")
-    source = resources.files(__name__) / f"{name}.reference.safetensors"
-    if not source.is_file():
-        return None
-    with resources.as_file(source) as path:
-        return Reference.load(path)
+    with resources.as_file(resources.files(__name__)) as folder:
+        yield folder / f"{name}.safetensors"
 
 
 def stored(name: str) -> bytes:
-    """The file of a bundled network as it is stored."""
-    choose(name, NAMES, "pretrained network")
-    return (resources.files(__name__) / f"{name}.safetensors").read_bytes()
+    """The file of a bundled network as it is stored; InputError for another name."""
+    with path(name) as file:
+        return file.read_bytes()
 
 
 def load(name: str) -> tuple[Any, dict, dict]:
-    """Returns (module, params, config) of a bundled network; raises InputError for another name."""
-    choose(name, NAMES, "pretrained network")
-    with resources.as_file(resources.files(__name__) / f"{name}.safetensors") as path:
-        return checkpoints.load_model(path)
+    """Returns (module, params, config) of a bundled network; InputError for another name."""
+    with path(name) as file:
+        return files.load(file)

@@ -1,4 +1,4 @@
-"""Where data sets are looked for.
+"""Search paths: where data sets are looked for.
 
 With an explicit folder: there, and nowhere else. Otherwise, first hit wins:
 
@@ -22,27 +22,27 @@ VARIABLE = "DNG_JAX_DATA"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
-class Places(NamedTuple):
+class Paths(NamedTuple):
     """Folders to search, in order, for raw files and for prepared sets (at least one)."""
 
     raw: tuple[Path, ...]
     prepared: tuple[Path, ...]
 
 
-def find(data_dir: str | os.PathLike | None) -> Places:
+def paths(data_dir: str | os.PathLike | None) -> Paths:
     """The folders to search. Raises InputError where one that a person named is not there."""
     if data_dir is not None:
         only = (_existing(data_dir, "data_dir"),)
-        return Places(only, only)
+        return Paths(only, only)
     named = os.environ.get(VARIABLE)
     own = (_existing(named, VARIABLE),) if named else ()
     shared = (SHARED,) if SHARED.is_dir() else ()
     tfds = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    return Places(own + shared, (*own, tfds))
+    return Paths(own + shared, (*own, tfds))
 
 
-def _existing(folder: str | os.PathLike, said_by: str) -> Path:
+def _existing(folder: str | os.PathLike, named_by: str) -> Path:
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise InputError(f"{said_by} names {path}, which is no folder: create it or name another")
+        raise InputError(f"{named_by} names {path}, which is no folder: create it or name another")
     return path

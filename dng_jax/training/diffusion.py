@@ -1,0 +1,144 @@
+r"""Training a diffusion network, x = alpha x0 + sigma eps, y the target in its parameterisation:
+
+    none    |f(x) - y|^2
+    label   |f(x, k') - y|^2,                  k' the null label with probability .15, else k
+    heads   |f_k(x) - y|^2 + .5 |f_K(x) - y|^2 k the true class, K the unconditional head
+
+means over pixels and batch; heads of other classes get no gradient. With `references` > 0 (heads
+only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and below the
+log-SNR OTHERS_BELOW the other heads learn theirs too, with the mean weight of one head.
+
+Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated
+linearly between the schedule's levels, which covers the discrete levels and everything between them
+(as logsnr spacing needs).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dng_jax.data import to_unit
+from dng_jax.errors import InputError
+from dng_jax.schedules import Schedule, from_eps
+from dng_jax.training import stable_targets
+from dng_jax.training.optimiser import Step, make_step, split_batch
+
+LABEL_DROPOUT = 0.15
+OTHERS_BELOW = -1.0  # above it, a class seldom has an image near another class's x
+UNCONDITIONAL_WEIGHT = 0.5
+
+
+def diffusion_loss(
+    module,
+    params,
+    x0: jax.Array,
+    labels: jax.Array,
+    logsnr: jax.Array,
+    key: jax.Array,
+    train: bool,
+    references: tuple[jax.Array, jax.Array] | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss (scalar) and its parts, for clean images x0 [B, H, W, C] in [-1, 1], labels int32 [B].
+
+    logsnr [B]; noise, label dropout and dropout come from key. references (heads only): images
+    [K, M, H, W, C] of every class and log P(k) [K], for targets of low variance.
+    """
+    config = module.config
+    eps_key, label_key, dropout_key = jax.random.split(key, 3)
+    alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))[:, None, None, None]
+    sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
+    eps = jax.random.normal(eps_key, x0.shape)
+    x = alpha * x0 + sigma * eps
+    target = from_eps(eps, x, alpha, sigma, config.parameterisation)
+    inputs = [x, logsnr]
+    if config.conditioning == "label":
+        dropped = jax.random.bernoulli(label_key, LABEL_DROPOUT, labels.shape) & train
+        inputs.append(jnp.where(dropped, config.num_classes, labels))
+    out = module.apply({"params": params}, *inputs, train=train, rngs={"dropout": dropout_key})
+    if config.conditioning != "heads":
+        loss = jnp.mean((out - target) ** 2)
+        return loss, {"loss": loss}
+    if references is not None:
+        return loss_of_all_heads(out, x, x0, labels, alpha, sigma, logsnr, references, config)
+    of_class = jnp.mean((out[jnp.arange(len(labels)), labels] - target) ** 2)
+    unconditional = jnp.mean((out[:, -1] - target) ** 2)
+    loss = of_class + UNCONDITIONAL_WEIGHT * unconditional
+    return loss, {"loss": loss, "loss_class": of_class, "loss_unconditional": unconditional}
+
+
+def loss_of_all_heads(out, x, x0, labels, alpha, sigma, logsnr, references, config):
+    """Loss and parts of the prediction out [B, K+1, H, W, C] by the targets of stable_targets."""
+    found = stable_targets.targets(x, x0, labels, alpha, sigma, *references)
+
+    def target(mean, x, a, s):
+        return from_eps((x - a * mean) / s, x, a, s, config.parameterisation)
+
+    y = target(found.of_class, x[:, None], alpha[:, None], sigma[:, None])
+    errors = jnp.mean((out[:, :-1] - y) ** 2, axis=(2, 3, 4))
+    own = jax.nn.one_hot(labels, config.num_classes)
+    others = jnp.sum((1 - own) * errors, axis=1) / (config.num_classes - 1)
+    parts = {
+        "loss_class": jnp.mean(jnp.sum(own * errors, axis=1)),
+        "loss_unconditional": jnp.mean((out[:, -1] - target(found.marginal, x, alpha, sigma)) ** 2),
+        "loss_others": jnp.mean(jnp.where(logsnr < OTHERS_BELOW, others, 0.0)),
+    }
+    weight = UNCONDITIONAL_WEIGHT
+    loss = parts["loss_class"] + weight * parts["loss_unconditional"] + parts["loss_others"]
+    return loss, {"loss": loss, **parts}
+
+
+def stratified_logsnr(key: jax.Array, batch: int, schedule: Schedule) -> jax.Array:
+    """[batch] log-SNRs spread evenly over the schedule's levels, one random offset for all."""
+    u = (jax.random.uniform(key) + jnp.arange(batch) / batch) % 1
+    levels = jnp.asarray(schedule.logsnr, jnp.float32)
+    return jnp.interp(u * (len(levels) - 1), jnp.arange(len(levels), dtype=jnp.float32), levels)
+
+
+def make_diffusion_step(
+    module,
+    optimiser,
+    schedule: Schedule,
+    batch_size: int,
+    ema_decay: float,
+    sharding: NamedSharding | None = None,
+    references: int = 0,
+    rows_by_class: np.ndarray | None = None,
+) -> Step:
+    """The compiled step (state, images, labels) -> (state, metrics).
+
+    images [N, H, W, C] uint8 in 0..255, labels int32 [N]: the whole data set, on the device.
+    sharding: how the batch is split over devices (P("batch") of a one-dimensional mesh).
+    references: images of every class, drawn again each step, for targets of low variance
+    (dng_jax.training.stable_targets); they need conditioning "heads" and the data set's
+    rows_by_class.
+    """
+    if references and (module.config.conditioning != "heads" or rows_by_class is None):
+        raise InputError(
+            f"references {references} need a network of conditioning 'heads', this one has "
+            f"'{module.config.conditioning}': set references to 0"
+        )
+
+    def drawn(images, labels, key):
+        if not references or rows_by_class is None:
+            return None
+        counts = jnp.bincount(labels, length=len(rows_by_class))
+        few = stable_targets.draw(key, images, jnp.asarray(rows_by_class), references)
+        if sharding is not None:
+            # Or XLA splits the references, and gathers them again for every product.
+            few = jax.lax.with_sharding_constraint(few, NamedSharding(sharding.mesh, P()))
+        return to_unit(few), jnp.log(counts / len(labels))
+
+    def loss(params, images, labels, key):
+        batch_key, level_key, noise_key = jax.random.split(key, 3)
+        rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
+        logsnr = stratified_logsnr(level_key, batch_size, schedule)
+        x0, y, logsnr = split_batch((to_unit(images[rows]), labels[rows], logsnr), sharding)
+        # A key of its own, so that the other draws are those of a run without references.
+        few = drawn(images, labels, jax.random.fold_in(key, 0))
+        return diffusion_loss(module, params, x0, y, logsnr, noise_key, True, few)
+
+    return make_step(loss, optimiser, ema_decay, sharding)

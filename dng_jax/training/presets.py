@@ -1,0 +1,327 @@
+"""What is trained, on what, for how long: one function per preset, which names its network too.
+
+    job = presets.diffusion("mnist-small", "label")      a preset in one of its three forms
+    job.network, job.steps, job.learning_rate, ...
+    presets.classifier("mnist")
+
+Costs and numbers are those measured; a preset that this project has not yet run says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from dng_jax.errors import InputError, choose
+from dng_jax.nets import ClassifierConfig, UNetConfig
+from dng_jax.nets.unet import CONDITIONINGS
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """Fields of both jobs; a run is resumed only with all of them as they were."""
+
+    dataset: str
+    """Name of the data set: digits, mnist, fashion_mnist, cifar10, or a prepared one."""
+    split: str = "train"
+    """train, test or all."""
+    examples: int | None = None
+    """Train on so many images, from the start of the split; None: all."""
+    steps: int
+    """Training steps, at least 1."""
+    batch_size: int = 128
+    """Images per step, over all devices."""
+    learning_rate: float = 2e-3
+    """Peak learning rate, above 0."""
+    warmup: int = 200
+    """Steps of linear warm-up, at most half of all."""
+    weight_decay: float = 1e-3
+    """Of AdamW, from 0."""
+    clip: float = 1.0
+    """Largest global norm of the gradient, above 0."""
+    ema_decay: float = 0.998
+    """Of the averaged weights, 0 to below 1."""
+    precision: str = "auto"
+    """auto, float32 or bfloat16: what convolutions compute in; parameters are always float32.
+    auto: bfloat16 on GPU and TPU, float32 on CPU."""
+    seed: int = 0
+    """Seed of everything random, 0 to below 2^32."""
+    network: UNetConfig | ClassifierConfig
+
+    def check(self) -> None:
+        """InputError, in one sentence, for a number out of its range."""
+        choose(self.precision, PRECISIONS, "precision")
+        lows = {"steps": 1, "batch_size": 1, "examples": 1, "warmup": 0, "weight_decay": 0}
+        for name, low in lows.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:  # so that NaN is refused as well
+                raise InputError(f"{_option(name)} must be at least {low}, got {value}")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise InputError(f"{_option(name)} must be positive and finite, got {value}")
+        if not 0 <= self.seed < 2**32:
+            # jax drops the bits above: two seeds would name one run.
+            raise InputError(f"--seed must be at least 0 and below 2^32, got {self.seed}")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"--ema-decay must be at least 0 and below 1, got {self.ema_decay}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionJob(Job):
+    """Training of a diffusion U-Net."""
+
+    network: UNetConfig
+    only_class: int | None = None
+    """Train on this class alone, 0 to K - 1, as the paper does for a forbidden one; None: all."""
+    references: int = 0
+    """Images of every class drawn each step for targets of low variance
+    (dng_jax.training.stable_targets), for networks with one head per class; 0: plain targets."""
+
+    def check(self) -> None:
+        """As of Job; one class alone has no class that the network could be told."""
+        super().check()
+        if self.references < 0:
+            raise InputError(f"--references must be at least 0, got {self.references}")
+        if self.only_class is not None and self.network.conditioning != "none":
+            raise InputError(
+                "--only-class needs a network without classes, this one has conditioning"
+                f" {self.network.conditioning}: add --conditioning none"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierJob(Job):
+    """Training of a classifier; images are always augmented."""
+
+    network: ClassifierConfig
+    weight_decay: float = 1e-2
+    """Of AdamW, from 0."""
+    smoothing: float = 0.05
+    """Of the labels, 0 to below 1."""
+
+
+def diffusion(name: str, conditioning: str | None = None) -> DiffusionJob:
+    """The preset in one of its forms: "heads", "label" or "none"; None: the preset's own.
+
+    InputError for unknown names.
+    """
+    make = DIFFUSION[choose(name, DIFFUSION, "preset")]
+    if conditioning is None:
+        return make()
+    return make(choose(conditioning, CONDITIONINGS, "conditioning"))
+
+
+def classifier(name: str) -> ClassifierJob:
+    """The preset; InputError for an unknown name."""
+    return CLASSIFIER[choose(name, CLASSIFIER, "preset")]()
+
+
+# ---- diffusion ----------------------------------------------------------------------------------
+
+
+def digits(conditioning: str = "heads") -> DiffusionJob:
+    """8x8 digits, all 1,797 images.
+
+    heads, one output head per class: the network pretrained/digits-heads. Cost: about 10 minutes on
+    2 CPU cores. Expect loss_class .19, loss_unconditional .28; measured leaks and shares are in the
+    model card.
+        python -m train.diffusion --preset digits --dtype float16
+    label, class-conditional with label dropout, smaller and shorter: the network
+    pretrained/digits-label. Cost: 4 to 5 minutes on 2 CPU cores. Expect a loss of about .20, 15% of
+    labels dropped.
+        python -m train.diffusion --preset digits --conditioning label --dtype float16
+    """
+    small = conditioning == "label"
+    network = UNetConfig(
+        image_shape=(8, 8, 1),
+        conditioning=conditioning,
+        parameterisation="v",
+        channels=32 if small else 48,
+        multipliers=(1, 2),
+        blocks=1,
+        middle_blocks=1,
+        dropout=0.1,
+        patch=2,
+        # Every head reads the same features: these, not the trunk, are where classes part.
+        head_channels=128,
+        embed_channels=128,
+        resample="shuffle",
+        scale_shift=True,
+    )
+    steps = 4_000 if small else 5_000
+    return DiffusionJob(network=network, dataset="digits", split="all", steps=steps)
+
+
+def mnist_small(conditioning: str = "heads") -> DiffusionJob:
+    """MNIST at 7x7 positions of 4x4 pixels: the network for CPUs.
+
+    72 Mflop per image with all heads (eval.bench throughput).
+
+    heads, one output head per class. Cost: about .2 s per step on 2 cores of an AMD EPYC with
+    nothing else running (670 images/s). The bundled pretrained/mnist-heads was trained in five
+    pieces, which its card lists; from nothing in one piece, with references all along, has not been
+    run yet.
+        python -m train.diffusion --preset mnist-small --cpu-devices 2 --dtype float16
+    label, class-conditional with label dropout. Cost: .14 to .17 s per step on 2 cores of an AMD
+    EPYC. From nothing: not yet run; 2,500 steps from the trunk of mnist-heads (--init) end at a
+    loss of .15.
+        python -m train.diffusion --preset mnist-small --conditioning label --cpu-devices 2 \\
+            --dtype float16
+    none, the paper's two networks: unconditional, and one on the forbidden class. Cost: .13 s per
+    step on 2 cores of an AMD EPYC. From nothing: not yet run; 2,000 and, on the 3s, 1,000 steps
+    from the trunk of mnist-heads (--init) end at losses of .176 and .171.
+        python -m train.diffusion --preset mnist-small --conditioning none --cpu-devices 2
+        python -m train.diffusion --preset mnist-small --conditioning none --only-class 0
+    """
+    network = UNetConfig(
+        image_shape=(28, 28, 1),
+        conditioning=conditioning,
+        parameterisation="v",
+        channels=64,
+        multipliers=(1,),
+        blocks=1,
+        middle_blocks=2,
+        patch=4,
+        head_channels=128,
+        head_kernel=1,
+        global_channels=512,
+        embed_channels=256,
+        resample="shuffle",
+        scale_shift=True,
+    )
+    return DiffusionJob(
+        network=network,
+        dataset="mnist",
+        steps=14_000,
+        learning_rate=1.5e-3,
+        warmup=500,
+        ema_decay=0.999,
+        references=500 if conditioning == "heads" else 0,
+    )
+
+
+def mnist(conditioning: str = "none") -> DiffusionJob:
+    """The size of Ho et al. 2020 and Koulischer et al. 2025, to which the published numbers belong.
+
+    128 channels, 25 million parameters.
+    none: unconditional; with --only-class k the network of the forbidden class. heads: one output
+    head per class. label: class-conditional with label dropout.
+    Cost and losses: not yet run by this project; a GPU's job.
+        python -m train.diffusion --preset mnist
+        python -m train.diffusion --preset mnist --only-class 0
+        python -m train.diffusion --preset mnist --conditioning heads --dtype bfloat16
+    """
+    network = UNetConfig(
+        (28, 28, 1), 10, conditioning, channels=128, multipliers=(1, 2, 2), embed_channels=512
+    )
+    return DiffusionJob(
+        network=network,
+        dataset="mnist",
+        steps=60_000,
+        batch_size=256,
+        learning_rate=2e-4,
+        warmup=1_000,
+        weight_decay=0.0,
+        ema_decay=0.9995,
+    )
+
+
+def cifar10(conditioning: str = "none") -> DiffusionJob:
+    """Ho et al.'s CIFAR-10 network, 35.7 million parameters.
+
+    none: unconditional; --only-class k for the forbidden class's own. heads: one output head per
+    class. label: class-conditional with label dropout.
+    Dropout .1, rate 2e-4 and batch 128 as in Ho et al. 2020, appendix B; cosine decay and a shorter
+    average are ours. Cost and losses: not yet run by this project; a GPU's job.
+        python -m train.diffusion --preset cifar10
+        python -m train.diffusion --preset cifar10 --only-class 0
+        python -m train.diffusion --preset cifar10 --conditioning label --dtype bfloat16
+    """
+    network = UNetConfig(
+        (32, 32, 3),
+        10,
+        conditioning,
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        attention_levels=(1,),
+        dropout=0.1,
+        embed_channels=512,
+    )
+    return DiffusionJob(
+        network=network,
+        dataset="cifar10",
+        steps=100_000,
+        batch_size=128,
+        learning_rate=2e-4,
+        warmup=5_000,
+        weight_decay=0.0,
+        ema_decay=0.9995,
+    )
+
+
+DIFFUSION: dict[str, Callable[..., DiffusionJob]] = {
+    "digits": digits,
+    "mnist-small": mnist_small,
+    "mnist": mnist,
+    "cifar10": cifar10,
+}
+
+
+# ---- classifiers --------------------------------------------------------------------------------
+
+
+def digits_classifier() -> ClassifierJob:
+    """8x8 digits, the 1,442 images of "train", augmented: the network pretrained/digits-classifier.
+
+    Cost: 2 to 3 minutes on 2 CPU cores. Expect a loss of .30 and 99.7% on "test".
+        python -m train.classifier --preset digits --dtype float16
+    """
+    return ClassifierJob(network=ClassifierConfig((8, 8, 1)), dataset="digits", steps=6_000)
+
+
+def mnist_classifier() -> ClassifierJob:
+    """MNIST, the 60,000 images of "train", augmented.
+
+    The network pretrained/mnist-classifier. Cost: 11 minutes on 2 cores of an AMD EPYC that had
+    other work. Expect a loss of .309 and 99.7% on "test".
+        python -m train.classifier --preset mnist --cpu-devices 2 --dtype float16
+    """
+    network = ClassifierConfig((28, 28, 1), 10, widths=(32, 64, 128), features=128, dropout=0.4)
+    return ClassifierJob(network=network, dataset="mnist", steps=4_000)
+
+
+def fashion_mnist_classifier() -> ClassifierJob:
+    """Fashion-MNIST, the 60,000 images of "train", augmented; the network of mnist.
+
+    Cost and accuracy: not yet run by this project.
+        python -m train.classifier --preset fashion_mnist --dtype float16
+    """
+    return dataclasses.replace(mnist_classifier(), dataset="fashion_mnist", steps=14_000)
+
+
+def cifar10_classifier() -> ClassifierJob:
+    """CIFAR-10, the 50,000 images of "train", augmented.
+
+    Cost and accuracy: not yet run by this project; a GPU's job.
+        python -m train.classifier --preset cifar10 --dtype bfloat16
+    """
+    network = ClassifierConfig(
+        (32, 32, 3), 10, widths=(64, 128, 256, 256), features=256, dropout=0.4
+    )
+    return ClassifierJob(network=network, dataset="cifar10", steps=40_000, learning_rate=1e-3)
+
+
+CLASSIFIER: dict[str, Callable[[], ClassifierJob]] = {
+    "digits": digits_classifier,
+    "mnist": mnist_classifier,
+    "fashion_mnist": fashion_mnist_classifier,
+    "cifar10": cifar10_classifier,
+}
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
