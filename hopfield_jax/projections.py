@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from dng_jax.errors import InputError, choose
+from dng_jax.weights import tensors
 
 LAYOUTS = ("out_in", "in_out")
 Layout = Literal["out_in", "in_out"]
@@ -111,16 +111,11 @@ def read_tensor(path: str | os.PathLike, name: str, rank: Sequence[int] = ()) ->
     rank: the numbers of dimensions that will do, default any. InputError where the file or the
     tensor is missing, or the tensor holds NaN or is not of floating point.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            if name not in names:
-                raise InputError(_missing(path, name, names))
-            value = file.get_tensor(name)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist: check the path") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error})") from error
+    with tensors.opened(path) as file:
+        names = list(file.keys())
+        if name not in names:
+            raise InputError(_missing(path, name, names))
+        value = file.get_tensor(name)
     if value.dtype.kind not in "fV" or value.dtype.names:
         raise InputError(
             f"tensor '{name}' of {path} is {value.dtype}, not floating point: dequantise it first"

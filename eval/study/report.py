@@ -109,16 +109,13 @@ def readme(results: dict[str, Any]) -> str:
 
 def origin(results: dict[str, Any]) -> str:
     """Where the figures come from, in one line."""
-    config, p = results["config"], results["provenance"]
-    git = p["git"] or {"commit": "unknown", "dirty": False}
-    commit = git["commit"][:7] + (" with changes" if git["dirty"] else "")
+    config, known = results["config"], runs.in_words(results["provenance"])
     seeds = ", ".join(map(str, config["seeds"]))
     return (
         f"`{results['command']}`, seeds {seeds}, "
         f"{config['samples']} images per seed, setting and forbidden class, "
-        f"{config['steps']} steps; commit {commit}, {p['device_count']} x {p['device']} "
-        f"({p['cpu']}, {p['cpu_count']} cores)"
-        f", jax {p['packages']['jax']}, {p['time_utc'][:10]}"
+        f"{config['steps']} steps; commit {known.commit}, {known.hardware}, {known.software}, "
+        f"{known.date}"
     )
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from dng_jax import data
-from dng_jax.data import places
+from dng_jax.data import search
 from hopfield_jax import energy, patterns
 from hopfield_jax.analyses import capacity
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.skipif(not places.SHARED.is_dir(), reason="no ../shared/data beside the checkout"),
+    pytest.mark.skipif(not search.SHARED.is_dir(), reason="no ../shared/data beside the checkout"),
 ]
 
 # (N, normalisation, median onset in beta_eff, digits without any) of one unknown draw each;
