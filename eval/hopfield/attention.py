@@ -78,6 +78,7 @@ def prepare(config: Config) -> Heads:
 
 
 def run(config: Config, prepared: Heads, folder: Path) -> Outcome:
+    """beta_eff of every head, and what its queries retrieve."""
     source, heads = prepared
     rows = [dataclasses.asdict(r) for r in heads]
     write_csv(folder / "heads.csv", rows)

@@ -49,6 +49,7 @@ def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
 
 
 def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -> Outcome:
+    """Shares of random starts per minimum, and the watershed between a pattern and the centroid."""
     chosen, at = prepared
     memory, betas = chosen.memory(), at / chosen.scale
     starts = basins.hull_starts(memory, config.starts, config.seed, config.concentration)

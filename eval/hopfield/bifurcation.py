@@ -50,6 +50,7 @@ def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
 
 
 def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -> Outcome:
+    """Branches up and down in beta, counts and energies of minima, critical values."""
     chosen, at = prepared
     memory, x, betas = chosen.memory(), chosen.patterns, at / chosen.scale
     centre = x.mean(axis=0, keepdims=True)

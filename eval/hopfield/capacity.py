@@ -77,6 +77,7 @@ def sources(config: Config) -> list[tuple[str, Source]]:
 
 
 def run(config: Config, prepared: Sets, folder: Path) -> Outcome:
+    """Onsets of the minima of single patterns, predicted and measured."""
     records: list[dict[str, Any]] = []
     notes: list[str] = []
     for name, sets in prepared:

@@ -49,6 +49,7 @@ def prepare(config: Config) -> tuple[int, ...]:
 
 
 def run(config: Config, counts: tuple[int, ...], folder: Path) -> Outcome:
+    """The weight of a stored pattern in sets of several shapes, over beta_eff."""
     rows = [measured(n, shape, config.betas) for n in counts for shape in SHAPES]
     notes: list[str] = []
     for row in rows:
@@ -100,6 +101,7 @@ def measured(n: int, shape: tuple[float, float | None, int], betas: int) -> dict
 
 
 def name_of(row: dict[str, Any]) -> str:
+    """A set in a legend: its numbers, the angle in degrees."""
     return f"N={row['N']}, d={row['d']}, M={row['norm']:g}, {row['angle']:.0f}°"
 
 

@@ -63,6 +63,7 @@ def prepare(config: Config) -> problems.Problem:
 
 
 def run(config: Config, problem: problems.Problem, folder: Path) -> Outcome:
+    """Predicted markers, measured windows, and the error of the tracked posterior."""
     mixture, forbidden = problem.mixture, problem.forbidden
     assert mixture is not None
     prior = diffusion.prior_of(mixture, forbidden)

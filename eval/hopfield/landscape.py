@@ -53,6 +53,7 @@ def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
 
 
 def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -> Outcome:
+    """Energies along a line and on a plane, and the minima found there."""
     chosen, at = prepared
     memory, x, betas = chosen.memory(), chosen.patterns, at / chosen.scale
     centre = x.mean(axis=0)

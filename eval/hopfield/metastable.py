@@ -57,6 +57,7 @@ def prepare(config: Config) -> list[tuple[PatternSet, np.ndarray]]:
 
 
 def run(config: Config, prepared: list[tuple[PatternSet, np.ndarray]], folder: Path) -> Outcome:
+    """Windows in which a group is a minimum, and how minima merge as beta falls."""
     windows, notes = [], []
     for shape in WINDOWS:
         record, said = window(*shape)

@@ -40,6 +40,7 @@ def prepare(config: Config) -> list[int]:
 
 
 def run(config: Config, counts: list[int], folder: Path) -> Outcome:
+    """K_s, K_c and N of each number of patterns, exact and measured."""
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for n in counts:

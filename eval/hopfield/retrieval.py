@@ -52,6 +52,7 @@ def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
 
 
 def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -> Outcome:
+    """Patterns found again from noisy and masked ones, over beta_eff."""
     chosen, at = prepared
     records = measured(config, chosen, at)
     fields = ("corruption", "level", "beta_eff", "found", "error", "one_step", "unsettled")

@@ -31,6 +31,7 @@ def prepare(config: Config) -> PatternSet:
 
 
 def run(config: Config, chosen: PatternSet, folder: Path) -> Outcome:
+    """The spectral report of the set beside what is measured."""
     made = spectrum.report(chosen.patterns, chosen.energy)
     measured = transition.protocols(chosen.memory(), relative=1e-4)
     first = made.first_instability

@@ -104,6 +104,7 @@ def panels(
 
 
 def draw(axes: Axes, curves, entries: dict[str, Artist]) -> None:
+    """Draws [(name, Curve)] on the axes; entries gathers one artist per name for the legend."""
     # Curves of one name share colour and entry; nameless ones follow their own `colour`.
     names = list(dict.fromkeys(name for name, _ in curves if name))
     for name, curve in curves:
@@ -141,6 +142,7 @@ def draw(axes: Axes, curves, entries: dict[str, Artist]) -> None:
 
 
 def finish(axes: Axes, panel: Panel, named: bool) -> None:
+    """Labels, limits, scale and marks of a panel; named: whether its marks are written out."""
     if panel.log_x:
         log_x(axes)
     if panel.log_y:
@@ -158,11 +160,13 @@ def finish(axes: Axes, panel: Panel, named: bool) -> None:
 
 
 def log_x(axes: Axes) -> None:
+    """A logarithmic beta axis with plain numbers."""
     axes.set_xscale("log")
     plain_log(axes.xaxis, *axes.get_xlim())
 
 
 def plain_log(axis: Axis, low: float, high: float) -> None:
+    """Ticks 1, 2, 5 per decade between low and high, written out."""
     # 1, 2, 5 written out: a transition rarely spans a decade.
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
     axis.set_major_formatter(lambda x, _: f"{x:g}")

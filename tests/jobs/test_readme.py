@@ -8,11 +8,14 @@ import io
 import re
 from pathlib import Path
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = {page: page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_first_example_runs_and_prints_what_it_says():
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    code = EXAMPLES[0]
     assert len(code.strip().splitlines()) <= 12
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -21,7 +24,7 @@ def test_the_first_example_runs_and_prints_what_it_says():
 
 
 def test_the_hopfield_example_finds_every_minimum():
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = EXAMPLES[2]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(code, {})
@@ -29,8 +32,8 @@ def test_the_hopfield_example_finds_every_minimum():
     assert "64 certified minima" in out.getvalue()
 
 
-def test_the_last_example_builds_its_rule():
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
+def test_the_example_of_own_networks_builds_its_rule():
+    code = EXAMPLES[1]
 
     def network(x, row, roles):
         return dict.fromkeys(roles, x)
@@ -41,14 +44,15 @@ def test_the_last_example_builds_its_rule():
 
 
 def test_commands_and_files_named_in_the_readme_exist():
-    root = Path(__file__).resolve().parents[2]
-    jobs = set(re.findall(r"python -m ([a-z_.]+)|\.\.\. ((?:train|eval)\.[a-z_]+)", README))
+    text = "\n".join(PAGES.values())
+    jobs = set(re.findall(r"python -m ([a-z_.]+)|\.\.\. ((?:train|eval)\.[a-z_]+)", text))
     names = {name for pair in jobs for name in pair if name}
     assert {"eval.class_removal", "eval.study.report", "train.classifier"} <= names
     for name in names:
         assert importlib.util.find_spec(name) is not None, name
-    for file in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (root / file).exists(), file
+    for page, text in PAGES.items():
+        for file in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (page.parent / file).exists(), file
 
 
 def test_options_named_in_the_readme_are_options():
@@ -59,7 +63,8 @@ def test_options_named_in_the_readme_are_options():
     from eval.study import __main__ as study
     from train import options
 
-    lines = re.findall(r"(?:python -m|\.\.\.) ((?:train|eval)\.[a-z_]+) ([^`\n#]+)", README)
+    text = "\n".join(PAGES.values())
+    lines = re.findall(r"(?:python -m|\.\.\.) ((?:train|eval)\.[a-z_]+) ([^`\n#|]+)", text)
     read = {"class_removal": 0, "study": 0, "diffusion": 0, "classifier": 0, "bench": 0}
     for job, line in lines:
         words = line.split()
