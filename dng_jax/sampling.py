@@ -25,7 +25,7 @@ import numpy as np
 
 from dng_jax.errors import InputError, NonFiniteError, choose
 from dng_jax.rules import Denoise, Move, Rule, Step, zeros_per_sample
-from dng_jax.steps import StepTable, noise_ratio
+from dng_jax.steps import StepTable, nearly_deterministic, noise_ratio
 
 _START = 0x7FFFFFFF  # fold_in tag of the initial noise: no row has this index
 SAVE = ("x", "denoised")
@@ -246,12 +246,12 @@ def warn_deterministic(table: StepTable, rule: Rule) -> None:
     """Warns the caller's caller where a tracker's table needs a probe that it does not have."""
     if isinstance(table.std, jax.core.Tracer) or not _unprobed(rule):
         return
-    ratio = noise_ratio(table)
-    if ratio.size and np.median(ratio) < 0.5:
+    if nearly_deterministic(table):
         warnings.warn(
             "a posterior tracker without divergence probe runs on a (nearly) deterministic step"
-            f" table (std^2/k_var = {np.median(ratio):.2f}): its log-ratio lacks the divergence"
-            " term and leaks at any step count; give the tracker probes=1, or an ancestral table",
+            f" table (std^2/k_var = {np.median(noise_ratio(table)):.2f}): its log-ratio lacks the"
+            " divergence term and leaks at any step count; give the tracker probes=1, or an"
+            " ancestral table",
             UserWarning,
             stacklevel=3,
         )

@@ -162,6 +162,12 @@ def noise_ratio(table: StepTable) -> np.ndarray:
     return std[scored] ** 2 / k_var[scored]
 
 
+def nearly_deterministic(table: StepTable) -> bool:
+    """Whether most scored steps add less than half of the variance that their kernel has."""
+    ratio = noise_ratio(table)
+    return bool(ratio.size and np.median(ratio) < 0.5)
+
+
 class _Levels(NamedTuple):
     alpha: np.ndarray
     sigma: np.ndarray

@@ -31,7 +31,7 @@ import tyro
 from dng_jax import Step, data, guidance, plots, posterior, sample_keys
 from dng_jax.errors import InputError, MissingDataError, choose
 from dng_jax.experiments import problems
-from dng_jax.experiments.generating import generate
+from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, runs
@@ -40,7 +40,8 @@ from dng_jax.jobs.options import RunOptions, at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
 from dng_jax.posterior.evidence import Evidence
-from dng_jax.steps import StepTable, noise_ratio
+from dng_jax.rules import class_roles
+from dng_jax.steps import StepTable, nearly_deterministic
 
 TRACKERS = ("pair", "odds", "classes")
 
@@ -80,9 +81,7 @@ def main(config: Config) -> list[dict[str, Any]]:
 
     # ---- build
     config.devices.select()
-    # Labels alone count here: Inception features would be computed for nothing.
-    source = dataclasses.replace(config.source, features="classifier")
-    problem = problems.make(config.dataset, ("0",), source)
+    problem = problems.make(config.dataset, ("0",), config.source)
     tables = {name: problem.table(name, config.steps) for name in config.samplers}
     folder = runs.new_run_folder(
         config.run.out, config, job="calibration", overwrite=config.run.overwrite
@@ -114,6 +113,8 @@ def check(config: Config) -> None:
         choose(name, TRACKERS, "tracker")
     choose(config.base, ("model", "mixture"), "base")
     at_least(1, batch=config.batch)
+    if config.source.features != "classifier":
+        raise InputError("--features belongs to distances, here labels alone count: leave it out")
     if config.samples < 4 or config.samples % 2:
         raise InputError(f"--samples must be even and at least 4, got {config.samples}")
     if not 2 <= config.knots < config.steps:
@@ -147,7 +148,7 @@ def compare(
     fit, test = unguided.part(slice(half)), unguided.part(slice(half, None))
     if not isinstance(labelled, MissingDataError):
         on_data = forward(problem, table, config.seed + 1, *labelled)
-    k, probes = problem.info.num_classes, probes_of(table)
+    k, probes = problem.info.num_classes, int(nearly_deterministic(table))
     records = []
     for name in config.trackers:
         raw = build(name, k, probes)
@@ -166,7 +167,7 @@ def compare(
 
 def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
     """Unguided runs with their evidence and, of a mixture, the exact posterior."""
-    k, probes, mixture = problem.info.num_classes, probes_of(table), problem.mixture
+    k, probes, mixture = problem.info.num_classes, int(nearly_deterministic(table)), problem.mixture
     rule: Any = guidance.unguided()
     if config.base == "mixture":
         rule = guidance.dynamic_negative(build("classes", k, probes), 0.0)
@@ -178,10 +179,8 @@ def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
     found = generate(
         problem,
         table,
-        guidance.recorder(concepts(problem), rule, probes),
-        config.samples,
-        config.seed,
-        batch=config.batch,
+        guidance.recorder(class_roles(problem.info.num_classes), rule, probes),
+        Draw(config.samples, config.seed, batch=config.batch),
         observe=None if mixture is None else exact,
     )
     trace = {name: jnp.asarray(values[0]) for name, values in found.trace.items()}
@@ -205,20 +204,10 @@ def forward(
     problem: Problem, table: StepTable, seed: int, x: np.ndarray, labels: np.ndarray
 ) -> Runs:
     """Evidence along the forward chains of labelled images."""
-    rule, keys = guidance.recorder(concepts(problem)), sample_keys(seed, len(x))
+    rule, keys = guidance.recorder(class_roles(problem.info.num_classes)), sample_keys(seed, len(x))
     return Runs(
         posterior.forward_evidence(problem.denoiser, table, rule, jnp.asarray(x), keys), labels
     )
-
-
-def concepts(problem: Problem) -> tuple[str, ...]:
-    """Every class as a role."""
-    return tuple(f"class:{k}" for k in range(problem.info.num_classes))
-
-
-def probes_of(table: StepTable) -> int:
-    """Tables with less noise than their kernel need the divergence."""
-    return int(np.median(noise_ratio(table)) < 0.5)
 
 
 def build(name: str, num_classes: int, probes: int) -> Any:

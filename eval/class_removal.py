@@ -14,6 +14,7 @@ where a rule tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, r
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ import tyro
 
 from dng_jax import plots
 from dng_jax.experiments import problems, rule_specs
-from dng_jax.experiments.generating import Generated, generate
+from dng_jax.experiments.generating import Draw, Generated, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec, TrackerOptions
 from dng_jax.experiments.source import Source
@@ -100,14 +101,11 @@ def main(config: Config) -> list[dict[str, Any]]:
                 problem,
                 table,
                 rule,
-                config.samples,
-                batch=config.batch,
-                keep=SHOWN,
-                pieces=PIECES,
                 reference=spec.is_reference,
                 advance=functools.partial(bar.advance, task),
             )
-            results.append([draw(seed=seed) for seed in config.seeds])
+            how = Draw(config.samples, 0, batch=config.batch, keep=SHOWN, pieces=PIECES)
+            results.append([draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds])
             bar.update(task, completed=config.samples * len(config.seeds))
 
     # ---- measure
@@ -117,7 +115,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     ]
 
     # ---- write
-    title = f"{config.dataset} without {problem.without}"
+    title = f"{config.dataset} without {problem.forbidden_names}"
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
@@ -158,7 +156,7 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
         records,
         {
             "rule": "rule",
-            "forbidden % [95%]": lambda r: "{:.2f} [{:.2f}, {:.2f}]".format(*point(r)[:3]),
+            "leak % [95%]": lambda r: "{:.2f} [{:.2f}, {:.2f}]".format(*point(r)[:3]),
             "KL [95%]": lambda r: "{:.4f} [{:.4f}, {:.4f}]".format(*point(r)[3:]),
             "KL among allowed": lambda r: f"{r['report'].renormalised.corrected:.4f}",
             "reversed KL": lambda r: f"{r['report'].reversed.corrected:.4f}",

@@ -27,38 +27,54 @@ from dng_jax.sampling import Progress, check_finite
 from dng_jax.steps import StepTable
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Which samples, and how they are drawn; only samples, seed and first decide what they are.
+
+    first: number of the first sample. batch: samples at once. keep: of how many samples images and
+    traces are returned (None: all). pieces: of a single rule's chain, for progress and timing.
+    """
+
+    samples: int
+    seed: int
+    first: int = 0
+    batch: int = 512
+    keep: int | None = None
+    pieces: int = 1
+
+    @property
+    def kept(self) -> int:
+        """`keep` as a number."""
+        return self.samples if self.keep is None else self.keep
+
+
 @dataclass(frozen=True, eq=False)
 class Generated:
     """n samples of each of S rules (S = 1 for a single one).
 
-    labels int [S, n] and features float [S, n, F] of the classifier; of the first samples, as many
-    as were asked for, images float32 [S, <=n, H, W, C] in [-1, 1] and trace
-    {name: [S, T, <=n, ...]}; batches: the features [S, B, F] in the order of sampling;
-    seconds_per_image: median over the pieces of a chain, without those that compile, None where
-    none is left.
+    labels int [S, n] of the classifier; batches: its features, float [S, B, F] each, in the order
+    of sampling, from so many streams (one per class of the reference, else 1); of the first
+    samples, as many as were to be kept, images float32 [S, <=n, H, W, C] in [-1, 1] and trace
+    {name: [S, T, <=n, ...]}; seconds_per_image: median over the pieces of a chain, without those
+    that compile, None where none is left.
     """
 
     labels: np.ndarray
-    features: np.ndarray
+    batches: tuple[np.ndarray, ...]
+    streams: int
     images: np.ndarray
     trace: dict[str, np.ndarray]
-    batches: tuple[np.ndarray, ...]
     seconds_per_image: float | None
+
+    @property
+    def features(self) -> np.ndarray:
+        """[S, n, F], in the order of the labels."""
+        return _in_turn(np.concatenate(self.batches, axis=1), self.streams, axis=1)
 
     def moments(self, setting: int = 0) -> Moments:
         """Moments of one rule's features, summed batch by batch."""
         parts = [batch[setting] for batch in self.batches]
         return functools.reduce(Moments.update, parts, Moments.zero(parts[0].shape[1]))
-
-
-class _How(NamedTuple):
-    seed: int
-    batch: int
-    keep: int
-    pieces: int
-    observe: Callable | None
-    advance: Callable[[float], object]
-    rates: list[float]  # seconds per image and step, added to as chains run
 
 
 class _Batch(NamedTuple):
@@ -72,94 +88,108 @@ def generate(
     problem: Problem,
     table: StepTable,
     rules: Any,
-    samples: int,
-    seed: int,
+    draw: Draw,
     *,
-    first: int = 0,
-    batch: int = 512,
-    keep: int | None = None,
     reference: bool = False,
-    pieces: int = 1,
     observe: Callable | None = None,
     advance: Callable[[float], object] = lambda images: None,
 ) -> Generated:
     """Samples a rule, or a list of rules of one kind, and classifies what came out.
 
-    first: number of the first sample. keep: of how many samples to return images and traces (None:
-    all). reference: sample the class-conditional reference; samples is then rounded up to a
-    multiple of the allowed classes. pieces: of a single rule's chain, for progress and timing;
-    advance(images) is called with work done, in images. observe: see `dng_jax.sample`. Raises
-    NonFiniteError at the first NaN.
+    reference: sample the class-conditional reference; samples is then rounded up to a multiple of
+    the allowed classes. advance(images) is called with work done, in images. observe: see
+    `dng_jax.sample`. Raises NonFiniteError at the first NaN.
     """
-    keep = samples if keep is None else keep
-    how = _How(seed, batch, keep, pieces, observe, advance, [])
-    streams = [(problem.denoiser, first, samples)]
+    streams = [(problem.denoiser, draw.first, draw.samples)]
     if reference:
         assert problem.conditioned is not None  # rule_specs.build refuses the others
         allowed = np.flatnonzero(problem.allowed)
-        size = -(-samples // len(allowed))  # one size, so that one program serves all classes
+        size = -(-draw.samples // len(allowed))  # one size, so that one program serves all classes
         streams = [
-            (problem.conditioned(int(k)), first + i * size, size) for i, k in enumerate(allowed)
+            (problem.conditioned(int(k)), draw.first + i * size, size)
+            for i, k in enumerate(allowed)
         ]
-    batches = [b for stream in streams for b in _batches(problem, table, rules, how, *stream)]
+    rates: list[float] = []  # seconds per image and step, added to as chains run
+    run = functools.partial(_sampled, table=table, rules=rules, pieces=draw.pieces, observe=observe)
+    clock = functools.partial(_clock, rates=rates, advance=advance)
+    batches = [b for stream in streams for b in _batches(problem, table, draw, run, clock, *stream)]
 
     def joined(arrays: Sequence[np.ndarray], axis: int = 1) -> np.ndarray:
         return _in_turn(np.concatenate(arrays, axis), len(streams), axis)
 
     trace = {
-        name: joined([b.trace[name] for b in batches], axis=2)[:, :, :keep]
+        name: joined([b.trace[name] for b in batches], axis=2)[:, :, : draw.kept]
         for name in batches[0].trace
     }
     return Generated(
         joined([b.labels for b in batches]),
-        joined([b.features for b in batches]),
-        joined([b.images for b in batches])[:, :keep],
-        trace,
         tuple(b.features for b in batches),
-        float(np.median(how.rates)) * len(table.index) if how.rates else None,
+        len(streams),
+        joined([b.images for b in batches])[:, : draw.kept],
+        trace,
+        float(np.median(rates)) * len(table.index) if rates else None,
     )
 
 
 def _batches(
-    problem: Problem, table: StepTable, rules: Any, how: _How, denoiser: Any, start: int, count: int
+    problem: Problem,
+    table: StepTable,
+    draw: Draw,
+    run: Callable,
+    clock: Callable,
+    denoiser: Any,
+    start: int,
+    count: int,
 ) -> Iterator[_Batch]:
-    for first in range(0, count, how.batch):
-        size = min(how.batch, count - first)
+    for first in range(0, count, draw.batch):
+        size = min(draw.batch, count - first)
         # A few samples more, left out below, where the devices could not share them evenly.
-        keys = sample_keys(how.seed, devices.divisible(size), start + first)
+        keys = sample_keys(draw.seed, devices.divisible(size), start + first)
         keys, x = devices.spread((keys, initial_noise(keys, problem.info.shape, table)))
-        x, trace = _sampled(denoiser, table, rules, keys, x, start + first, size, how)
+        x, trace = run(denoiser, keys, x, start + first, size, clock=clock)
         images = np.asarray(x)[:, :size]
         labels, features = zip(*map(problem.classify, images), strict=True)
-        kept = min(size, max(0, how.keep - first))
+        kept = min(size, max(0, draw.kept - first))
         yield _Batch(
             np.stack(labels),
             np.stack(features),
-            images[:, :kept],
+            images[:, :kept].copy(),  # or the whole batch would stay in memory
             {name: np.asarray(a[:, :, :kept]) for name, a in trace.items()},
         )
 
 
 def _sampled(
-    denoiser: Any, table: StepTable, rules: Any, keys, x, first: int, size: int, how: _How
+    denoiser: Any,
+    keys: jax.Array,
+    x: jax.Array,
+    first: int,
+    size: int,
+    *,
+    table: StepTable,
+    rules: Any,
+    pieces: int,
+    observe: Callable | None,
+    clock: Callable,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Images [S, B, ...] and trace {name: [S, T, B, ...]} of one batch."""
     steps = len(table.index)
     if isinstance(rules, Sequence) and rule_specs.has_numbers(rules[0]):
-        result = sweep(denoiser, table, rules, keys, x, observe=how.observe)
+        result = sweep(denoiser, table, rules, keys, x, observe=observe)
         for bad_step in result.bad_step:
             check_finite(result._replace(bad_step=bad_step), steps, first)
         return result.x, result.trace
     rule = rules[0] if isinstance(rules, Sequence) else rules
-    chunk = -(-steps // how.pieces)
-    pieces = sample_chunks(
-        denoiser, table, rule, keys, x, chunk=chunk, first_sample=first, observe=how.observe
+    chunk = -(-steps // pieces)
+    parts = sample_chunks(
+        denoiser, table, rule, keys, x, chunk=chunk, first_sample=first, observe=observe
     )
-    result = run_chunks(pieces, _clock(chunk, size, how))
+    result = run_chunks(parts, clock(chunk, size))
     return result.x[None], {name: a[None] for name, a in result.trace.items()}
 
 
-def _clock(chunk: int, size: int, how: _How) -> Callable[[Progress], None]:
+def _clock(
+    chunk: int, size: int, *, rates: list[float], advance: Callable[[float], object]
+) -> Callable[[Progress], None]:
     done, seconds = 0, 0.0
 
     def report(piece: Progress) -> None:
@@ -167,9 +197,9 @@ def _clock(chunk: int, size: int, how: _How) -> Callable[[Progress], None]:
         taken = piece.done - done
         # Programs compile in the first piece of a size, and in a shorter last one.
         if done and taken == chunk:
-            how.rates.append((piece.seconds - seconds) / taken / size)
+            rates.append((piece.seconds - seconds) / taken / size)
         done, seconds = piece.done, piece.seconds
-        how.advance(size * taken / piece.total)
+        advance(size * taken / piece.total)
 
     return report
 

@@ -76,7 +76,7 @@ class Problem:
         return self.classifier.name
 
     @property
-    def without(self) -> str:
+    def forbidden_names(self) -> str:
         """The forbidden classes by name: "3, 8"."""
         return ", ".join(self.info.class_names[k] for k in self.forbidden)
 
@@ -107,7 +107,7 @@ class Model:
     knows_classes: bool
     mixture: Mixture | None = None
 
-    def without(self, forbid: Sequence[str | int]) -> Problem:
+    def problem(self, forbid: Sequence[str | int]) -> Problem:
         """The problem of forbidding these classes, given by name or number."""
         forbidden = class_indices(forbid, self.info)
         denoiser, conditioned = self.denoisers(forbidden)
@@ -130,13 +130,15 @@ def make(dataset: str, forbid: Sequence[str | int], source: Source | None = None
 
     forbid: classes by name or number.
     """
-    return load(dataset, source or Source()).without(forbid)
+    return load(dataset, source or Source()).problem(forbid)
 
 
 def load(dataset: str, source: Source) -> Model:
     """The model that a job's options describe; for several problems of one model."""
     choose(source.denoiser, DENOISERS, "denoiser")
     choose(source.features, FEATURES, "kind of features")
+    if source.inception_weights is not None and source.features != "inception":
+        raise InputError("--inception-weights belongs to --features inception: add it")
     info = data.describe(dataset)
     model = (_exact if source.denoiser == "exact" else _network)(info, source)
     if source.features == "classifier":

@@ -32,13 +32,6 @@ class Window(NamedTuple):
     closes: float
 
 
-class TrackingError(NamedTuple):
-    """Mean of |tracked - exact| posterior over chains: over all steps, and at the last."""
-
-    chain: float
-    final: float
-
-
 def window_of(logsnr, curve) -> Window:
     """Where a curve [T] from about 0 to 1 passes 10, 50 and 90%, in log SNR [T], noise first."""
     return Window(*(crossing(logsnr, curve, level) for level in LEVELS))
@@ -89,21 +82,15 @@ def accumulated(push) -> np.ndarray:
     return total / total[-1]
 
 
-def push(scale, gap) -> np.ndarray:
+def push(lambda_t, gap) -> np.ndarray:
     """lambda_t |eps_c - eps_base| [T, B], the guidance that `accumulated` sums."""
-    return np.asarray(scale, np.float64) * np.asarray(gap, np.float64)
+    return np.asarray(lambda_t, np.float64) * np.asarray(gap, np.float64)
 
 
-def scale_doubles(logsnr, scale, prior: float, quantile: float = 0.9) -> float:
+def lambda_doubles(logsnr, lambda_t, prior: float, quantile: float = 0.9) -> float:
     """log SNR where this quantile of lambda_t [T, B] first reaches twice w/(1-w); NaN where never.
 
-    w/(1-w), w the prior, is DNG's scale (lambda_0 = 1) while nothing is known.
+    w/(1-w), w the prior, is lambda_t (lambda_0 = 1) while nothing is known.
     """
-    high = np.quantile(np.asarray(scale, np.float64), quantile, axis=1)
+    high = np.quantile(np.asarray(lambda_t, np.float64), quantile, axis=1)
     return crossing(logsnr, high * (1 - prior) / prior, 2.0)
-
-
-def tracking_error(tracked, exact) -> TrackingError:
-    """Of posteriors tracked and exact, both [T, B]."""
-    gap = np.abs(np.asarray(tracked, np.float64) - np.asarray(exact, np.float64))
-    return TrackingError(float(gap.mean()), float(gap[-1].mean()))

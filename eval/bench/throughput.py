@@ -15,8 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax import denoisers, guidance, initial_noise, nets, sample, sample_keys, schedules, steps
-from dng_jax import training as t
+from dng_jax import (
+    denoisers,
+    guidance,
+    initial_noise,
+    nets,
+    sample,
+    sample_keys,
+    schedules,
+    steps,
+    training,
+)
 from dng_jax.jobs import devices
 from dng_jax.jobs.tables import Table
 from dng_jax.training import presets
@@ -73,14 +82,14 @@ def _training(module, batch: int) -> tuple[Callable, float]:
         (jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
     )
     whole, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
-    optimiser = t.make_optimiser(1000, 1e-4, 10)
-    state = t.init_state(module, optimiser, jax.random.key(0))
+    optimiser = training.make_optimiser(1000, 1e-4, 10)
+    state = training.init_state(module, optimiser, jax.random.key(0))
     rng = np.random.default_rng(0)
     shape = module.config.image_shape
     images = rng.integers(0, 256, (4 * batch, *shape), dtype=np.uint8)
     labels = rng.integers(0, module.config.num_classes, 4 * batch).astype(np.int32)
     state, images, labels = jax.device_put((state, images, labels), whole)
-    step = t.make_diffusion_step(module, optimiser, schedules.linear(), batch, 0.999, split)
+    step = training.make_diffusion_step(module, optimiser, schedules.linear(), batch, 0.999, split)
     return lambda: step(state, images, labels), _operations(step, state, images, labels)
 
 
@@ -95,8 +104,8 @@ def _sampling(module, count: int) -> tuple[Callable, float]:
 
 
 def _params(module):
-    optimiser = t.make_optimiser(2, 1e-4, 1)
-    return t.init_state(module, optimiser, jax.random.key(0)).params
+    optimiser = training.make_optimiser(2, 1e-4, 1)
+    return training.init_state(module, optimiser, jax.random.key(0)).params
 
 
 def _operations(program, *args) -> float:

@@ -11,9 +11,11 @@ import numpy as np
 
 from dng_jax import check_finite, guidance, initial_noise, posterior, sample, sample_keys
 from dng_jax.experiments import problems
+from dng_jax.experiments.source import Source
 from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from dng_jax.metrics import window
+from dng_jax.metrics.forecasts import posterior_error
 from hopfield_jax import diffusion
 from hopfield_jax.plots import figures
 
@@ -30,7 +32,7 @@ MARKERS = {  # of diffusion.Markers: in the table, in the figure
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Where p(c|x_t) and DNG's scale rise along real chains, against what is predicted."""
+    """Where p(c|x_t) and lambda_t rise along real chains, against what is predicted."""
 
     dataset: str = "digits"
     """Data set whose images are the mixture's components."""
@@ -48,7 +50,7 @@ class Chains(NamedTuple):
 
     exact: np.ndarray
     gap: np.ndarray
-    scale: np.ndarray
+    lambda_t: np.ndarray
     tracked: np.ndarray
     inside: np.ndarray
 
@@ -57,7 +59,7 @@ def prepare(config: Config) -> problems.Problem:
     """The exact problem; InputError for what makes none."""
     at_least(16, samples=config.samples)
     at_least(5, steps=config.steps)
-    problem = problems.make(config.dataset, (config.forbid,), problems.Source("exact"))
+    problem = problems.make(config.dataset, (config.forbid,), Source("exact"))
     problem.table(config.sampler, config.steps)
     return problem
 
@@ -70,21 +72,21 @@ def run(config: Config, problem: problems.Problem, folder: Path) -> Outcome:
     logsnr = np.asarray(problem.table(config.sampler, config.steps).logsnr, np.float64)
     chains = sampled(config, problem, prior)
     free = chains["unguided"]
-    guided = {name: c for name, c in chains.items() if c.scale.size}
+    guided = {name: c for name, c in chains.items() if c.lambda_t.size}
     members = np.median(free.exact[:, free.inside], axis=1)
     shares = {
         "share of the label resolved": window.resolved(free.exact, free.inside),
         "resolved, predicted": diffusion.predicted_share(mixture, forbidden, logsnr),
     }
     for name, c in guided.items():
-        shares[f"guidance applied ({name})"] = window.accumulated(window.push(c.scale, c.gap))
+        shares[f"guidance applied ({name})"] = window.accumulated(window.push(c.lambda_t, c.gap))
     predicted = diffusion.markers(mixture, forbidden)
     results = {
         "predicted": predicted,
         "predicted_logsnr": predicted.logsnr(),
         "measured": {name: window.window_of(logsnr, curve) for name, curve in shares.items()},
         "members_cross": window.crossing(logsnr, members, 0.5),
-        "scale_doubles": window.scale_doubles(logsnr, chains["classes"].scale, prior),
+        "lambda_doubles": window.lambda_doubles(logsnr, chains["classes"].lambda_t, prior),
         "prior": prior,
         "chains_in_class": int(free.inside.sum()),
         "tracking": [tracking(name, c) for name, c in guided.items()],
@@ -98,7 +100,9 @@ def run(config: Config, problem: problems.Problem, folder: Path) -> Outcome:
         **shares,
     }
     for name, c in guided.items():
-        columns |= {f"scale_{q}_{name}": np.quantile(c.scale, q, axis=1) for q in (0.5, 0.9, 0.99)}
+        columns |= {
+            f"lambda_{q}_{name}": np.quantile(c.lambda_t, q, axis=1) for q in (0.5, 0.9, 0.99)
+        }
     write_csv(folder / "window.csv", [columns])
     draw(folder, config, results, chains)
     return Outcome(results, tables_of(config, results), [])
@@ -124,14 +128,14 @@ def sampled(config: Config, problem: problems.Problem, prior: float) -> dict[str
         check_finite(result, len(table.index))
         seen = {key: np.asarray(values, np.float64) for key, values in result.trace.items()}
         inside = diffusion.ends_in(mixture, result.x, forbidden)
-        scale, tracked = (seen.get(key, np.empty(0)) for key in ("lambda", "posterior"))
-        chains[name] = Chains(seen["exact"], seen["gap"], scale, tracked, inside)
+        lambda_t, tracked = (seen.get(key, np.empty(0)) for key in ("lambda", "posterior"))
+        chains[name] = Chains(seen["exact"], seen["gap"], lambda_t, tracked, inside)
     return chains
 
 
 def tracking(name: str, chains: Chains) -> dict[str, Any]:
     """Tracked against exact posterior along guided chains."""
-    error = window.tracking_error(chains.tracked, chains.exact)
+    error = posterior_error(chains.tracked.astype(np.float64), chains.exact.astype(np.float64))
     return {"tracker": name, **error._asdict(), "share_in_class": float(chains.inside.mean())}
 
 
@@ -148,7 +152,7 @@ def tables_of(config: Config, results: Mapping[str, Any]) -> list[Table]:
     ]
     for curve, at in (
         ("median p(c|x_t) of chains that end in c passes 1/2", results["members_cross"]),
-        ("90% quantile of lambda_t doubles (classes)", results["scale_doubles"]),
+        ("90% quantile of lambda_t doubles (classes)", results["lambda_doubles"]),
     ):
         windows.append({"curve": curve, "10%": None, "50%": at, "90%": None})
     mixture = f"{config.dataset} mixture, class {config.forbid}"
@@ -172,7 +176,7 @@ def tables_of(config: Config, results: Mapping[str, Any]) -> list[Table]:
 def draw(
     folder: Path, config: Config, results: Mapping[str, Any], chains: Mapping[str, Chains]
 ) -> None:
-    """Posterior, shares, DNG's scale, and the windows as bars."""
+    """Posterior, shares, lambda_t, and the windows as bars."""
     free = chains["unguided"]
     figures.window(
         results["logsnr"],
@@ -181,7 +185,7 @@ def draw(
             ("other chains", 0, free.exact[:, ~free.inside]),
         ],
         results["curves"],
-        chains["classes"].scale,
+        chains["classes"].lambda_t,
         folder / "window.png",
         marks={MARKERS[name][1]: at for name, at in results["predicted_logsnr"].items()},
         measured=results["measured"],

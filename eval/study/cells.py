@@ -24,7 +24,7 @@ import numpy as np
 from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.experiments import rule_specs
-from dng_jax.experiments.generating import generate
+from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.jobs import runs
@@ -115,11 +115,7 @@ def run(problem: Problem, cell: Cell) -> Found:
         problem,
         problem.table(cell.sampler, cell.steps),
         rules,
-        cell.samples,
-        cell.seed,
-        first=first_sample(cell),
-        batch=BATCH,
-        keep=0,
+        Draw(cell.samples, cell.seed, first_sample(cell), BATCH, keep=0),
         reference=spec.is_reference,
     )
     # The reference comes in whole rounds of the allowed classes: what is too much is left out.

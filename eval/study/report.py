@@ -43,6 +43,8 @@ th:first-child, td:first-child { text-align: left } pre { background: #f5f5f5; p
   overflow-x: auto; font-size: 12px }
 """
 
+FACTS = ("command", "config", "provenance", "classifier", "classes")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -72,6 +74,10 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / 'results.json'} cannot be read ({error})") from None
     if not isinstance(results, dict) or "tables" not in results:
         raise InputError(f"{folder} holds the results of another job, not of a study")
+    if absent := [key for key in FACTS if key not in results]:
+        raise InputError(
+            f"{folder} holds a study of another version (no {absent[0]}): make the study again"
+        )
     return results
 
 
@@ -87,9 +93,7 @@ def render(results: dict[str, Any], folder: Path) -> str:
             parts.append(f"<h2>{html.escape(heading)}</h2>")
         parts += [_picture(folder / p["file"], p["caption"]) for p in pictures]
         parts += [_table(t) for t in tables]
-    facts = {
-        key: results[key] for key in ("command", "config", "provenance", "classifier", "classes")
-    }
+    facts = {key: results[key] for key in FACTS}
     text = html.escape(json.dumps(facts, indent=2, ensure_ascii=False))
     parts.append(f"<h2>Configuration and provenance</h2><pre>{text}</pre>")
     return (

@@ -44,7 +44,7 @@ class Study:
     def problem(self, forbidden: tuple[int, ...]) -> Problem:
         """The problem of one forbidden set."""
         if forbidden not in self.made:
-            self.made[forbidden] = self.model.without(forbidden)
+            self.made[forbidden] = self.model.problem(forbidden)
         return self.made[forbidden]
 
 
@@ -220,7 +220,7 @@ def path(study: Study, problem: Problem) -> Summary:
         file = f"path_{family.replace(':', '-')}.png"
         names = ["unguided", *(tables.label(family, s) for s in grids[family])]
         grid = np.concatenate([unguided[order][None], images])
-        title = f"without {problem.without}: {family}"
+        title = f"without {problem.forbidden_names}: {family}"
         plots.image_grid(grid, study.folder / file, names, title=title)
         pictures.append((file, f"{family}: one column per noise, scale growing downwards."))
     return Summary(None, [], pictures)
@@ -301,7 +301,7 @@ def stored(found: Mapping[str, tradeoff.Curve]) -> dict[str, dict[str, Any]]:
 
 def compared(pairs, figure: Callable[[str, str], Any]) -> list[dict[str, Any]]:
     """One record per pair (tracker, baseline)."""
-    return [{"reference": a, "rule": b} | vars(figure(a, b)) for a, b in pairs]
+    return [{"tracker": a, "rule": b} | vars(figure(a, b)) for a, b in pairs]
 
 
 def quality_of(study: Study, parts: list[Joined]) -> dict[str, np.ndarray]:

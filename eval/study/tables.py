@@ -43,7 +43,7 @@ def interval(name: str, digits: int = 4) -> Callable[[Record], str]:
 
 
 POINT: dict[str, str | Callable[[Any], object]] = {
-    "forbidden % [95%]": percent,
+    "leak % [95%]": percent,
     "KL [95%]": interval("kl"),
     "reversed KL": lambda r: f"{r['reversed']:.4f}",
     "Frechet [95%]": interval("frechet", 2),
@@ -82,7 +82,7 @@ def matched_table(found: Mapping[str, tradeoff.Curve], pairs: Sequence[Record]) 
     """The baselines at each tracker's leak with lambda_0 = 1."""
 
     def own(r: Record) -> dict[str, float]:
-        return point(found[r["reference"]], at_one(found[r["reference"]]))
+        return point(found[r["tracker"]], at_one(found[r["tracker"]]))
 
     def rule(r: Record) -> str:
         return r["rule"] + ("" if r["reached"] else f" (nearest leak: {100 * r['leak']:.2f})")
@@ -91,7 +91,7 @@ def matched_table(found: Mapping[str, tradeoff.Curve], pairs: Sequence[Record]) 
         "KL of the baselines at the leak of each tracker with lambda_0 = 1, paired bootstrap",
         pairs,
         {
-            "tracker": "reference",
+            "tracker": "tracker",
             "its leak %": lambda r: f"{100 * own(r)['leak']:.2f}",
             "its KL": lambda r: f"{own(r)['kl']:.4f}",
             "rule": rule,
@@ -105,19 +105,19 @@ def levels_table(own: Mapping[str, tradeoff.AtLevels], pairs: Sequence[Record]) 
     """Trackers and baselines at the leaks of LEVELS that both reach."""
     numbers = ("kl", "kl_low", "kl_high", "excess", "excess_low", "excess_high")
     records = [
-        {"level": level, "reference": r["reference"], "rule": r["rule"]}
+        {"level": level, "tracker": r["tracker"], "rule": r["rule"]}
         | {name: r[name][i] for name in numbers}
-        | {f"own_{name}": getattr(own[r["reference"]], name)[i] for name in numbers}
+        | {f"own_{name}": getattr(own[r["tracker"]], name)[i] for name in numbers}
         for i, level in enumerate(LEVELS)
         for r in pairs
-        if own[r["reference"]].reached[i] and r["reached"][i]
+        if own[r["tracker"]].reached[i] and r["reached"][i]
     ]
     return Table.of(
         "KL at equal leak, where both curves reach it, paired bootstrap",
         records,
         {
             "leak %": lambda r: f"{100 * r['level']:g}",
-            "tracker": "reference",
+            "tracker": "tracker",
             "its KL [95%]": interval("own_kl"),
             "rule": "rule",
             "KL of the rule [95%]": interval("kl"),
@@ -132,7 +132,7 @@ def areas_table(pairs: Sequence[Record]) -> Table:
         "Mean excess of KL over the tracker's along log leak, over the leaks that both cover",
         [r for r in pairs if np.isfinite(r["excess"])],
         {
-            "tracker": "reference",
+            "tracker": "tracker",
             "rule": "rule",
             "leaks %": lambda r: f"{100 * r['leak_low']:.2f} to {100 * r['leak_high']:.2f}",
             "excess [95%]": interval("excess"),

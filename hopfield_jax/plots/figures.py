@@ -262,7 +262,7 @@ def window(
     prior: float,
     title: str | None = None,
 ) -> Path:
-    """The guidance window: posterior, what is decided, and DNG's scale over log SNR [T].
+    """The guidance window: posterior, what is decided, and lambda_t over log SNR [T].
 
     bands: (name, number of its colour, values [T, B]) of p(c | x_t); resolved: name -> curve [T]
     from 0 to 1; scale: lambda_t [T, B]; marks: predictions in log SNR; measured: name -> (10%, 50%,

@@ -14,7 +14,7 @@ others, which the next two updates then have to shrink again.
 It goes forwards (c > 0), so to first order every component that grows keeps its sign: a row that
 passes a saddle leaves it on the side on which plain iteration does.
 
-An extrapolation is judged by the update that follows it. To second order E falls from T(xi) on by
+An extrapolation is tested by the update that follows it. To second order E falls from T(xi) on by
 (1 + r) |f'|^2 / 2 to T(T(xi)) and by (1 + c) |f'|^2 / 2 to its end, if one eigenvalue is left. It
 is kept if the fall is between the first and eight times the second (descent.py): one that reaches
 less is no gain, and one that reaches much more has flown over a saddle into another basin. If not,
@@ -89,6 +89,6 @@ def iterate(space: Space, rows: Rows, beta, scale) -> Rows:
 
 
 def end(rows: Rows, done) -> Any:
-    """The points to keep: no extrapolation that was not judged."""
+    """The points to keep: no extrapolation that was not tested."""
     del done
     return rows.plain

@@ -107,16 +107,16 @@ def test_a_damaged_newest_state_is_reported_and_the_one_before_is_used(folder, d
         shutil.rmtree(data / "ocdbt.process_0")
     else:
         (folder / "5" / "about" / "metadata").write_text('{"loss": 0.')
-    told = []
-    with Checkpoints(folder, NETWORK, report=told.append) as states:
+    reports = []
+    with Checkpoints(folder, NETWORK, report=reports.append) as states:
         state, facts = states.restore(make(0))
         assert states.steps() == [2, 4]
         states.save(make(5), 0.2)  # the run comes by there again
     same(state, make(4))
     assert facts == {"seconds": 2.0}
-    assert len(told) == 1
-    assert told[0].startswith("the state of step 5 cannot be read")
-    assert "\n" not in told[0]
+    assert len(reports) == 1
+    assert reports[0].startswith("the state of step 5 cannot be read")
+    assert "\n" not in reports[0]
     assert (folder / "unreadable" / "5").is_dir()
     with Checkpoints(folder, NETWORK) as states:
         same(states.restore(make(0))[0], make(5))
@@ -139,13 +139,13 @@ def test_states_of_another_network_are_refused_and_stay(folder):
 def test_where_every_state_is_damaged_the_run_does_not_begin_again_by_itself(folder):
     for step in (2, 4, 5):
         (folder / str(step) / "about" / "metadata").write_text("{")
-    told = []
+    reports = []
     with (
         pytest.raises(InputError, match=r"no state in .* can be read: begin again with another"),
-        Checkpoints(folder, NETWORK, report=told.append) as states,
+        Checkpoints(folder, NETWORK, report=reports.append) as states,
     ):
         states.restore(make(0))
-    assert len(told) == 3
+    assert len(reports) == 3
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_a_fault_of_the_machine_moves_no_state(folder, monkeypatch, fault):
         raise fault
 
     monkeypatch.setattr(Checkpoints, "_state", fail)
-    told = []
-    with Checkpoints(folder, NETWORK, report=told.append) as states:
+    reports = []
+    with Checkpoints(folder, NETWORK, report=reports.append) as states:
         with pytest.raises(type(fault)) as caught:
             states.restore(make(0))
         assert states.steps() == [2, 4, 5]
     assert caught.value is fault
-    assert told == []
+    assert reports == []
 
 
 def test_only_what_a_disk_refuses_is_reported_as_that(tmp_path):

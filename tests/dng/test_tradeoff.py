@@ -14,7 +14,7 @@ SHARES = np.array([0.04, 0.36, 0.34, 0.26])
 
 
 def draw(rng, shares, n, same=0.0, like=None):
-    """Labels [n]; each repeats `like` with probability `same`, else is drawn anew."""
+    """Labels [n]; each repeats `like` with probability `same`, else is drawn again."""
     fresh = rng.choice(K, p=shares, size=n)
     return fresh if like is None else np.where(rng.random(n) < same, like, fresh)
 
@@ -185,12 +185,12 @@ def test_readings_by_hand():
 def test_independent_family_has_its_own_n_and_draws():
     rng = np.random.default_rng(5)
     one, two = draw(rng, SHARES, 300)[None], draw(rng, SHARES, 330)[None]
-    given = {"np": [one], "sld": [one], "floor": [two]}
-    scales = {"np": [1], "sld": [1], "floor": [None]}
-    out = tradeoff.curves(given, [(0,)], K, scales, independent=["floor"], resamples=100)
+    given = {"np": [one], "sld": [one], "reference": [two]}
+    scales = {"np": [1], "sld": [1], "reference": [None]}
+    out = tradeoff.curves(given, [(0,)], K, scales, independent=["reference"], resamples=100)
     assert np.array_equal(out["np"].draws.kl, out["sld"].draws.kl)
-    assert out["floor"].samples == 330
-    correlation = np.corrcoef(out["np"].draws.kl[:, 0], out["floor"].draws.kl[:, 0])[0, 1]
+    assert out["reference"].samples == 330
+    correlation = np.corrcoef(out["np"].draws.kl[:, 0], out["reference"].draws.kl[:, 0])[0, 1]
     assert abs(correlation) < 0.35
     less = tradeoff.curves({"np": [one]}, [(0,)], K, {"np": [1]}, resamples=100)["np"]
     assert np.array_equal(less.draws.kl, out["np"].draws.kl)

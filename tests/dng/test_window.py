@@ -9,6 +9,7 @@ import pytest
 
 from dng_jax.errors import InputError
 from dng_jax.metrics import window
+from dng_jax.metrics.forecasts import posterior_error
 
 
 def test_windows_of_known_curves():
@@ -38,22 +39,22 @@ def test_guidance_accumulates_over_steps_and_chains():
 def test_tracking_errors_by_hand():
     rng = np.random.default_rng(5)
     tracked, exact = rng.uniform(size=(2, 4, 3))
-    error = window.tracking_error(tracked, exact)
+    error = posterior_error(tracked, exact)
     steps = [sum(abs(tracked[t, b] - exact[t, b]) for b in range(3)) / 3 for t in range(4)]
     assert error.chain == pytest.approx(sum(steps) / 4)
     assert error.final == pytest.approx(steps[-1])
 
 
-def test_the_scale_doubles_where_its_quantile_does():
+def test_the_lambda_doubles_where_its_quantile_does():
     # lambda of chain b is (b + 1)/10 of a line from the odds of the prior to 5 times them
     prior, logsnr = 0.2, np.linspace(-3, 3, 7)
     rising = 0.25 * (1 + 4 * (logsnr + 3) / 6)
     scale = rising[:, None] * np.arange(1, 11) / 10
     # the largest of ten doubles at a quarter of the way; the 90% quantile, .91 of it, later
-    assert window.scale_doubles(logsnr, scale, prior, 1.0) == pytest.approx(-1.5)
+    assert window.lambda_doubles(logsnr, scale, prior, 1.0) == pytest.approx(-1.5)
     later = -3 + 6 / 4 * (2 / 0.91 - 1)
-    assert window.scale_doubles(logsnr, scale, prior) == pytest.approx(later)
-    assert math.isnan(window.scale_doubles(logsnr, scale / 10, prior))
+    assert window.lambda_doubles(logsnr, scale, prior) == pytest.approx(later)
+    assert math.isnan(window.lambda_doubles(logsnr, scale / 10, prior))
 
 
 @pytest.mark.parametrize(

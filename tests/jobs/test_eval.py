@@ -22,7 +22,7 @@ import tyro
 from dng_jax import guidance, nets, posterior, training
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.experiments import models, problems, rule_specs
-from dng_jax.experiments.generating import generate
+from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, devices
 from dng_jax.jobs.options import RunOptions
@@ -138,13 +138,13 @@ def digits():
 
 def test_the_reference_draws_each_allowed_class_in_turn(digits):
     table, rule = digits.table("ddpm", 4), guidance.unguided("positive")
-    found = generate(digits, table, rule, 20, seed=3, first=100, keep=10, reference=True)
+    found = generate(digits, table, rule, Draw(20, 3, first=100, keep=10), reference=True)
     assert found.labels.shape == (1, 24)  # whole rounds of the 8 allowed classes
     allowed = [1, 2, 3, 4, 5, 6, 8, 9]
     assert (found.labels[0].reshape(3, 8) == allowed).mean() > 0.9
     # Class 2 is the second part of three samples each, from sample 103 on.
     alone = dataclasses.replace(digits, denoiser=digits.conditioned(2))
-    part = generate(alone, table, rule, 3, seed=3, first=103)
+    part = generate(alone, table, rule, Draw(3, 3, first=103))
     np.testing.assert_array_equal(found.features[0, 1::8], part.features[0])
     np.testing.assert_array_equal(found.images[0, 1::8], part.images[0, :2])
     assert found.images.shape[1] == 10
@@ -153,10 +153,10 @@ def test_the_reference_draws_each_allowed_class_in_turn(digits):
 def test_a_sweep_is_its_rules_one_by_one_and_batches_are_parts_of_it(digits):
     table = digits.table("ddpm", 4)
     rules = [guidance.negative_prompt(s, negatives=digits.negatives) for s in (0.2, 1.0)]
-    both = generate(digits, table, rules, 6, seed=0)
-    cut = generate(digits, table, rules, 6, seed=0, batch=4, keep=5)
+    both = generate(digits, table, rules, Draw(6, 0))
+    cut = generate(digits, table, rules, Draw(6, 0, batch=4, keep=5))
     for i, rule in enumerate(rules):
-        single = generate(digits, table, rule, 6, seed=0, pieces=2)
+        single = generate(digits, table, rule, Draw(6, 0, pieces=2))
         np.testing.assert_allclose(both.images[i], single.images[0], atol=1e-4)
     np.testing.assert_allclose(cut.images, both.images[:, :5], atol=1e-4)
     assert [b.shape[1] for b in cut.batches] == [4, 2]
@@ -180,7 +180,7 @@ def test_inception_features_take_the_place_of_the_classifiers_own(tmp_path, monk
     assert found["counts"].tolist() == plain["counts"].tolist()
     problem = problems.make("digits", ("0",), source)
     rule, table = guidance.unguided(), problem.table("ddpm", 10)
-    pixels = generate(problem, table, rule, 24, seed=0).images[0]
+    pixels = generate(problem, table, rule, Draw(24, 0)).images[0]
     moments = Moments.zero(8).update(pixels.mean(axis=(2, 3)))
     assert found["frechet_distance"] == pytest.approx(problem.real.distance(moments))
     assert problem.real_features.shape == (1797 - 178, 8)  # all images but the zeros
@@ -389,7 +389,7 @@ def test_curves_of_a_study_hold_every_class_and_both_seeds(studied):
 
 def test_excess_at_equal_leak_is_over_the_trackers_own_kl(studied):
     curves = studied.results["curves"]
-    matched = {(m["reference"], m["rule"]): m for m in curves["matched"]}
+    matched = {(m["tracker"], m["rule"]): m for m in curves["matched"]}
     own = curves["curves"]["dng:classes"]["kl"][1]  # lambda_0 = 1
     assert matched["dng:classes", "np"]["excess"] == pytest.approx(
         matched["dng:classes", "np"]["kl"] - own
