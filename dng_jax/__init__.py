@@ -12,7 +12,7 @@ image; B images at once, each with a key of its own:
      |                     ^                                |
      |                     |             delta [B, ...], state, info {name: [B]} ---> trace
      |                     |                                |
-     |                     |         eps  = preds["base"] + delta
+     |                     |         eps  = preds.get("base", 0) + delta
      |                     |         mean = c_x x_t + c_eps eps
      |                     |         x_s  = mean + std z,   z = normal(fold_in(key, index))
      |                     |                                |
@@ -20,6 +20,7 @@ image; B images at once, each with a key of its own:
      |                                                      |
      +------------------------- x_s <-----------------------+
 
+The base is 0 where a rule has no base role: its delta is then the whole prediction.
 A tracker's posterior (posterior) is the state of the rules that have one: `apply` reads it before
 the step, `update` scores the step that was taken.
 

@@ -4,13 +4,20 @@ r"""Modern Hopfield networks as energy landscapes: minima, their stability, and 
     xi   <- X^T p,  p = softmax(beta X xi)                                its update
     beta_eff = mean over pairs of beta D_ij^2 / 2                         what beta means for a set
 
-The core is flat: energy, patterns and their distances; theory (equidistant patterns, exactly),
-equidistant (its curves) and spectrum (what any set predicts); diffusion (noise levels as beta) and
-attention with projections (a transformer's keys). On it stand
+What it is made of; solvers, analyses and plots stand on all that is above them:
 
-    solvers    fixed points of many rows, their certificates and derivatives; its sheet derives them
-    analyses   sweeps, transitions, basins, capacity, metastable states, landscapes, retrieval
-    plots      figures, imported by name: they need matplotlib
+    energy       the energy of a set of patterns, its gradient and its update
+    patterns     sets of patterns: equidistant, random, in groups; their normalisation
+    distances    distances of patterns to each other, and what the logit of each leads by
+    theory       equidistant patterns, solved exactly
+    equidistant  their exact curves, sampled over K
+    spectrum     what any set predicts about its landscape
+    diffusion    noise levels as beta: a denoiser of finitely many images is an update
+    attention    heads of a transformer as networks: how cold is each
+    projections  their keys and queries, from stored weights and inputs
+    solvers      fixed points of many rows, their certificates and derivatives, all derived there
+    analyses     sweeps, transitions, basins, capacity, metastable states, landscapes, retrieval
+    plots        figures, imported by name: they need matplotlib
 
     from hopfield_jax import find_minima, memory, patterns
     x = patterns.equidistant(64)

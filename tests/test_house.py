@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.house import ROOT, Module, imported, modules
 
 ALL = modules()
 NAMES = {m.name for m in ALL}
-# Each stands on those before it in its own row only: the floors of the house.
+# What each wing may import besides itself.
 FLOORS = {
     "dng_jax": (),
     "hopfield_jax": ("dng_jax",),
@@ -21,12 +22,27 @@ FLOORS = {
     "eval": ("dng_jax", "hopfield_jax"),
 }
 # The kernel knows nothing of files, of jobs, or of what jobs are made of.
-KERNEL = ("rules", "steps", "schedules", "sampling", "sweeps", "guidance", "posterior", "mixtures")
+KERNEL = ("rules", "steps", "schedules", "sampling", "sweeps", "guidance", "posterior", "mixtures",
+          "denoisers")  # fmt: skip
 ABOVE = ("jobs", "experiments", "plots", "weights", "training", "data", "metrics", "nets")
+
+# What a page or a docstring may point to in the repository.
+FOLDERS = r"(?:dng_jax|hopfield_jax|train|eval|tests|docs)"
+PATH = rf"(?<![\w./-]){FOLDERS}/[\w./-]+\.(?:py|md|png|safetensors)\b"
+LINK = r"\]\((?!http|#)([^\s()#]+)"
+SUFFIXES = (".py", ".md", ".png", ".safetensors")
 
 
 def wing(name: str) -> str:
     return name.split(".")[0]
+
+
+def tracked(*endings: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    found = [ROOT / line for line in listed.stdout.splitlines() if line.endswith(endings)]
+    if not found:
+        pytest.skip("not a checkout")
+    return [p for p in found if p.exists()]
 
 
 @pytest.mark.parametrize("name", FLOORS)
@@ -92,16 +108,42 @@ def test_no_private_name_crosses_a_module(module: Module):
 
 
 def test_every_page_that_is_cited_is_in_the_repository():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    pages = {line for line in listed.stdout.splitlines() if line.endswith(".md")}
-    if not pages:
-        pytest.skip("not a checkout")
-    known = {page.rpartition("/")[2] for page in pages} | {"model.md", "tables.md", "readme.md"}
+    known = {page.name for page in tracked(".md")} | {"model.md", "tables.md", "readme.md"}
     for path in [*ROOT.rglob("*.py")]:
         if ".venv" in path.parts or path.name == "test_house.py":
             continue
         cited = set(re.findall(r"[\w-]+\.md\b", path.read_text(encoding="utf-8")))
         assert cited <= known, (path.relative_to(ROOT), cited - known)
+
+
+def test_every_link_leads_to_a_file():
+    broken = []
+    for page in tracked(".py", ".md"):
+        for target in re.findall(LINK, page.read_text(encoding="utf-8")):
+            # In code, brackets before parentheses are mostly a call.
+            meant = page.suffix == ".md" or target.endswith(SUFFIXES)
+            if meant and not (page.parent / target).exists():
+                broken.append((page.relative_to(ROOT).as_posix(), target))
+    assert not broken
+
+
+def test_every_path_that_is_mentioned_exists():
+    gone = [
+        (page.relative_to(ROOT).as_posix(), path)
+        for page in tracked(".py", ".md")
+        for path in re.findall(PATH, page.read_text(encoding="utf-8"))
+        if not (ROOT / path).exists()
+    ]
+    assert not gone
+
+
+@pytest.mark.parametrize("library", ["dng_jax", "hopfield_jax"])
+def test_the_table_of_a_library_names_all_its_modules(library):
+    (top,) = (m for m in ALL if m.name == library)
+    listed = re.findall(r"(?m)^    (\w+) {2,}\w", ast.get_docstring(top.tree, clean=False) or "")
+    assert sorted(listed) == sorted(
+        {m.name.split(".")[1] for m in ALL if m.name.startswith(f"{library}.")}
+    )
 
 
 def test_the_library_imports_nothing_heavy():

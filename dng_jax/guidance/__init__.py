@@ -2,9 +2,9 @@ r"""Guidance rules, one per file, and the rules made of rules.
 
 Notation: eps_b the base prediction, eps_n that of what is forbidden (the negative), eps_+ of what
 is wanted, d_k = eps_k - eps_b; p = p(forbidden | x_t) as tracked (dng_jax.posterior). A rule
-returns delta, and eps = eps_b + delta (dng_jax.rules); scores are s = -eps / sigma, so the same
-formulas hold in scores. lambda_0 or w is the number set by the user (`guidance_scale`), lambda_t
-what it comes to at step t (traced as info["lambda"]).
+returns delta, and eps = eps_b + delta (dng_jax.rules), where eps_b is 0 if no role is the base;
+scores are s = -eps / sigma, so the same formulas hold in scores. lambda_0 or w is the number set by
+the user (`guidance_scale`), lambda_t what it comes to at step t (traced as info["lambda"]).
 
     rule               delta                              falls back to
     unguided           0, or d_r for another role r       -
@@ -16,6 +16,8 @@ what it comes to at step t (traced as info["lambda"]).
     safe_latent_prompt w (d_+ - gamma)                    w = 0 the base; mask 0: CFG of weight w
     dynamic_negative   -lambda_t d_n                      lambda_0 = 0 the base, and a detector;
                        lambda_t = lambda_0 p / (1 - p)    p frozen: NP of lambda_0 p / (1 - p)
+      over all classes eps_a + q (eps_n - eps_a) - eps_b  lambda_0 = 0 the mixture, and a detector;
+                       q = p - lambda_t (1 - p)           lambda_0 = 1 eps_a, whatever p is
     feedback           lambda_t d_+                       r = e^L frozen: CFG of weight lambda_t
                        lambda_t = r / (r - (1 - pi))
     sum_of             sum of the rules' deltas           one rule: that rule
@@ -34,6 +36,12 @@ Dividing the gradient by p_t(x), where P(F) p_t(x | F) / p_t(x) = p by Bayes' ru
 At lambda_0 = 1 with the right p this is the score of a true noising of the target, p(x | not F);
 constant scales (negative prompting, CFG) guide along marginals that no noising produces. Far from
 what is forbidden p, and the guidance with it, goes to 0.
+
+With a tracker over all classes the rule knows eps_a, the posterior-weighted prediction of the
+allowed ones, as well. By default (base "mixture") it then does without a base network, and puts the
+posterior-weighted mixture p eps_n + (1 - p) eps_a in the place of eps_b, which gives
+
+    eps = eps_a + [p - lambda_t (1 - p)] (eps_n - eps_a)
 
 Why lambda_t = r / (r - (1 - pi)). Feedback Guidance takes the learned conditional for a mixture
 of the base and of the density that is wanted, p_t(x | +) = (1 - pi) p_t(x) + pi p_t(x | wanted).

@@ -4,7 +4,8 @@
     classifier   x -> logits and features
     blocks       the layers they are made of
 
-Sizes that were trained, with their costs and numbers, are the presets of train/presets.py.
+Sizes that were trained, with their costs and numbers, are the presets of
+dng_jax/training/presets.py.
 """
 
 from __future__ import annotations

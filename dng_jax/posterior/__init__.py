@@ -40,7 +40,8 @@ In scores the mean is mu_k = k_x x + kappa s_k, kappa = -k_eps sigma_t = g/a > 0
 
 The left side is a small difference of two numbers of size d k_var; the right side forms neither.
 
-4. Three trackers, on the same evidence; tau is the temperature (7), delta and drift offsets (5).
+4. Three trackers, on the same evidence; tau is the temperature (section 7), delta and drift
+are offsets (section 5).
 
 pair, the paper's, takes p(x_s | x_t) for one Gaussian, that of the base prediction. In (1):
 
@@ -60,11 +61,12 @@ mixture of both sides (derived in dng_jax.guidance), which is solved for the com
 
 With u = sum_j o_j D_j, then, mu_c = mu_b - u and x' - mu_c = (x' - mu_b) + u:
 
-    L_k = log o_k <- L_k + [tau gap_k + delta] / (2 k_var)
+    L_k = log o_k <- clamp( L_k + [tau gap_k + delta] / (2 k_var) )
     gap_k = |x'-mu_c|^2 - |x'-mu_k|^2 = 2 <x'-mu_b, u> + |u|^2 + 2 inner_k - gram_kk
 
 every part of it in (3): <x'-mu_b, u> = sum_j o_j inner_j, |u|^2 = sum_jl o_j o_l gram_jl. p stays
-in (0, 1); the odds in u are capped, p is not.
+in (0, 1) without a clamp; that of L_k, to +-log((1 - p_min)/p_min), keeps a decided concept within
+reach of later evidence. The total of the odds in u, and in guidance, is capped at odds_max.
 
 classes follows all K classes of a model; the denominator of (1) is sum_k p_k N(x'; mu_k, k_var I):
 
@@ -73,9 +75,12 @@ classes follows all K classes of a model; the denominator of (1) is sum_k p_k N(
 a probability vector by construction, with the mixture for its base kernel, which is much better
 than one Gaussian where steps are long. Measuring from any common point in the place of mu_b changes
 every exponent by the same amount, which the softmax removes. p(F) = sum_{k in F} p_k for any set F.
+Where p_min > 0 (default 0), log p_k <- log_softmax_k( max(log p_k, log p_min) ) follows, so that a
+class can return.
 
 5. Offsets. A step ends at x' = mean + std z. Averaged over z, inner_k is expected_k, that is
-<mean - mu_b, D_k>; with the guided mean = mu_b - lambda D of one negative, D = D_n,
+<mean - mu_b, D_k>. On ancestral tables, where the step has the kernel's mean (c_x = k_x and
+c_eps = k_eps), one negative guides to mean = mu_b - lambda D, D = D_n, and
 
     E log p_n gains tau (2 expected_n - gram_nn)/(2 k_var) = -tau (1 + 2 lambda) |D|^2 / (2 k_var)
 
@@ -105,9 +110,10 @@ Along a path run backwards by dt > 0 with noise of variance eta^2 g^2 dt, Ito's 
 In step form mu_k = x - f dt + g^2 s_k dt and k_var = g^2 dt, so the first three terms are
 (2 inner_k - gram_kk)/(2 k_var). The last is not in (3), and vanishes for ancestral sampling only:
 
-    log-ratio of k against b  +=  -(1 - std^2/k_var)/2  div(mu_k - mu_b)                        (4)
+    log-ratio of k against b  +=  -tau (1 - std^2/k_var)/2  div(mu_k - mu_b)                    (4)
 
-Without it DNG on a deterministic sampler leaks at any number of steps (python -m eval.exact). The
+tau, 1 in the derivation, weighs it with the gap that it belongs to, in all three trackers. Without
+it DNG on a deterministic sampler leaks at any number of steps (python -m eval.exact). The
 divergence is estimated by Rademacher probes (file evidence; Hutchinson 1990), one JVP each. In
 classes, what is common to all k cancels in the softmax: div D_k is enough. In odds the reference is
 mu_c = mu_b - u, whose odds turn with x (file odds). A tracker without probes on such a table warns.

@@ -5,7 +5,8 @@ r"""Tracker over all classes of a model: a probability vector by construction.
 over all K classes, so the kernel of the base model is the mixture sum_k p_k N(mu_k, k_var) instead
 of one Gaussian. Any set F of classes can be forbidden, p = sum_{k in F} p_k; the set is a traced
 mask, so one compiled program serves all sets. Distances are taken to the classes' common mean
-prediction, which cancels in the softmax.
+prediction, which cancels in the softmax. Where p_min > 0, each class is then raised to it and all
+are normalised again.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def classes(
     """Tracker over the roles "class:0".."class:K-1" (or the named concepts).
 
     forbidden: class indices, at least one and not all. prior [K] in (0, 1) summing to 1, default
-    uniform. p_min in [0, 1/K): floor under each class's probability, so that a class can return.
+    uniform. p_min in [0, 1/K): least probability of each class, so that a class can return.
     """
     concepts = concepts or class_roles(num_classes)
     if len(concepts) != num_classes:

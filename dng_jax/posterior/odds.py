@@ -1,11 +1,13 @@
 r"""Log-odds tracker: each negative against the complement, so that p stays in (0, 1).
 
-    L_k <- L_k + [ tau (|x'-mu_c|^2 - |x'-mu_k|^2) + delta ] / (2 k_var)
+    L_k <- clamp( L_k + [ tau (|x'-mu_c|^2 - |x'-mu_k|^2) + delta ] / (2 k_var) )
     mu_c = mu_b - sum_j o_j (mu_j - mu_b),      o_k = e^{L_k} = p_k / (1 - sum_j p_j)
 
 With D_j = mu_j - mu_b and u = sum_j o_j D_j the distance gap is
 2 <x'-mu_b, u> + |u|^2 + 2 inner_k - gram_kk. The total of the odds in mu_c, and in the guidance, is
-capped at odds_max; p itself needs no cap. Offsets as in `pair`, with the gap's own expectation.
+capped at odds_max. p stays in (0, 1) without a clamp; that of L_k, to +-logit(p_min), keeps a
+decided concept within reach of later evidence. Offsets as in `pair`, with the gap's own
+expectation.
 
 The divergence is that of mu_k - mu_c = D_k + u, and u turns with the odds:
 

@@ -32,15 +32,11 @@ symmetric data, at some .75-.8 of it for others), or turns into a pattern withou
 
 5. Onsets and capacity. At beta -> infinity the update returns the pattern of the largest field:
 pattern i is a fixed point iff its lead s_i(x_i) - max_{j != i} s_j(x_i) > 0 (distances.py; with the
-Euclidean energy always). Patterns of small norm have none: norm bias. Lowest betas at which
-patterns have minima of their own, in beta_eff, beside K_s(N), medians:
-
-    random unit vectors, (N, d) = (16, 64) 5.276, (64, 64) 7.112, (64, 512) 6.944, (256, 512) 8.601
-    K_s                                    5.189            6.925             6.925            8.559
-
-so the equidistant prediction holds within 3%, and within .3% in d = 512. For data in clusters it is
-too low: MNIST test digits of unit norm, one draw each, 4.79 at N = 10 (K_s 4.560) and 9.10 at N =
-100 (7.459); raw pixels at N = 100, 39.6, and 17 of the digits without any (capacity.py).
+Euclidean energy always). Patterns of small norm have none: norm bias. The lowest betas at which
+patterns have minima of their own (capacity.py), in beta_eff, lie near K_s(N) for random unit
+vectors: a median of 5.24 for (N, d) = (16, 64), where K_s = 5.189. For data in clusters K_s is too
+low: 20.57 for raw pixels of 100 MNIST digits (K_s = 7.459), 15.5% of them without any. Other draws
+have other medians; docs/results.md has the table, its draw and the command that prints it.
 
 6. Basins (basins.py). From weights p = (p_1, p_2, ..., p_2) with p_1 - p_2 = m one update of an
 equidistant set leads to m' = (e^{K m} - 1)/(e^{K m} + N - 1), increasing in m: starts on the line

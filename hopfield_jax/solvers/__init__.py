@@ -41,8 +41,10 @@ r^2 e at T(T(xi)) and |f'| = r (1 - r) e, the energy falls from T(xi) to T(T(xi)
 
     (1 - r)(r^2 - r^4) e^2/2 = (1 + r) |f'|^2/2,   to xi* by   (1 - r) r^2 e^2/2 = (1 + c) |f'|^2/2
 
-since 1/(1 - r) = 1 + c: the two falls between which an extrapolation is kept. 1 - r is a difference
-of numbers that carry relative errors of about eps scale/|f'|: hence c <= |f'|/(64 eps scale).
+since 1/(1 - r) = 1 + c. An extrapolation is kept if the energy falls by at least the first and at
+most eight times the second, 4 (1 + c) |f'|^2: beyond that it has flown over a saddle (aitken.py).
+1 - r is a difference of numbers that carry relative errors of about eps scale/|f'|: hence
+c <= |f'|/(64 eps scale).
 
 Newton's step solves (I - J) delta = f by conjugate gradients; at a minimum it gains
 f.(I - J)^{-1} f/2 >= |f|^2/2, and it is kept where it gains half of that.
