@@ -57,7 +57,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def refused(doing: str, otherwise: str = "or choose another --out") -> Iterator[None]:
+def refused(doing: str, otherwise: str = "or name another path") -> Iterator[None]:
     """Turns what a disk refuses inside the block into one sentence, a RefusedError.
 
     "cannot DOING (reason): remedy, OTHERWISE"; any other error passes as it is.

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dng_jax.errors import InputError, choose
 from dng_jax.rules import Denoise, Rule
@@ -83,17 +83,21 @@ def sweep(
     return _sweep(denoise, table, rules, keys, x, mode, chunk, tuple(save), observe)
 
 
+def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """One axis, "batch", over the devices (default: all)."""
+    return Mesh(np.asarray(devices or jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
+
+
 def distribute(tree, devices: Sequence[jax.Device] | None = None):
     """Spreads the leading axis of every array over the devices (default: all)."""
-    devices = list(devices or jax.devices())
-    mesh = Mesh(np.asarray(devices), ("batch",))
+    over = mesh(devices)
     count = {len(leaf) for leaf in jax.tree.leaves(tree)}
-    if any(n % len(devices) for n in count):
+    if any(n % over.size for n in count):
         raise InputError(
-            f"an axis of {sorted(count)} does not divide over {len(devices)} devices:"
-            f" choose a multiple of {len(devices)}"
+            f"an axis of {sorted(count)} does not divide over {over.size} devices:"
+            f" choose a multiple of {over.size}"
         )
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("batch")))
+    return jax.device_put(tree, NamedSharding(over, PartitionSpec("batch")))
 
 
 @functools.partial(jax.jit, static_argnames=("mode", "chunk", "save"))

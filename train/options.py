@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs.options import at_least
+from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.options import at_least, command
 from dng_jax.training import presets
 from dng_jax.training.presets import ClassifierJob, DiffusionJob, Job
 from dng_jax.weights.files import DTYPES
@@ -47,10 +48,7 @@ class Options:
     """Steps per compiled call; default: 1 on CPU, 25 on GPU and TPU."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
-    platform: str | None = None
-    """cpu, gpu or tpu; default: jax's first choice."""
-    cpu_devices: int | None = None
-    """Simulated CPU devices to split batches over, for instance one per core."""
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Devices)
     coordinator: str | None = None
     """HOST:PORT of process 0, for several processes; found by itself under SLURM."""
     num_processes: int | None = None
@@ -69,9 +67,9 @@ class Options:
         """--out, or its default."""
         raise NotImplementedError
 
-    def form(self) -> list[str]:
+    def form(self) -> str:
         """The words of the command line that name the preset."""
-        return ["--preset", self.preset]
+        return f"--preset {self.preset}"
 
     def check(self) -> None:
         """InputError, in one sentence, for what is wrong."""
@@ -79,17 +77,18 @@ class Options:
         choose(self.export, ("last", "best"), "state to export")
         at_least(1, log_every=self.log_every, save_every=self.save_every)
         at_least(0, keep_best=self.keep_best)
-        at_least(1, steps_per_call=1 if self.steps_per_call is None else self.steps_per_call)
+        at_least(1, steps_per_call=self.steps_per_call)
         self.job.check()
 
     def command(self, name: str) -> str:
         """The command that repeats the run, without the paths and processes of this machine."""
-        given = [*self.form(), *_differences(self.base, self.job)]
-        given += ["--init", self.init.name] if self.init else []
-        given += ["--dtype", self.dtype] if self.dtype != "float32" else []
-        given += ["--export best"] if self.export == "best" else []
-        given += ["--cpu-devices", str(self.cpu_devices)] if self.cpu_devices else []
-        return " ".join([f"python -m train.{name}", *given])
+        words = command(f"python -m train.{name} {self.form()}", self.job, self.base)
+        # Of the rest, what changes the weights that are written, or how fast they come.
+        devices = Devices(platform=self.devices.platform)
+        usual = dataclasses.replace(
+            self, init=None, dtype="float32", export="last", devices=devices
+        )
+        return command(words, self, usual)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,10 +113,10 @@ class DiffusionOptions(Options):
         words = [self.preset, self.conditioning, None if only is None else f"only-{only}"]
         return self.out or Path("runs") / "-".join(word for word in words if word)
 
-    def form(self) -> list[str]:
+    def form(self) -> str:
         """As in Options, with the conditioning."""
-        more = [] if self.conditioning is None else ["--conditioning", self.conditioning]
-        return [*super().form(), *more]
+        more = "" if self.conditioning is None else f" --conditioning {self.conditioning}"
+        return super().form() + more
 
     def check(self) -> None:
         """As in Options; the network's form is chosen in one way."""
@@ -171,22 +170,3 @@ def parse_classifier(words: Sequence[str] | None = None) -> ClassifierOptions:
 def _chosen(words: Sequence[str] | None) -> _Preset:
     parse: Callable = tyro.cli
     return parse(_Preset, args=words, return_unknown_args=True, add_help=False)[0]
-
-
-def _differences(base: Any, job: Any, above: str = "--") -> list[str]:
-    """Words of the options that turn one job into the other."""
-    words: list[str] = []
-    for field in dataclasses.fields(job):
-        name = above + field.name.replace("_", "-")
-        old, new = getattr(base, field.name), getattr(job, field.name)
-        if dataclasses.is_dataclass(new):
-            words += _differences(old, new, f"{name}.")
-        elif old == new:
-            continue
-        elif isinstance(new, bool):
-            words.append(name if new else f"{above}no-{field.name.replace('_', '-')}")
-        elif isinstance(new, tuple):
-            words += [name, *map(str, new)]
-        else:
-            words += [name, str(new)]
-    return words

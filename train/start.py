@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dng_jax import data, training, weights
+from dng_jax import data, sweeps, training, weights
 from dng_jax.errors import InputError
-from dng_jax.jobs import devices, runs
+from dng_jax.jobs import runs
 from dng_jax.training import TrainState
 from dng_jax.training.presets import DiffusionJob, Job
 
@@ -126,8 +126,8 @@ def place(options: Options) -> Place:
                 f"cannot join the other processes ({str(error).splitlines()[0]}): check"
                 " --coordinator, and that all --num-processes are running"
             ) from error
-    found = devices.select(options.platform, options.cpu_devices)
-    mesh = jax.make_mesh((len(found),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    found = options.devices.select()
+    mesh = sweeps.mesh(found)
     return Place(found, NamedSharding(mesh, P()), NamedSharding(mesh, P("batch")))
 
 
@@ -170,13 +170,7 @@ def load(job: Job, place: Place) -> tuple[np.ndarray, np.ndarray]:
             f" take {-(-job.batch_size // len(place.devices)) * len(place.devices)}"
         )
     images, labels, info = data.load(job.dataset, job.split)
-    network = job.network
-    if tuple(network.image_shape) != tuple(info.shape) or network.num_classes != info.num_classes:
-        raise InputError(
-            f"the network is made for {network.num_classes} classes of images"
-            f" {'x'.join(map(str, network.image_shape))}, {job.dataset} has {info.num_classes} of"
-            f" {'x'.join(map(str, info.shape))}: choose another preset"
-        )
+    data.must_fit(job.network, info, "the network")
     only = job.only_class if isinstance(job, DiffusionJob) else None
     if only is not None:
         if not 0 <= only < info.num_classes:

@@ -1,10 +1,13 @@
-"""What a data set is, the names of its splits, and the scale of its pixels."""
+"""What a data set is, which networks fit it, the names of its splits, the scale of its pixels."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+
+from dng_jax.errors import InputError
 
 SPLITS = ("train", "test", "all")
 
@@ -18,9 +21,27 @@ class Info(NamedTuple):
     shape: tuple[int, int, int]
 
 
+def must_fit(network: Any, info: Info, name: str) -> None:
+    """InputError unless a network's configuration has the image_shape and num_classes of the data.
+
+    name: what the network is called in the message.
+    """
+    if tuple(network.image_shape) != tuple(info.shape) or network.num_classes != info.num_classes:
+        shape, wanted = ("x".join(map(str, s)) for s in (network.image_shape, info.shape))
+        raise InputError(
+            f"{name} is made for {network.num_classes} classes of images {shape}, {info.name} has"
+            f" {info.num_classes} of {wanted}: choose another network"
+        )
+
+
 def to_unit(images):
-    """uint8 in 0..255 -> float32 in [-1, 1], any shape, of NumPy or JAX; other dtypes pass."""
-    if images.dtype != np.uint8:
+    """Pixels 0..255 of any integer dtype -> float32 in [-1, 1], any shape, of NumPy or JAX.
+
+    Floating ones are taken to be in [-1, 1] already, and pass.
+    """
+    if not hasattr(images, "dtype"):
+        images = np.asarray(images)
+    if jnp.issubdtype(images.dtype, jnp.floating):
         return images
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 

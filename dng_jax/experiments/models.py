@@ -35,17 +35,8 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
         module, params, _ = pretrained.load(_bundled(info.name, name))
     if not isinstance(module, kind):
         raise InputError(f"{name} holds a {type(module).__name__}, not a {kind.__name__}")
-    must_fit(module.config, info, name)
+    data.must_fit(module.config, info, name)
     return module, params
-
-
-def must_fit(config: Any, info: data.Info, name: str) -> None:
-    """InputError unless the network's config has the image_shape and num_classes of the data."""
-    if tuple(config.image_shape) != tuple(info.shape) or config.num_classes != info.num_classes:
-        raise InputError(
-            f"{name} is made for images {list(config.image_shape)} of {config.num_classes} classes,"
-            f" {info.name} has {list(info.shape)} of {info.num_classes}: choose another network"
-        )
 
 
 def fingerprint(dataset: str, source: Source) -> dict[str, str]:

@@ -35,28 +35,34 @@ class RunOptions:
     """Write the same run into its folder --out again."""
 
 
-def at_least(low: float, **numbers: float) -> None:
-    """InputError for a number below low (or NaN), named as its option: some_name as --some-name."""
+def option(name: str) -> str:
+    """The option of a field: some_name as --some-name, above.some_name as --above.some-name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def at_least(low: float, **numbers: float | None) -> None:
+    """InputError for a number below low (or NaN), named as its option; None passes."""
     for name, value in numbers.items():
-        if not value >= low:  # so that NaN is refused as well
-            raise InputError(f"{_option(name)} must be at least {low:g}, got {value:g}")
+        if value is not None and not value >= low:  # so that NaN is refused as well
+            raise InputError(f"{option(name)} must be at least {low:g}, got {value:g}")
 
 
 def distinct(**values: Collection[Any]) -> None:
     """InputError for an option that names nothing, or something twice."""
     for name, chosen in values.items():
         if not chosen:
-            raise InputError(f"name at least one of {_option(name)}")
+            raise InputError(f"name at least one of {option(name)}")
         if len(set(chosen)) < len(chosen):
             words = " ".join(map(str, chosen))
-            raise InputError(f"{_option(name)} {words} names something twice: leave it out")
+            raise InputError(f"{option(name)} {words} names something twice: leave it out")
 
 
 def command(words: str, config: Any, default: Any) -> str:
     """The command that repeats a run: `words`, then every option that differs from the default.
 
-    config, default: dataclasses of one type; a dataclass in a field stands for its own fields. Of
-    paths the last part alone is given, and nothing of where the run goes (WHERE).
+    config, default: dataclasses of one type; a dataclass in a field stands for its own fields,
+    named above.some_name unless tyro.conf.arg(name="") leaves "above" out. Of paths the last part
+    alone is given, and nothing of where the run goes (WHERE).
     """
     usual = {name: value for name, value, _ in _fields(default)}
     options = [
@@ -65,32 +71,33 @@ def command(words: str, config: Any, default: Any) -> str:
     return " ".join([words, *options])
 
 
-def _fields(config: Any) -> Iterator[tuple[str, Any, bool]]:
+def _fields(config: Any, above: str = "") -> Iterator[tuple[str, Any, bool]]:
     """(name, value, whether the option is repeated for each of several values)."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        name, value = above + field.name, getattr(config, field.name)
         if field.name in WHERE:
             continue
+        marks = getattr(hints[field.name], "__metadata__", ())
         if dataclasses.is_dataclass(value):
-            yield from _fields(value)
+            bare = any(getattr(mark, "name", None) == "" for mark in marks)
+            yield from _fields(value, above if bare else f"{name}.")
         else:
-            marks = getattr(hints[field.name], "__metadata__", ())
-            yield field.name, value, tyro.conf.UseAppendAction in marks
+            yield name, value, tyro.conf.UseAppendAction in marks
 
 
 def _words(name: str, value: Any, again: bool) -> str:
-    option = _option(name)
+    above, dot, last = name.rpartition(".")
     if isinstance(value, bool):
-        return option if value else option.replace("--", "--no-", 1)
-    values = [_word(v) for v in (value if isinstance(value, tuple) else (value,))]
-    return " ".join(f"{option} {v}" for v in values) if again else " ".join([option, *values])
+        return option(name if value else f"{above}{dot}no-{last}")
+    # A name of TensorFlow Datasets has slashes too: name/config.
+    values = value if isinstance(value, tuple) else (value,)
+    words = [str(v) if last == "dataset" else _word(v) for v in values]
+    if again:
+        return " ".join(f"{option(name)} {w}" for w in words)
+    return " ".join([option(name), *words])
 
 
 def _word(value: Any) -> str:
     text = str(value)
     return Path(text).name if isinstance(value, os.PathLike) or os.sep in text else text
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

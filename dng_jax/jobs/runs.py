@@ -205,7 +205,7 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a file whole or not at all; InputError where the disk refuses."""
-    with disk.whole(path) as part:
+    with disk.refused(f"write {path}", "or choose another --out"), disk.whole(path) as part:
         part.write_text(text, encoding="utf-8")
     return Path(path)
 

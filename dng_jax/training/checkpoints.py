@@ -40,7 +40,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from dng_jax import disk
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, difference
 from dng_jax.training.optimiser import TrainState
 
 KEEP_LAST = 2  # the one before the newest is the way out when the newest is damaged
@@ -161,7 +161,7 @@ class Checkpoints:
             if about["network"] != self.network:
                 raise InputError(
                     f"{self.folder} holds states of another network"
-                    f" ({_difference(about['network'], self.network)}):"
+                    f" ({difference(about['network'], self.network)}):"
                     " resume with the options it was started with, or choose another --out"
                 )
             if about["leaves"] != _shapes(_flatten(like)):
@@ -301,8 +301,3 @@ def _name(path) -> str:
 
 def _is_key(leaf) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    names = [n for n in {**stored, **wanted} if stored.get(n) != wanted.get(n)]
-    return ", ".join(f"{n} {stored.get(n)}, not {wanted.get(n)}" for n in names[:3])

@@ -6,8 +6,12 @@ run that stops at n and resumes is the run that never stopped, bit for bit.
 AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), b2 = .99; the gradient's global norm is clipped;
 rate: linear warm-up, then cosine decay to zero.
 
-Average: ema <- ema + (1 - d) (params - ema), d = min(decay, (1 + n) / (10 + n)): the warm-up keeps
-the random initialisation from lingering in the average.
+Average (optax.incremental_update): with d = min(decay, (1 + n) / (10 + n)) and s = 1 - d,
+
+    ema <- s params + (1 - s) ema,
+
+which is d ema + (1 - d) params to rounding: in float32 within 1.2e-7 (|ema| + |params|) of it. The
+warm-up of d keeps the random initialisation from lingering in the average.
 
 `several` makes one compiled call of several steps, for accelerators alone: on a CPU, XLA
 differentiates a convolution inside lax.scan about 80 times more slowly than outside it.

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 
 from dng_jax.errors import InputError, choose
+from dng_jax.jobs.options import at_least, option
 from dng_jax.nets import ClassifierConfig, UNetConfig
 from dng_jax.nets.unet import CONDITIONINGS
 
@@ -54,15 +55,12 @@ class Job:
     def check(self) -> None:
         """InputError, in one sentence, for a number out of its range."""
         choose(self.precision, PRECISIONS, "precision")
-        lows = {"steps": 1, "batch_size": 1, "examples": 1, "warmup": 0, "weight_decay": 0}
-        for name, low in lows.items():
-            value = getattr(self, name)
-            if value is not None and not value >= low:  # so that NaN is refused as well
-                raise InputError(f"{_option(name)} must be at least {low}, got {value}")
+        at_least(1, steps=self.steps, batch_size=self.batch_size, examples=self.examples)
+        at_least(0, warmup=self.warmup, weight_decay=self.weight_decay)
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                raise InputError(f"{_option(name)} must be positive and finite, got {value}")
+                raise InputError(f"{option(name)} must be positive and finite, got {value}")
         if not 0 <= self.seed < 2**32:
             # jax drops the bits above: two seeds would name one run.
             raise InputError(f"--seed must be at least 0 and below 2^32, got {self.seed}")
@@ -84,8 +82,7 @@ class DiffusionJob(Job):
     def check(self) -> None:
         """As of Job; one class alone has no class that the network could be told."""
         super().check()
-        if self.references < 0:
-            raise InputError(f"--references must be at least 0, got {self.references}")
+        at_least(0, references=self.references)
         if self.only_class is not None and self.network.conditioning != "none":
             raise InputError(
                 "--only-class needs a network without classes, this one has conditioning"
@@ -321,7 +318,3 @@ CLASSIFIER: dict[str, Callable[[], ClassifierJob]] = {
     "fashion_mnist": fashion_mnist_classifier,
     "cifar10": cifar10_classifier,
 }
-
-
-def _option(field: str) -> str:
-    return f"--{field.replace('_', '-')}"

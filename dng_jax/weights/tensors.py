@@ -52,12 +52,6 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def read_shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors, of which none is read; errors of `opened`."""
-    with opened(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
 def write(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:

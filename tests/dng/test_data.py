@@ -17,11 +17,12 @@ import time
 import warnings
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from dng_jax import data
+from dng_jax import data, nets
 from dng_jax.data import network, prepared, raw, search
 from dng_jax.errors import InputError
 
@@ -154,6 +155,31 @@ def test_to_unit_maps_the_ends_exactly():
     x = data.to_unit(np.array([0, 255, 51], np.uint8))
     assert x.dtype == np.float32
     np.testing.assert_allclose(x, [-1, 1, -0.6], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "form", [np.int32, np.int64, np.uint16, lambda pixels: pixels, jnp.asarray]
+)
+def test_to_unit_scales_integers_of_every_kind_alike(form):
+    x = data.to_unit(form([0, 255, 51]))
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, [-1, 1, -0.6], atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16])
+def test_to_unit_leaves_floats_as_they_are(dtype):
+    x = np.array([-1, 0.5, 1], dtype)
+    assert data.to_unit(x) is x
+
+
+def test_a_network_of_other_images_or_classes_does_not_fit():
+    info = data.describe("digits")
+    data.must_fit(nets.ClassifierConfig((8, 8, 1)), info, "a")
+    for shape, classes in (((8, 8, 3), 10), ((8, 8, 1), 3)):
+        with pytest.raises(
+            InputError, match=rf"^a is made for {classes} .*, digits has 10 of 8x8x1"
+        ):
+            data.must_fit(nets.ClassifierConfig(shape, classes), info, "a")
 
 
 # --------------------------------------------------------------------------- the real data sets

@@ -45,7 +45,7 @@ def test_a_refusal_is_one_sentence_in_the_words_of_the_outermost_block(tmp_path,
     with pytest.raises(InputError) as caught, disk.whole(path):
         raise error
     assert str(caught.value) == (
-        f"cannot write {path} (no space left on device): make room, or choose another --out"
+        f"cannot write {path} (no space left on device): make room, or name another path"
     )
     with (
         pytest.raises(InputError) as caught,

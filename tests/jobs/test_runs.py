@@ -82,7 +82,10 @@ def test_a_full_disk_is_one_sentence_and_other_faults_keep_their_traceback(tmp_p
         monkeypatch.setattr(Path, "write_text", write_text)
 
     refuse(errno.ENOSPC)
-    with pytest.raises(InputError, match=r"run.json \(no space left on device\): make room"):
+    with pytest.raises(
+        InputError,
+        match=r"run.json \(no space left on device\): make room, or choose another --out",
+    ):
         runs.new_run_folder(tmp_path / "run", {"steps": 1})
     refuse(errno.EACCES)
     with pytest.raises(InputError, match=r"r.json \(permission denied\): see to the folder"):
@@ -205,6 +208,8 @@ def test_options_below_their_bound_are_named():
         options.at_least(1, steps=3, log_every=0)
     with pytest.raises(InputError, match="got nan"):
         options.at_least(0, decay=float("nan"))
+    with pytest.raises(InputError, match=r"^--network.head-channels must"):
+        options.at_least(1, examples=None, **{"network.head_channels": 0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,23 +219,37 @@ class Nested:
 
 
 @dataclasses.dataclass(frozen=True)
+class Flags:
+    scale_shift: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Asked:
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     steps: int = 50
-    inner: Nested = Nested()
+    inner: Annotated[Nested, tyro.conf.arg(name="")] = Nested()
     fast: bool = False
+    other: Nested = Nested()
+    flags: Flags = Flags()
+    dataset: str = "digits"
     run: options.RunOptions = dataclasses.field(default_factory=options.RunOptions)
 
 
 def test_the_command_that_repeats_a_run_names_what_differs_and_no_folder():
     nested = Nested("/home/me/a.safetensors", ("/tmp/b.safetensors", "c.safetensors"))
-    asked = Asked(("3", "8"), 20, nested, True, options.RunOptions("/tmp/run", overwrite=True))
-    assert options.command("python -m job", asked, Asked()) == (
+    other, run = Nested("label"), options.RunOptions("/tmp/run", overwrite=True)
+    asked = Asked(("3", "8"), 20, nested, True, other, Flags(False), "a/b:1.0.0", run)
+    again = options.command("python -m job", asked, Asked())
+    assert again == (
         "python -m job --forbid 3 --forbid 8 --steps 20 --network a.safetensors"
-        " --negatives b.safetensors c.safetensors --fast"
+        " --negatives b.safetensors c.safetensors --fast --other.network label"
+        " --flags.no-scale-shift --dataset a/b:1.0.0"
+    )
+    assert (
+        options.command("python -m job", tyro.cli(Asked, args=again.split()[3:]), Asked()) == again
     )
     assert options.command("python -m job", Asked(), Asked()) == "python -m job"
-    assert options.command("python -m job", Asked(), asked).endswith("--no-fast")
+    assert options.command("python -m job", Asked(), asked).count(" --no-fast ") == 1
 
 
 def test_options_that_name_nothing_or_something_twice_are_named():
