@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dng_jax.errors import InputError, choose
@@ -85,7 +84,8 @@ def sweep(
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """One axis, "batch", over the devices (default: all)."""
-    return Mesh(np.asarray(devices or jax.devices()), ("batch",), axis_types=(AxisType.Auto,))
+    chosen = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(chosen),), ("batch",), (AxisType.Auto,), devices=chosen)
 
 
 def distribute(tree, devices: Sequence[jax.Device] | None = None):

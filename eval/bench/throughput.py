@@ -24,6 +24,7 @@ from dng_jax import (
     sample_keys,
     schedules,
     steps,
+    sweeps,
     training,
 )
 from dng_jax.jobs import devices
@@ -78,9 +79,7 @@ def product() -> Callable:
 
 
 def _training(module, batch: int) -> tuple[Callable, float]:
-    mesh = jax.make_mesh(
-        (jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
+    mesh = sweeps.mesh()
     whole, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("batch",)))
     optimiser = training.make_optimiser(1000, 1e-4, 10)
     state = training.init_state(module, optimiser, jax.random.key(0))

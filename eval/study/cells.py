@@ -97,7 +97,7 @@ def load(folder: Path, cell: Cell) -> Found | None:
 def save(folder: Path, cell: Cell, found: Found) -> None:
     """Writes the cell, whole or not at all."""
     path = folder / "cells" / f"{cell.name}.npz"
-    with disk.whole(path) as part:
+    with disk.refused(f"write {path}", "or choose another --out"), disk.whole(path) as part:
         np.savez_compressed(
             part,
             labels=found.labels,
