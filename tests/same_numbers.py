@@ -13,7 +13,7 @@ record   part 1: every item of the library (the functions under "# ---- library"
          JOBS, each with its output in OUT/jobs/NAME; --jobs names some of them.
 compare  the items of both records bit for bit; of the jobs the numbers in results.json, CSV files,
          tables, arrays, weights and metrics.jsonl, without clocks, configurations and provenance.
-         Numbers are matched by their names first and by their order after that, so that names may
+         Numbers are matched by their names first and by themselves after that, so that names may
          change. Exit code 1 where a number differs, or is there in one record only.
 
 A record is made on one kind of machine, with one set of packages and the same number of cores: the
@@ -182,6 +182,9 @@ def run_jobs(out: Path, names: Sequence[str]) -> list[str]:
 
 # ---- library ------------------------------------------------------------------------------------
 
+# This checkout, whichever one the environment has installed.
+sys.path.insert(0, str(ROOT))
+
 # The block to edit when modules are renamed.
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -202,7 +205,7 @@ from dng_jax import (  # noqa: E402
     weights,
 )
 from dng_jax import sampling as chains  # noqa: E402
-from dng_jax.metrics import window  # noqa: E402
+from dng_jax.metrics import forecasts, window  # noqa: E402
 from dng_jax.training import presets, stable_targets  # noqa: E402
 from dng_jax.training.checkpoints import Checkpoints  # noqa: E402
 from dng_jax.weights import pretrained  # noqa: E402
@@ -1546,6 +1549,9 @@ def hopfield_diffusion() -> Any:
     grown = window.accumulated(push)
     prior = diffusion.prior_of(mixture, (0,))
     found = diffusion.markers(mixture, (0,))
+    error = forecasts.posterior_error(
+        *(np.asarray(chain.trace[name], np.float64) for name in ("posterior", "exact"))
+    )
     return {
         "snr": [diffusion.snr(0.6, 0.8, s) for s in (0.0, 0.2)],
         "noise": diffusion.noise_of(np.array([0.1, 5.0, 100.0]), 0.2),
@@ -1562,8 +1568,8 @@ def hopfield_diffusion() -> Any:
         "measured": (inside, known, grown, push, prior, free.trace, chain.trace),
         "windows": (window.window_of(logsnr, known), window.window_of(logsnr, grown)),
         "crossing": window.crossing(logsnr, grown, 0.3),
-        "doubles": window.scale_doubles(logsnr, scale, prior),
-        "error": window.tracking_error(chain.trace["posterior"], chain.trace["exact"]),
+        "doubles": window.lambda_doubles(logsnr, scale, prior),
+        "error": {"chain": error.chain, "final": error.final},
     }  # fmt: skip
 
 
@@ -1657,7 +1663,7 @@ def record_library(out: Path, only: Sequence[str] | None) -> list[str]:
 
 # ---- reading what jobs wrote --------------------------------------------------------------------
 
-CLOCK = re.compile(r"second|time_utc|elapsed|^ms$|ms/|/s$|per_s$", re.IGNORECASE)
+CLOCK = re.compile(r"second|time_utc|elapsed|^ms$|ms/|ms per|/s$|per_s$", re.IGNORECASE)
 SKIPPED = ("config", "provenance", "sessions", "sittings", "command", "commit", "weights_file")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 BETWEEN = re.compile(r"[\s\[\](),%/±–|]*|of|to", re.IGNORECASE)
@@ -1674,7 +1680,7 @@ def read_file(path: Path) -> Found | None:
     if path.suffix == ".csv":
         with path.open(newline="") as file:
             return columns(list(csv.reader(file)))
-    if path.name in ("tables.md", "readme.md"):
+    if path.suffix == ".md":
         return tables(path.read_text())
     if path.name == "report.html":
         cells = re.findall(r"<td[^>]*>(.*?)</td>", path.read_text(), re.DOTALL)
@@ -1764,7 +1770,7 @@ def differs(a: np.ndarray, b: np.ndarray) -> str | None:
 
 def compare_parts(a: Found, b: Found) -> tuple[bool, str, list[str]]:
     """Whether two lists of named arrays hold the same numbers; a summary, and a line for each that
-    does not. What has no namesake is matched by its place among those."""
+    does not. What has no namesake is matched by its numbers."""
     first, second = dict(a), dict(b)
     lines = []
     for name in first:
@@ -1772,13 +1778,17 @@ def compare_parts(a: Found, b: Found) -> tuple[bool, str, list[str]]:
             lines.append(f"{name}: {words}")
     only_a = [name for name in first if name not in second]
     only_b = [name for name in second if name not in first]
+    renamed = []
+    for name in list(only_a):
+        twins = (other for other in only_b if differs(first[name], second[other]) is None)
+        if (other := next(twins, None)) is not None:
+            only_a.remove(name)
+            only_b.remove(other)
+            renamed.append(f"{name} is now {other}")
     if not lines and not only_a and not only_b:
-        return True, f"equal ({sum(v.size for v in first.values())} numbers)", []
-    if not lines and len(only_a) == len(only_b):
-        pairs = list(zip(only_a, only_b, strict=True))
-        if all(differs(first[x], second[y]) is None for x, y in pairs):
-            renamed = [f"{x} is now {y}" for x, y in pairs]
-            return True, f"equal; {len(pairs)} names changed", renamed
+        size = sum(v.size for v in first.values())
+        changed = f"; {len(renamed)} names changed" if renamed else ""
+        return True, f"equal ({size} numbers){changed}", renamed
     flat = [np.concatenate([np.zeros(0), *(v.ravel() for _, v in f)]) for f in (a, b)]
     if not lines and differs(*flat) is None:
         told = [f"only in A: {', '.join(only_a)}", f"only in B: {', '.join(only_b)}"]
