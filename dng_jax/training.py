@@ -61,13 +61,29 @@ class TrainState(NamedTuple):
 
 
 def make_optimiser(
-    steps: int, learning_rate: float, warmup: int, weight_decay: float = 0.0, clip: float = 1.0
+    steps: int,
+    learning_rate: float,
+    warmup: int,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    momentum: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW; rate: linear warm-up, cosine decay to zero; the gradient's global norm is clipped."""
+    """AdamW, or gradient descent with Nesterov's momentum; the gradient's global norm is clipped.
+
+    Rate: linear warm-up, cosine decay to zero. With momentum, kernels alone decay, by
+    weight_decay times the rate, as part of their gradient; vectors and fixed tensors do not.
+    """
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps // 2), steps)
-    return optax.chain(
-        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.99, weight_decay=weight_decay)
-    )
+    clipped = optax.clip_by_global_norm(clip)
+    if momentum is None:
+        return optax.chain(clipped, optax.adamw(rate, b2=0.99, weight_decay=weight_decay))
+    decay = optax.add_decayed_weights(weight_decay, kernels)
+    return optax.chain(clipped, decay, optax.sgd(rate, momentum, nesterov=True))
+
+
+def kernels(params: Any) -> Any:
+    """Tree of True where a leaf is the kernel of a convolution or product that is learnt."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def init_state(module, optimiser: optax.GradientTransformation, key: jax.Array) -> TrainState:
@@ -199,14 +215,19 @@ def make_classifier_step(
     ema_decay: float,
     smoothing: float = 0.05,
     sharding: NamedSharding | None = None,
+    change: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """As `make_diffusion_step`, for cross-entropy with label smoothing on augmented images."""
+    """As `make_diffusion_step`, for cross-entropy with label smoothing on augmented images.
+
+    change: (key, images [B, H, W, C]) -> images, the augmentation; None: `augment`.
+    """
+    change = change or augment
 
     def loss(params, images, labels, key):
         batch_key, augment_key, dropout_key = jax.random.split(key, 3)
         rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
         x, y = split_batch((unit_range(images[rows]), labels[rows]), sharding)
-        x = augment(augment_key, x)
+        x = change(augment_key, x)
         logits = module.apply({"params": params}, x, train=True, rngs={"dropout": dropout_key})
         target = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), smoothing)
         value = optax.softmax_cross_entropy(logits, target).mean()
@@ -303,3 +324,38 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     x = (x + 1) * (0.8 + 0.3 * contrast[..., None, None]) - 1
     noise = jax.random.normal(keys[5], x.shape) * (0.25 * strength[..., None, None])
     return jnp.clip(x + noise, -1, 1)
+
+
+def flip_shift_cut(
+    key: jax.Array, images: jax.Array, flip: bool, shift: int, cut: int
+) -> jax.Array:
+    """For photographs: mirrored left to right half of the time, moved, a square cut out.
+
+    images [B, H, W, C] in [-1, 1] -> the same shape. Moved by -shift to shift pixels along both
+    axes, the image mirrored beyond its border; a square of side `cut` anywhere inside becomes 0
+    (DeVries & Taylor 2017, arXiv 1708.04552). Every image has draws of its own.
+    """
+    b, h, w, c = images.shape
+    flip_key, shift_key, cut_key = jax.random.split(key, 3)
+    if flip:
+        mirrored = jax.random.bernoulli(flip_key, 0.5, (b, 1, 1, 1))
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    if shift:
+        rows, columns = jax.random.randint(shift_key, (2, b), 0, 2 * shift + 1)
+        wide = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), "reflect")
+
+        def window(image, row, column):
+            return jax.lax.dynamic_slice(image, (row, column, 0), (h, w, c))
+
+        images = jax.vmap(window)(wide, rows, columns)
+    if cut:
+        sizes = jnp.array([[h - cut + 1], [w - cut + 1]])
+        rows, columns = jax.random.randint(cut_key, (2, b), 0, sizes)
+
+        def inside(count, first):
+            offset = jnp.arange(count) - first[:, None]
+            return (offset >= 0) & (offset < cut)
+
+        hole = inside(h, rows)[:, :, None] & inside(w, columns)[:, None, :]
+        images = jnp.where(hole[..., None], 0.0, images)
+    return images
