@@ -172,6 +172,7 @@ def make_diffusion_step(
     sharding: NamedSharding | None = None,
     references: int = 0,
     rows_by_class: np.ndarray | None = None,
+    flip: bool = False,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step (state, images, labels) -> (state, metrics).
 
@@ -179,6 +180,7 @@ def make_diffusion_step(
     sharding: how the batch is split over devices (P("batch") of a one-dimensional mesh).
     references: images of every class, drawn anew each step, for targets of low variance
     (dng_jax.stable_targets); they need conditioning "heads" and the data set's rows_by_class.
+    flip: images, and references, are mirrored left to right half of the time (`mirror`).
     """
     if references and (module.config.conditioning != "heads" or rows_by_class is None):
         raise InputError(
@@ -194,6 +196,9 @@ def make_diffusion_step(
         if sharding is not None:
             # Or XLA splits the references, and gathers them again for every product.
             few = jax.lax.with_sharding_constraint(few, NamedSharding(sharding.mesh, P()))
+        if flip:
+            # The targets are means over the distribution that x0 is drawn from.
+            few = mirror(jax.random.fold_in(key, 0), few)
         return unit_range(few), jnp.log(counts / len(labels))
 
     def loss(params, images, labels, key):
@@ -201,7 +206,9 @@ def make_diffusion_step(
         rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
         logsnr = stratified_logsnr(level_key, batch_size, schedule)
         x0, y, logsnr = split_batch((unit_range(images[rows]), labels[rows], logsnr), sharding)
-        # A key of its own, so that the other draws are those of a run without references.
+        # Keys of their own, so that the other draws are those of a run without references or flip.
+        if flip:
+            x0 = mirror(jax.random.fold_in(key, 1), x0)
         few = drawn(images, labels, jax.random.fold_in(key, 0))
         return diffusion_loss(module, params, x0, y, logsnr, noise_key, True, few)
 
@@ -326,6 +333,12 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.clip(x + noise, -1, 1)
 
 
+def mirror(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Each of images [..., H, W, C] mirrored left to right with probability 1/2."""
+    mirrored = jax.random.bernoulli(key, 0.5, (*images.shape[:-3], 1, 1, 1))
+    return jnp.where(mirrored, images[..., ::-1, :], images)
+
+
 def flip_shift_cut(
     key: jax.Array, images: jax.Array, flip: bool, shift: int, cut: int
 ) -> jax.Array:
@@ -338,8 +351,7 @@ def flip_shift_cut(
     b, h, w, c = images.shape
     flip_key, shift_key, cut_key = jax.random.split(key, 3)
     if flip:
-        mirrored = jax.random.bernoulli(flip_key, 0.5, (b, 1, 1, 1))
-        images = jnp.where(mirrored, images[:, :, ::-1], images)
+        images = mirror(flip_key, images)
     if shift:
         rows, columns = jax.random.randint(shift_key, (2, b), 0, 2 * shift + 1)
         wide = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), "reflect")

@@ -452,6 +452,16 @@ def test_presets_say_what_they_cost_and_name_their_command():
     }
 
 
+def test_only_photographs_are_mirrored():
+    flips = {n: make().flip for n, make in presets.DIFFUSION.items()}
+    assert {n for n, flip in flips.items() if flip} == {
+        "cifar10-small", "cifar10-small-label", "cifar10-small-plain",
+    }  # fmt: skip
+    small = {n: presets.DIFFUSION[n]() for n, flip in flips.items() if flip}
+    assert [job.network.conditioning for job in small.values()] == ["heads", "label", "none"]
+    assert [job.references for job in small.values()] == [200, 0, 0]
+
+
 def test_processes_are_named_by_options_or_by_slurm():
     slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}

@@ -44,6 +44,7 @@ def run(options: DiffusionOptions) -> Path | None:
         where.split,
         job.references,
         rows,
+        job.flip,
     )
 
     def draw(state: training.TrainState) -> None:

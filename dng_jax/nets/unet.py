@@ -168,6 +168,10 @@ _MNIST_SMALL = UNetConfig(
     resample="shuffle",
     scale_shift=True,
 )
+# 8x8 and 4x4 positions of 4x4 pixels.
+_CIFAR10_SMALL = replace(
+    _MNIST_SMALL, image_shape=(32, 32, 3), channels=128, multipliers=(1, 2), middle_blocks=1
+)
 # Ho et al. 2020 and Koulischer et al. 2025: the sizes that the published numbers belong to.
 _MNIST = UNetConfig(
     (28, 28, 1), 10, "none", channels=128, multipliers=(1, 2, 2), embed_channels=512
@@ -191,6 +195,9 @@ CONFIGS = {
     "mnist": _MNIST,
     "mnist-heads": replace(_MNIST, conditioning="heads"),
     "mnist-label": replace(_MNIST, conditioning="label"),
+    "cifar10-small": _CIFAR10_SMALL,
+    "cifar10-small-label": replace(_CIFAR10_SMALL, conditioning="label"),
+    "cifar10-small-plain": replace(_CIFAR10_SMALL, conditioning="none"),
     "cifar10": _CIFAR10,
     "cifar10-heads": replace(_CIFAR10, conditioning="heads"),
     "cifar10-label": replace(_CIFAR10, conditioning="label"),
