@@ -3,6 +3,7 @@
     unet         x, logsnr[, label] -> eps, v or x0: one class, every class, or all heads at once
     classifier   x -> logits and features
     blocks       the layers they are made of
+    convolution  3x3, with a gradient by the kernel that is quick on a CPU
 
 Sizes that were trained, with their costs and numbers, are the presets of
 dng_jax/training/presets.py.

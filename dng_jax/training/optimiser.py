@@ -3,8 +3,8 @@ r"""State, optimiser and the one step that every training takes.
 Everything random in step n is drawn from fold_in(key, n): batch, noise levels, noise, dropout. A
 run that stops at n and resumes is the run that never stopped, bit for bit.
 
-AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), b2 = .99; the gradient's global norm is clipped;
-rate: linear warm-up, then cosine decay to zero.
+AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), b2 = .99, or gradient descent with Nesterov's
+momentum; the gradient's global norm is clipped; rate: linear warm-up, then cosine decay to zero.
 
 Average (optax.incremental_update): with d = min(decay, (1 + n) / (10 + n)) and s = 1 - d,
 
@@ -44,13 +44,29 @@ Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, 
 
 
 def make_optimiser(
-    steps: int, learning_rate: float, warmup: int, weight_decay: float = 0.0, clip: float = 1.0
+    steps: int,
+    learning_rate: float,
+    warmup: int,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    momentum: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW; rate: linear warm-up, cosine decay to zero; the gradient's global norm is clipped."""
+    """AdamW, or with momentum Nesterov's gradient descent; see the file's docstring.
+
+    With momentum, kernels alone decay, by weight_decay times the rate, as part of their gradient;
+    vectors and fixed tensors do not.
+    """
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps // 2), steps)
-    return optax.chain(
-        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.99, weight_decay=weight_decay)
-    )
+    clipped = optax.clip_by_global_norm(clip)
+    if momentum is None:
+        return optax.chain(clipped, optax.adamw(rate, b2=0.99, weight_decay=weight_decay))
+    decay = optax.add_decayed_weights(weight_decay, kernels)
+    return optax.chain(clipped, decay, optax.sgd(rate, momentum, nesterov=True))
+
+
+def kernels(params: Any) -> Any:
+    """Tree of True where a leaf is the kernel of a convolution or product that is learnt."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def init_state(module, optimiser: optax.GradientTransformation, key: jax.Array) -> TrainState:

@@ -10,6 +10,7 @@ import pytest
 
 from dng_jax import data, nets, schedules, training
 from dng_jax.errors import NonFiniteError
+from dng_jax.training import diffusion, stable_targets
 from dng_jax.training.checkpoints import Checkpoints
 from train import logs, loop
 
@@ -183,6 +184,50 @@ def test_a_step_depends_on_key_and_number_alone(setting):
     losses = [float(step(s, *arrays)[1]["loss"]) for s in (start, start, other, later)]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
+
+
+def test_mirror_turns_half_of_the_images_each_by_its_own_draw():
+    images = jax.random.normal(jax.random.key(0), (8, 25, 4, 3, 2))
+    turned = np.asarray(training.mirror(jax.random.key(1), images))
+    same = np.all(turned == images, (2, 3, 4))
+    other = np.all(turned == images[..., ::-1, :], (2, 3, 4))
+    assert np.all(same ^ other)
+    assert 70 < other.sum() < 130
+    assert other.sum(1).min() > 0
+
+
+@pytest.mark.parametrize("references", [0, 3])
+def test_flip_mirrors_images_and_references_and_leaves_every_other_draw(
+    setting, references, monkeypatch
+):
+    module, (images, labels), start, _ = setting
+    rows = stable_targets.rows_by_class(np.asarray(labels), 10)
+    seen = {}
+
+    def loss(module, params, x0, labels, logsnr, key, train, few):
+        seen["now"] = x0, labels, logsnr, jax.random.key_data(key), *(few or ())
+        return jnp.sum(jax.tree.leaves(params)[0]), {"loss": jnp.float32(0)}
+
+    def drawn(flip):
+        make = training.make_diffusion_step
+        step = make(module, optimiser, schedules.linear(), 64, 0.9, None, references, rows, flip)
+        with jax.disable_jit():
+            step(start, images, labels)
+        return [np.asarray(a) for a in seen["now"]]
+
+    monkeypatch.setattr(diffusion, "diffusion_loss", loss)
+    monkeypatch.setattr(jax, "grad", lambda f, has_aux: lambda p, *a: (p, f(p, *a)[1]))
+    optimiser = training.make_optimiser(20, 5e-3, 2)
+    plain, turned = drawn(False), drawn(True)
+    for n, (a, b) in enumerate(zip(plain, turned, strict=True)):
+        if a.ndim < 4:
+            np.testing.assert_array_equal(a, b)
+            continue
+        same = np.all(a == b, (-3, -2, -1))
+        other = np.all(a[..., ::-1, :] == b, (-3, -2, -1))
+        assert np.all(same | other), n
+        assert 0.2 < np.mean(other & ~same) < 0.8
+    assert len(plain) == (6 if references else 4)
 
 
 def test_noise_levels_cover_the_schedule_evenly():
