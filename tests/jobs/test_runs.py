@@ -236,8 +236,8 @@ class Asked:
 
 
 def test_the_command_that_repeats_a_run_names_what_differs_and_no_folder():
-    nested = Nested("/home/me/a.safetensors", ("/tmp/b.safetensors", "c.safetensors"))
-    other, run = Nested("label"), options.RunOptions("/tmp/run", overwrite=True)
+    nested = Nested("/data/a.safetensors", ("/data/b.safetensors", "c.safetensors"))
+    other, run = Nested("label"), options.RunOptions("/data/run", overwrite=True)
     asked = Asked(("3", "8"), 20, nested, True, other, Flags(False), "a/b:1.0.0", run)
     again = options.command("python -m job", asked, Asked())
     assert again == (
