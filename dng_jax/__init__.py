@@ -41,32 +41,16 @@ the step, `update` scores the step that was taken.
     plots        figures of all of these
     experiments  what jobs sample, by which rule, and which classifier counts it
     jobs         run folders, tables, devices, options: what every job needs
+    lazy         names imported when they are asked for
+    cli          the command `dng`
     disk         files written whole or not at all
     errors       InputError: one sentence with the value and the remedy
 """
 
-from dng_jax import (
-    denoisers,
-    guidance,
-    mixtures,
-    posterior,
-    sampling,
-    schedules,
-    steps,
-    sweeps,
-)
+from typing import TYPE_CHECKING
+
 from dng_jax.errors import InputError, NonFiniteError
-from dng_jax.rules import Denoise, Move, Rule, Step
-from dng_jax.sampling import (
-    Result,
-    check_finite,
-    initial_noise,
-    run_chunks,
-    sample,
-    sample_chunks,
-    sample_keys,
-)
-from dng_jax.sweeps import sweep
+from dng_jax.lazy import exporter
 
 __all__ = [
     "Denoise",
@@ -92,3 +76,41 @@ __all__ = [
     "sweep",
     "sweeps",
 ]
+
+if TYPE_CHECKING:
+    from dng_jax import (
+        denoisers,
+        guidance,
+        mixtures,
+        posterior,
+        sampling,
+        schedules,
+        steps,
+        sweeps,
+    )
+    from dng_jax.rules import Denoise, Move, Rule, Step
+    from dng_jax.sampling import (
+        Result,
+        check_finite,
+        initial_noise,
+        run_chunks,
+        sample,
+        sample_chunks,
+        sample_keys,
+    )
+    from dng_jax.sweeps import sweep
+else:
+    _HOMES = {
+        "rules": ("Denoise", "Move", "Rule", "Step"),
+        "sampling": (
+            "Result",
+            "check_finite",
+            "initial_noise",
+            "run_chunks",
+            "sample",
+            "sample_chunks",
+            "sample_keys",
+        ),
+        "sweeps": ("sweep",),
+    }
+    __getattr__, __dir__ = exporter(__name__, __all__, _HOMES)

@@ -16,10 +16,9 @@ import tyro
 
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import at_least, command
+from dng_jax.jobs.options import at_least, command, program
 from dng_jax.training import presets
 from dng_jax.training.presets import ClassifierJob, DiffusionJob, Job
-from dng_jax.weights.files import DTYPES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +72,8 @@ class Options:
 
     def check(self) -> None:
         """InputError, in one sentence, for what is wrong."""
+        from dng_jax.weights.files import DTYPES
+
         choose(self.dtype, DTYPES, "dtype")
         choose(self.export, ("last", "best"), "state to export")
         at_least(1, log_every=self.log_every, save_every=self.save_every)
@@ -82,7 +83,7 @@ class Options:
 
     def command(self, name: str) -> str:
         """The command that repeats the run, without the paths and processes of this machine."""
-        words = command(f"python -m train.{name} {self.form()}", self.job, self.base)
+        words = command(f"{program(f'{__package__}.{name}')} {self.form()}", self.job, self.base)
         # Of the rest, what changes the weights that are written, or how fast they come.
         devices = Devices(platform=self.devices.platform)
         usual = dataclasses.replace(

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-
-from dng_jax import guidance, posterior
 from dng_jax.errors import InputError, choose
-from dng_jax.experiments.problems import Problem
+
+if TYPE_CHECKING:
+    from dng_jax.experiments.problems import Problem
 
 REFERENCE = "reference"
 RULES = ("unguided", "np", "sld", "dng", REFERENCE)
@@ -93,6 +92,8 @@ def parse(text: str, tracker: str = "classes") -> Spec:
 
 def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
     """The rule for a problem; InputError where the problem's networks cannot serve it."""
+    from dng_jax import guidance
+
     asks_all = spec.is_reference or (spec.tracker or "").startswith("classes")
     if asks_all and not problem.knows_classes:
         raise InputError(
@@ -115,11 +116,15 @@ def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
 
 def has_numbers(rule: Any) -> bool:
     """Whether there is anything to sweep over."""
+    import jax
+
     return bool(jax.tree.leaves(rule))
 
 
 def parameters(value: Any) -> Any:
     """A rule's numbers and kind, for a record; arrays of more than 64 numbers as their shape."""
+    import jax
+
     if dataclasses.is_dataclass(value):
         fields = {f.name: parameters(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": type(value).__name__} | fields
@@ -132,6 +137,8 @@ def parameters(value: Any) -> Any:
 
 def tracker(name: str, problem: Problem, options: TrackerOptions) -> Any:
     """The tracker of a problem's forbidden classes."""
+    from dng_jax import posterior
+
     k = problem.info.num_classes
     if name == "exact":
         if problem.mixture is None:

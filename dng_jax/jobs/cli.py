@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
+import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dng_jax.errors import InputError, NonFiniteError
+from dng_jax.jobs.options import program
+
+T = TypeVar("T")
 
 
 def main(job: Callable[[], object]) -> None:
@@ -28,6 +33,12 @@ def main(job: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def parse(options: type[T], package: str) -> T:
+    """The options that the command line spells; --help is headed by the package's docstring."""
+    about = sys.modules[package].__doc__
+    return tyro.cli(options, prog=program(package), description=about)
 
 
 def progress_bar() -> Progress:

@@ -2,17 +2,20 @@
 
 A CPU counts as one device that splits every operation over its cores. Small networks gain from
 `cpu_devices` = cores instead: the batch is split once, and each part runs on a core of its own.
+
+jax is imported by the functions, so that a command line is parsed without it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import jax
+from typing import TYPE_CHECKING
 
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.options import at_least
-from dng_jax.sweeps import distribute
+
+if TYPE_CHECKING:
+    import jax
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -23,6 +26,8 @@ def select(platform: str | None = None, cpu_devices: int | None = None) -> list[
     Raises InputError where there is none of that kind, for an unknown kind, or for a number of
     simulated CPU devices that is below 1 or comes after jax has counted them.
     """
+    import jax
+
     if platform is not None:
         choose(platform, PLATFORMS, "platform")
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(platform, platform))
@@ -61,11 +66,17 @@ class Devices:
 
 def divisible(count: int) -> int:
     """The next multiple of the number of devices."""
+    import jax
+
     return -(-count // jax.device_count()) * jax.device_count()
 
 
 def spread(arrays):
     """The arrays split over all devices along their leading axis, where it divides evenly."""
+    import jax
+
+    from dng_jax.sweeps import distribute
+
     if jax.device_count() == 1 or any(len(a) % jax.device_count() for a in jax.tree.leaves(arrays)):
         return arrays
     return distribute(arrays)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import typing
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ def distinct(**values: Collection[Any]) -> None:
         if len(set(chosen)) < len(chosen):
             words = " ".join(map(str, chosen))
             raise InputError(f"{option(name)} {words} names something twice: leave it out")
+
+
+def program(module: str) -> str:
+    """How this process was started: as a job of `dng`, or as a module."""
+    words = sys.argv[0] if sys.argv else ""
+    return words if words.startswith("dng ") else f"python -m {module}"
 
 
 def command(words: str, config: Any, default: Any) -> str:

@@ -26,9 +26,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from dng_jax import disk
 from dng_jax.errors import InputError, difference
 from dng_jax.jobs.options import WHERE
@@ -121,6 +118,8 @@ def provenance() -> dict[str, Any]:
 
     git is None outside a checkout of this project. Names neither the machine nor its user.
     """
+    import jax
+
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -182,8 +181,8 @@ def to_json(value: Any) -> Any:
         return [to_json(v) for v in value]
     if isinstance(value, set | frozenset):
         return sorted((to_json(v) for v in value), key=str)
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return to_json(np.asarray(value).tolist())
+    if hasattr(value, "tolist"):  # arrays and their numbers, without importing what they are of
+        return to_json(value.tolist())
     if isinstance(value, float):
         if math.isnan(value):
             return None

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -90,6 +88,8 @@ def write_csv(
 
     Arrays [n] of a record give n lines, its single values stand on each of them.
     """
+    import numpy as np
+
     names = list(records[0] if fields is None else fields)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -116,8 +116,8 @@ def write_tables(folder: str | Path, *tables: Table) -> None:
 def _cell(value: object) -> str:
     if value is None:
         return "–"
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        value = np.asarray(value).tolist()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4g}"
     return str(value)

@@ -1,11 +1,14 @@
-"""A network's static description: plain values, so that it round-trips through JSON."""
+"""Static descriptions of networks: plain values, so that they round-trip through JSON."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from dng_jax.errors import choose
+from dng_jax.errors import InputError, choose
+from dng_jax.schedules import PARAMETERISATIONS
+
+CONDITIONINGS = ("none", "label", "heads")
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,101 @@ class Config:
         for name in values:
             choose(name, known, f"field of {cls.__name__}")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class UNetConfig(Config):
+    """Static description of a U-Net; see dng_jax.nets.unet."""
+
+    image_shape: tuple[int, int, int]
+    """H, W, C."""
+    num_classes: int = 10
+    """K, at least 1."""
+    conditioning: str = "none"
+    """none, label or heads."""
+    parameterisation: str = "eps"
+    """What is predicted: eps, v or x0."""
+    channels: int = 64
+    """Channels of the first level."""
+    multipliers: tuple[int, ...] = (1, 2)
+    """Channels of level i are channels * multipliers[i], each level half as large."""
+    blocks: int = 2
+    """Residual blocks per level on the way down; one more on the way up."""
+    middle_blocks: int = 2
+    """Residual blocks at the lowest level."""
+    attention_levels: tuple[int, ...] = ()
+    """Indices of levels with self-attention, and then in the middle too."""
+    dropout: float = 0.0
+    """In residual blocks, 0 to below 1."""
+    patch: int = 1
+    """1, 2 or 4: patch x patch pixels are folded into channels."""
+    head_channels: int = 128
+    """Of heads: channels in front of the last layer."""
+    head_kernel: int = 3
+    """Of heads: 1 or 3, the side of the last convolution's kernel."""
+    global_channels: int = 0
+    """Of heads: channels of the dense network over all positions; 0: none."""
+    embed_channels: int = 256
+    """Channels of the embedding of the noise level."""
+    resample: str = "conv"
+    """conv (strided, nearest + conv3) or shuffle (space to depth around a product, for CPUs)."""
+    scale_shift: bool = False
+    """Whether the noise level scales and shifts after the norm, or is added before it."""
+
+    def __post_init__(self):
+        choose(self.conditioning, CONDITIONINGS, "conditioning")
+        choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
+        choose(self.resample, ("conv", "shuffle"), "resample")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise InputError(
+                f"multipliers must be one or more numbers from 1, got {list(self.multipliers)}"
+            )
+        for low, names in (
+            (1, ("num_classes", "channels", "embed_channels", "head_channels")),
+            (0, ("blocks", "middle_blocks", "global_channels")),
+        ):
+            for name in names:
+                if not getattr(self, name) >= low:
+                    raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.patch not in (1, 2, 4):
+            raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
+        if self.head_kernel not in (1, 3):
+            raise InputError(f"head_kernel {self.head_kernel} is not supported: choose 1 or 3")
+        factor = self.patch * 2 ** (len(self.multipliers) - 1)
+        if any(side % factor for side in self.image_shape[:2]):
+            raise InputError(
+                f"images of {self.image_shape[0]}x{self.image_shape[1]} do not divide by {factor}: "
+                "use fewer levels (multipliers) or a smaller patch"
+            )
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(Config):
+    """Static description of a classifier; see dng_jax.nets.classifier."""
+
+    image_shape: tuple[int, int, int]
+    """H, W, C."""
+    num_classes: int = 10
+    """K, at least 2."""
+    widths: tuple[int, ...] = (32, 48)
+    """Channels of each stage, every stage half as large as the one before."""
+    features: int = 64
+    """F, the width of the penultimate layer."""
+    dropout: float = 0.2
+    """In front of the logits, 0 to below 1."""
+
+    def __post_init__(self):
+        if not self.widths or min(self.widths) < 1:
+            raise InputError(f"widths must be one or more numbers from 1, got {list(self.widths)}")
+        for name, low in (("num_classes", 2), ("features", 1)):
+            if getattr(self, name) < low:
+                raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if min(self.image_shape[:2]) < 2 ** (len(self.widths) - 1):
+            raise InputError(
+                f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"
+                f" {len(self.widths) - 1} times: name fewer widths"
+            )

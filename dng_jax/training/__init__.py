@@ -17,9 +17,9 @@ float32; what convolutions and products compute in is the module's `dtype` (bflo
 accelerators).
 """
 
-from dng_jax.training.classifier import augment, count_right, make_classifier_step
-from dng_jax.training.diffusion import diffusion_loss, make_diffusion_step, stratified_logsnr
-from dng_jax.training.optimiser import Step, TrainState, init_state, make_optimiser, several
+from typing import TYPE_CHECKING
+
+from dng_jax.lazy import exporter
 
 __all__ = [
     "Step",
@@ -34,3 +34,15 @@ __all__ = [
     "several",
     "stratified_logsnr",
 ]
+
+if TYPE_CHECKING:
+    from dng_jax.training.classifier import augment, count_right, make_classifier_step
+    from dng_jax.training.diffusion import diffusion_loss, make_diffusion_step, stratified_logsnr
+    from dng_jax.training.optimiser import Step, TrainState, init_state, make_optimiser, several
+else:
+    _HOMES = {
+        "classifier": ("augment", "count_right", "make_classifier_step"),
+        "diffusion": ("diffusion_loss", "make_diffusion_step", "stratified_logsnr"),
+        "optimiser": ("Step", "TrainState", "init_state", "make_optimiser", "several"),
+    }
+    __getattr__, __dir__ = exporter(__name__, __all__, _HOMES)

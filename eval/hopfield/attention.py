@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from hopfield_jax import attention, patterns, projections, theory
 from hopfield_jax.attention import HeadReport
 from hopfield_jax.plots import figures
 
-from .common import Options, Outcome
+from .common import Outcome
+from .options import Attention as Config
 
 Heads = tuple[str, list[HeadReport]]
 NAMES = ("key", "query", "fused", "key_bias", "query_bias", "fused_bias", "inputs", "inputs_file")
@@ -33,39 +33,6 @@ PHASES = {
     "patterns metastable": "single keys, metastable",
     "patterns lowest": "single keys, lowest",
 }
-
-
-@dataclass(frozen=True)
-class Config(Options):
-    """beta_eff of every head of an attention layer, and what it retrieves."""
-
-    file: str | None = None
-    """safetensors file of the projection weights; default: random ones of the demonstration."""
-    key: str | None = None
-    """Name of the key projection in the file."""
-    query: str | None = None
-    """Name of the query projection; without it states start at the keys."""
-    fused: str | None = None
-    """Name of one projection of queries, keys and values, in place of --key and --query."""
-    key_bias: str | None = None
-    query_bias: str | None = None
-    fused_bias: str | None = None
-    inputs: str | None = None
-    """Name of the layer's inputs [T, D], a tensor in --inputs-file."""
-    inputs_file: str | None = None
-    """safetensors file of the inputs; default: the same file."""
-    layout: projections.Layout = "out_in"
-    """out_in: weights [H d_head, D] as in PyTorch's Linear; in_out: [D, H d_head], GPT-2, Flax."""
-    heads: int | None = None
-    """Of queries; a file needs it, the demonstration takes 4."""
-    kv_heads: int | None = None
-    """Heads of keys, where they are fewer than those of queries."""
-    head_dim: int = 64
-    """Of the demonstration; a file's own follows from its shapes."""
-    tokens: int = 64
-    """Of the demonstration, and the most that are taken of the inputs, from the first on."""
-    scale: float | None = None
-    """Default: 1/sqrt(d_head)."""
 
 
 def prepare(config: Config) -> Heads:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,11 @@ from hopfield_jax.analyses import basins, transition
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, Curve, Panel
 
-from .common import NO_MINIMUM, ONLY_BOUND, Outcome, Precise, between, marks_of, note, some
-from .sets import Chosen, PatternSet, Source, build
+from .common import NO_MINIMUM, ONLY_BOUND, Outcome, between, marks_of, note, some
+from .options import Basins as Config
+from .sets import PatternSet, build
 
 KINDS = ("undecided minima (centroid)", "patterns' own minima", "no certified minimum")
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Basin volumes over beta_eff, and the watershed between centroid and pattern."""
-
-    source: Chosen = field(default_factory=Source)
-    betas: int = 24
-    low: float | None = None
-    """Range of beta_eff; default: from 0.8 K_s to 1.5 N."""
-    high: float | None = None
-    starts: int = 512
-    """Starts for each beta, from a Dirichlet distribution of weights."""
-    concentration: float = 1.0
-    """Of that distribution: 1 is uniform, smaller is nearer to the patterns."""
 
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,16 @@ from .common import (
     NO_MINIMUM,
     ONLY_BOUND,
     Outcome,
-    Precise,
     between,
     marks_of,
     note,
     protocol_table,
     protocols,
 )
-from .sets import Chosen, PatternSet, Source, build
+from .options import Bifurcation as Config
+from .sets import PatternSet, build
 
 Columns = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Minima over beta_eff: branches, hysteresis loop, number of minima, energies, order."""
-
-    source: Chosen = field(default_factory=Source)
-    betas: int = 48
-    """Values of beta_eff."""
-    low: float | None = None
-    """Range of beta_eff; default: from half of K_s to 1.6 N."""
-    high: float | None = None
 
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,12 @@ from hopfield_jax.analyses import capacity
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, GREY, LINES, MARKERS, Curve, Panel
 
-from .common import ONLY_BOUND, Outcome, Precise, cell, note
-from .sets import PatternSet, Source, build
+from .common import ONLY_BOUND, Outcome, cell, note
+from .options import Capacity as Config
+from .options import Source
+from .sets import PatternSet, build
 
 Sets = list[tuple[str, list[PatternSet]]]
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Share of patterns with a minimum of their own; predicted onset against measured."""
-
-    sizes: tuple[str, ...] = ("16x64", "64x64", "64x512")
-    """Sets of random unit vectors, as NxD; none to leave them out."""
-    patterns: str = "digits"
-    """Data set beside them: digits, mnist, another one, or none."""
-    images: tuple[int, ...] = (10, 100)
-    """Numbers of images in a set."""
-    normalise: tuple[str, ...] = ("unit", "centred-unit", "none")
-    """Normalisations of the images."""
-    energies: tuple[str, ...] = ("dot",)
-    """dot, euclidean or both, set beside set."""
-    repeats: int = 2
-    """Sets of each kind, whose onsets are pooled."""
 
 
 def prepare(config: Config) -> Sets:

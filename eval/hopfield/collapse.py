@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from hopfield_jax.analyses import transition
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, MARKERS, Curve, Panel
 
-from .common import NO_MINIMUM, Outcome, Precise, cell, note
+from .common import NO_MINIMUM, Outcome, cell, note
+from .options import Collapse as Config
 from .sets import PatternSet
 
 SHAPES = (  # norm, angle in degrees (None: a regular simplex), dimension over N
@@ -27,16 +27,6 @@ SHAPES = (  # norm, angle in degrees (None: a regular simplex), dimension over N
     (0.5, None, 1),
     (3.0, 25.0, 4),
 )
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Several norms, angles and dimensions fall on one curve in beta_eff, one for each N."""
-
-    counts: tuple[int, ...] = (8, 32)
-    """Numbers of equidistant patterns; each is made in four shapes."""
-    betas: int = 28
-    """Values of beta_eff for each set."""
 
 
 def prepare(config: Config) -> tuple[int, ...]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs.options import RunOptions
 from dng_jax.jobs.tables import Table
 from hopfield_jax import spectrum, theory
 from hopfield_jax.analyses import transition
@@ -23,22 +20,6 @@ from .sets import PatternSet
 NO_MINIMUM = "no certified minimum, left out of what is shown,"
 ONLY_BOUND = "the search did not settle, so that the value is only a bound,"
 PROTOCOLS = ("started at the patterns", "lowest energy", "started at the centroid")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of every subcommand."""
-
-    seed: int = 0
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
-
-
-@dataclass(frozen=True)
-class Precise(Options):
-    """Options of every subcommand that searches minima."""
-
-    precision: Literal["float32", "float64"] = "float64"
-    """Of the fixed-point search; critical values are good to about 1e-4 in float32."""
 
 
 class Outcome(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from dng_jax.metrics.forecasts import posterior_error
 from hopfield_jax import diffusion
 from hopfield_jax.plots import figures
 
-from .common import Options, Outcome, cell
+from .common import Outcome, cell
+from .options import Diffusion as Config
 
 MARKERS = {  # of diffusion.Markers: in the table, in the figure
     "speciation": ("speciation, SNR lambda_max(Cov) = 1", "speciation"),
@@ -28,20 +28,6 @@ MARKERS = {  # of diffusion.Markers: in the table, in the figure
     "collapse": ("collapse, beta a = 2 log N", "collapse"),
     "image_collapse": ("single images separate (own distances)", "single images"),
 }
-
-
-@dataclass(frozen=True)
-class Config(Options):
-    """Where p(c|x_t) and lambda_t rise along real chains, against what is predicted."""
-
-    dataset: str = "digits"
-    """Data set whose images are the mixture's components."""
-    forbid: str = "0"
-    """Class c."""
-    steps: int = 100
-    samples: int = 512
-    """Chains of each kind."""
-    sampler: str = "ddpm"
 
 
 class Chains(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,11 @@ from hopfield_jax.analyses import basins, landscape, transition
 from hopfield_jax.plots import figures
 from hopfield_jax.plots.curves import Curve, Panel
 
-from .common import NO_MINIMUM, Outcome, Precise, note
-from .sets import Chosen, PatternSet, Source, build
+from .common import NO_MINIMUM, Outcome, note
+from .options import Landscape as Config
+from .sets import PatternSet, build
 
 BARRIERS = ("barrier pattern to centroid", "centroid to pattern", "between patterns")
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Energy along the line from the centroid to a pattern, and on a plane; barriers."""
-
-    source: Chosen = field(default_factory=Source)
-    plane: str = "patterns"
-    """patterns: through the first three; principal: along the two leading axes of all."""
-    at: tuple[float, ...] = ()
-    """Values of beta_eff; default: .8 K_s, between K_s and K_c, between K_c and N, 1.3 N."""
-    resolution: int = 81
-    """Points along each side of a map."""
 
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:

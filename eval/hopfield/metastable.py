@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,16 @@ from hopfield_jax import theory
 from hopfield_jax.analyses import metastable
 from hopfield_jax.plots import figures
 
-from .common import ONLY_BOUND, Outcome, Precise, between, cell, note, some
-from .sets import PatternSet, Source, build
+from .common import ONLY_BOUND, Outcome, between, cell, note, some
+from .options import Metastable as Config
+from .options import Source
+from .sets import PatternSet, build
 
 WINDOWS = (  # groups, patterns of each, norm^2, inner products within and between groups
     (4, 4, 1.0, 0.8, 0.0),
     (8, 3, 1.0, 0.9, 0.2),
     (5, 6, 1.0, 0.5, 0.0),
 )
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Minima of several patterns: exact windows of ultrametric groups, and trees of minima."""
-
-    patterns: tuple[str, ...] = ("ultrametric", "digits")
-    """Sets whose trees are drawn."""
-    count: int = 40
-    """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
-    normalise: str = "centred-unit"
-    """Normalisation of images."""
-    betas: int = 28
-    """Values of beta_eff in a tree."""
-    low: float | None = None
-    """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""
-    high: float | None = None
 
 
 def prepare(config: Config) -> list[tuple[PatternSet, np.ndarray]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,11 @@ from hopfield_jax import patterns, theory
 from hopfield_jax.analyses import transition
 from hopfield_jax.plots import figures
 
-from .common import ONLY_BOUND, PROTOCOLS, Outcome, Precise, cell, note
+from .common import ONLY_BOUND, PROTOCOLS, Outcome, cell, note
+from .options import PhaseDiagram as Config
 from .sets import PatternSet
 
 KEYS = ("K_s", "K_c", "K_N")
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """(N, beta_eff) with K_s, K_c, N exact and as each protocol measures them."""
-
-    counts: tuple[int, ...] = (3, 5, 10, 24, 64)
-    """Numbers of equidistant patterns."""
 
 
 def prepare(config: Config) -> list[int]:

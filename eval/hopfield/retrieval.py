@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,9 @@ from hopfield_jax.analyses import retrieval
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, Curve, Panel
 
-from .common import Outcome, Precise, between
-from .sets import Chosen, PatternSet, Source, build
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Retrieval from noisy and masked patterns, against beta_eff."""
-
-    source: Chosen = field(default_factory=lambda: Source("digits"))
-    noise: tuple[float, ...] = (1.0, 2.0, 3.0)
-    """Norms of the noise, relative to the patterns'."""
-    mask: tuple[float, ...] = (0.25, 0.5, 0.75)
-    """Shares of entries set to 0."""
-    betas: int = 20
-    low: float | None = None
-    """Range of beta_eff; default: from half of K_s to 30 K_s."""
-    high: float | None = None
+from .common import Outcome, between
+from .options import Retrieval as Config
+from .sets import PatternSet, build
 
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:

@@ -15,46 +15,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from dng_jax import data
 from dng_jax.errors import InputError, choose
 from hopfield_jax import energy, patterns, spectrum
 from hopfield_jax.energy import Memory
 
+from .options import Source
+
 MADE = ("equidistant", "random", "ultrametric")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which patterns are stored; see the file's docstring."""
-
-    patterns: str = "equidistant"
-    """equidistant, random, ultrametric, digits, mnist, another data set, or FILE.npy."""
-    count: int | None = None
-    """Number of patterns N; default: all rows of a FILE.npy, 60 images, else by subcommand."""
-    dimension: int | None = None
-    """Dimension d of made patterns; default: as few as they need, 64 for random ones."""
-    norm: float = 1.0
-    """Norm of made patterns."""
-    angle: float = 90.0
-    """Angle between equidistant patterns, in degrees."""
-    groups: int = 4
-    """Groups of ultrametric patterns; within and between are inner products."""
-    within: float = 0.8
-    between: float = 0.0
-    normalise: Literal["none", "unit", "centred-unit"] | None = None
-    """What is done to images (default centred-unit), or to the rows of FILE.npy (default none)."""
-    energy: Literal["dot", "euclidean"] = "dot"
-    """dot-product energy, or the Euclidean one, under which every pattern is retrievable."""
-
-
-Chosen = Annotated[Source, tyro.conf.arg(name="")]  # its options without a prefix
 
 
 @dataclass(frozen=True)

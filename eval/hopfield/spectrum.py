@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,9 @@ from hopfield_jax.analyses import capacity, landscape, transition
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import BETA_EFF, COLOURS, Curve, Panel
 
-from .common import ONLY_BOUND, Outcome, Precise, marks_of, note, protocol_table, protocols
-from .sets import Chosen, PatternSet, Source, build
-
-
-@dataclass(frozen=True)
-class Config(Precise):
-    """Spectral report of one pattern set: what is predicted before any iteration, and measured."""
-
-    source: Chosen = field(default_factory=lambda: Source("digits"))
+from .common import ONLY_BOUND, Outcome, marks_of, note, protocol_table, protocols
+from .options import Spectrum as Config
+from .sets import PatternSet, build
 
 
 def prepare(config: Config) -> PatternSet:

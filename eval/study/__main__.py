@@ -1,151 +1,24 @@
-"""The class-removal study: python -m eval.study
-
-    python -m eval.study                                     digits
-    python -m eval.study --dataset mnist --cpu-devices 2
-    python -m eval.study --parts curves --forbid 0 --forbid 8 --samples 256
-    python -m eval.study.report runs/study-digits           one HTML page of it
-
-Parts, each a set of cells (eval.study.cells):
-
-    curves        every forbidden class x rule x grid of scales x seed: the trade-offs, and the KL
-                  of the rules at equal leak with paired bootstrap intervals
-    sensitivity   lambda_0, tau, drift, delta and prior of DNG, one at a time, for each tracker
-    steps         step counts from 25 to 1000
-    several       sets of 2, 3 and 5 classes forbidden at once
-    path          the same noise along each rule's scales, as a picture
-    calibration   the tracked posterior against the classifier's label (eval.calibration)
-
-A cell is computed once: a study that was interrupted, or is asked for more parts or seeds, goes on
-with --resume. Results: results.json, tables.md, pictures; eval.study.report makes one page of them.
-"""
+"""python -m eval.study"""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import Any
+from dng_jax.jobs import cli
 
-import tyro
-
-from dng_jax.experiments import problems
-from dng_jax.experiments.classes import class_indices
-from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import RunOptions, command
-from dng_jax.jobs.tables import Table, publish
-
-from .. import calibration
-from . import cells, plan, report, summary
-from .cells import Cell, Found
-from .options import Config, check, identity, without_classes
-from .summary import Study, Summary
+from .options import Config
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Computes what is missing, then sums up."""
-    # ---- parse
-    check(config)
+def main() -> None:
+    """Parses the command line, and only then imports what takes seconds to import."""
+    config = cli.parse(Config, __package__)
+    from . import job
 
-    # ---- build
-    config.devices.select()
-    model = problems.load(config.dataset, config.source)
-    every = range(model.info.num_classes)
-    chosen = class_indices(config.forbid, model.info) if config.forbid else tuple(every)
-    if not model.knows_classes:
-        config = without_classes(config, chosen)
-    folder = runs.new_run_folder(
-        config.out or Path("runs") / f"study-{config.dataset}",
-        identity(config),
-        overwrite=config.resume,
-        option="--resume",
-    )
-    study = Study(config, model, folder)
-
-    # ---- sample and classify
-    wanted = list(plan.cells(config, chosen, len(every), model.knows_classes))
-    found = compute(study, wanted)
-
-    # ---- sum up, and write
-    results = report.read(folder) if (folder / "results.json").exists() else {}
-    there = tuple(p for p in plan.PARTS if p in results or p in config.parts)
-    asked = dataclasses.replace(config, parts=there)
-    facts = {
-        "config": config,
-        "command": command("python -m eval.study", asked, Config()),
-        "provenance": runs.provenance(),
-        "classifier": model.classifier.name,
-        "classes": [model.info.class_names[k] for k in chosen],
-    }
-    tables: list[Table] = []
-    for part in config.parts:
-        if part == "path":
-            summed = summary.path(study, study.problem((chosen[0],)))
-        elif part == "calibration":
-            summed = calibrate(study)
-        else:
-            mine = {cell: found[cell] for cell in wanted if cell.part == part}
-            summed = summary.PARTS[part](study, mine)
-        tables += summed.tables
-        # Part by part, so that a later one that fails or was not asked for costs no earlier one.
-        results = merged(results, part, summed) | facts
-        runs.write_json(folder / "results.json", results)
-    publish(folder, *tables)
-    print(f"written to {folder}; one page of it: python -m eval.study.report {folder}")
-    return results
+    job.main(config)
 
 
-def compute(study: Study, wanted: list[Cell]) -> dict[Cell, Found]:
-    """Every cell, from its file or made now."""
-    found = {}
-    with cli.progress_bar() as bar:
-        task = bar.add_task("cells", total=sum(cell.cost for cell in wanted))
-        for cell in wanted:
-            bar.update(task, description=f"{cell.part} {'+'.join(map(str, cell.forbidden))}")
-            there = cells.load(study.folder, cell)
-            if there is None:
-                there = cells.run(study.problem(cell.forbidden), cell)
-                cells.save(study.folder, cell, there)
-            found[cell] = there
-            bar.advance(task, cell.cost)
-    return found
-
-
-def calibrate(study: Study) -> Summary:
-    """The tracked posterior of unguided runs: the calibration job, in a folder of its own."""
-    config = study.config
-    samples = max(4, 2 * (config.samples // 2))
-    inner = f"calibration_{config.sampler}_{config.steps}_seed{config.seeds[0]}_{samples}"
-    job = calibration.Config(
-        dataset=config.dataset,
-        source=config.source,
-        samplers=(config.sampler,),
-        steps=config.steps,
-        samples=samples,
-        knots=min(8, config.steps - 1),
-        seed=config.seeds[0],
-        run=RunOptions(str(study.folder / inner), overwrite=True),
-    )
-    records = calibration.main(job)
-    caption = "Reliability of the tracked posterior at the end of the chain."
-    pictures = [
-        (f"{inner}/{path.name}", caption)
-        for path in sorted((study.folder / inner).glob("reliability_*.png"))
-    ]
-    return Summary(records, [calibration.table_of(job, records)], pictures)
-
-
-def merged(results: dict[str, Any], part: str, summed: Summary) -> dict[str, Any]:
-    """The results with this part's in the place of an earlier session's."""
-    others = {
-        key: [entry for entry in results.get(key, []) if entry["part"] != part]
-        for key in ("tables", "pictures")
-    }
-    return results | {
-        part: summed.record,
-        "tables": others["tables"] + [{"part": part} | t.to_dict() for t in summed.tables],
-        "pictures": others["pictures"]
-        + [{"part": part, "file": file, "caption": text} for file, text in summed.pictures],
-    }
+def start() -> None:
+    """The job as a program."""
+    cli.main(main)
 
 
 if __name__ == "__main__":
-    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))
+    start()

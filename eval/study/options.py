@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 
 from dng_jax.errors import InputError, choose
-from dng_jax.experiments import models
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import runs
 from dng_jax.jobs.devices import Devices
@@ -78,6 +77,8 @@ def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
 
 def identity(config: Config) -> dict[str, Any]:
     """What makes two studies the same: everything a cell does not record itself."""
+    from dng_jax.experiments import models
+
     weights = models.fingerprint(config.dataset, config.source)
     return {
         "job": "study",

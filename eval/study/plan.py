@@ -15,9 +15,8 @@ from dng_jax.errors import InputError
 from dng_jax.experiments import rule_specs
 from dng_jax.experiments.rule_specs import TrackerOptions
 
-from .cells import Cell, Setting
-
 if TYPE_CHECKING:
+    from .cells import Cell, Setting
     from .options import Config
 
 PARTS = ("curves", "sensitivity", "steps", "several", "path", "calibration")
@@ -53,6 +52,8 @@ def cells(
 ) -> Iterator[Cell]:
     """Every cell of the parts asked for; the seeds of the curves in turn, so that an unfinished
     study has whole ones."""
+    from .cells import Cell, Setting
+
     plain: dict[str, Any] = {"sampler": config.sampler, "steps": config.steps}
     small: dict[str, Any] = {"seed": config.seeds[0], "samples": config.part_samples}
     baselines = BASELINES if knows_classes else ("unguided",)
@@ -96,6 +97,8 @@ def sets_of(chosen: tuple[int, ...], num_classes: int) -> list[tuple[int, ...]]:
 
 def knobs(family: str) -> tuple[Setting, ...]:
     """One number of a tracker at a time, about the default setting, which comes first."""
+    from .cells import Setting
+
     settings = [Setting(1.0)]
     for knob, values in KNOBS.items():
         if family == "dng:classes" and knob in ("prior", "drift", "delta"):

@@ -20,6 +20,7 @@ import tyro
 
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli, runs
+from dng_jax.jobs.options import program
 from dng_jax.jobs.tables import Table
 
 TITLES = {
@@ -153,5 +154,11 @@ def _picture(path: Path, caption: str) -> str:
     )
 
 
+def start() -> None:
+    """The report as a program."""
+    words = program(f"{__package__}.report")
+    cli.main(lambda: main(tyro.cli(Config, prog=words, description=__doc__)))
+
+
 if __name__ == "__main__":
-    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))
+    start()

@@ -10,8 +10,8 @@ import pytest
 
 from dng_jax import InputError
 from dng_jax.jobs.options import RunOptions
-from eval.bench import __main__ as bench
 from eval.bench import hopfield, loops
+from eval.bench import job as bench
 from hopfield_jax import find_fixed_points, memory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

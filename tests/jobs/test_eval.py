@@ -28,10 +28,12 @@ from dng_jax.jobs import cli, devices
 from dng_jax.jobs.options import RunOptions
 from dng_jax.metrics import Moments, features
 from dng_jax.weights import files
-from eval import calibration, class_removal, exact
-from eval.bench import __main__ as bench
-from eval.study import __main__ as study
+from eval.bench import job as bench
+from eval.calibration import job as calibration
+from eval.class_removal import job as class_removal
+from eval.exact import job as exact
 from eval.study import cells as study_cells
+from eval.study import job as study
 from eval.study import options as study_options
 from eval.study import plan, report
 

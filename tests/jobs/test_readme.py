@@ -58,9 +58,9 @@ def test_commands_and_files_named_in_the_readme_exist():
 def test_options_named_in_the_readme_are_options():
     import tyro
 
-    from eval import class_removal
-    from eval.bench import __main__ as bench
-    from eval.study import __main__ as study
+    from eval.bench import job as bench
+    from eval.class_removal import job as class_removal
+    from eval.study import job as study
     from train import options
 
     text = "\n".join(PAGES.values())

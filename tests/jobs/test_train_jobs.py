@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-import train.classifier
-import train.diffusion
+import train.classifier.job
+import train.diffusion.job
 from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli, runs
@@ -45,7 +45,7 @@ def _quick(quick_compilation):
 def finished(tmp_path_factory):
     """A run that was never disturbed, with sample grids."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    train.diffusion.run(small(out, sample_every=5, dtype="bfloat16"))
+    train.diffusion.job.run(small(out, sample_every=5, dtype="bfloat16"))
     return out
 
 
@@ -180,7 +180,7 @@ def test_sigterm_saves_leaves_with_0_and_resume_ends_the_same(finished, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "make_diffusion_step", signalled)
-        assert cli.main(lambda: train.diffusion.run(small(out, save_every=100))) is None
+        assert cli.main(lambda: train.diffusion.job.run(small(out, save_every=100))) is None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     said = capsys.readouterr().out
     assert "stopped by SIGTERM: step 6 of 10 is saved" in said
@@ -188,7 +188,7 @@ def test_sigterm_saves_leaves_with_0_and_resume_ends_the_same(finished, tmp_path
     assert not (out / "model.safetensors").exists()
     assert json.loads((out / "run.json").read_text())["config"]["network"]["channels"] == 8
 
-    train.diffusion.run(small(out, save_every=100, resume=True))
+    train.diffusion.job.run(small(out, save_every=100, resume=True))
     assert "going on from step 6" in capsys.readouterr().out
     assert equal(newest(finished, *state_like(10)), newest(out, *state_like(10)))
     assert numbers(finished) == numbers(out)
@@ -232,7 +232,7 @@ def test_nan_and_full_disk_leave_with_2_and_one_sentence(tmp_path, capsys, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_diffusion_step", spoiled)
-        message = main(lambda: train.diffusion.run(small(tmp_path / "nan")))
+        message = main(lambda: train.diffusion.job.run(small(tmp_path / "nan")))
     assert "step 8, where the grad norm inf is not finite" in message
     assert int(newest(tmp_path / "nan", *state_like(10)).step) == 5
 
@@ -241,10 +241,10 @@ def test_nan_and_full_disk_leave_with_2_and_one_sentence(tmp_path, capsys, monke
 
     with monkeypatch.context() as patch:
         patch.setattr("orbax.checkpoint.CheckpointManager.save", refuse)
-        message = main(lambda: train.diffusion.run(small(tmp_path / "full")))
+        message = main(lambda: train.diffusion.job.run(small(tmp_path / "full")))
     assert "no space left on device" in message
     # The same folder goes on once there is room.
-    train.diffusion.run(small(tmp_path / "full", resume=True))
+    train.diffusion.job.run(small(tmp_path / "full", resume=True))
     assert (tmp_path / "full" / "model.safetensors").exists()
 
 
@@ -267,7 +267,7 @@ def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
         --warmup 1 --steps 4 --batch-size 8 --examples 40 --log-every 1 --save-every 2
         --sample-every 4 --precision bfloat16 --export best"""
     chosen = options.parse_diffusion([*words.split(), "--out", str(out)])
-    path = train.diffusion.run(chosen)
+    path = train.diffusion.job.run(chosen)
     assert asked == [("cifar10", "train")]
     lines = logs.read(out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -285,7 +285,7 @@ def test_classifier_job_is_measured_on_the_test_split(tmp_path, capsys):
     out = tmp_path / "run"
     words = "--steps 40 --batch-size 32 --log-every 20 --save-every 20 --examples 300"
     small = options.parse_classifier([*words.split(), "--out", str(out)])
-    train.classifier.run(small)
+    train.classifier.job.run(small)
     said = capsys.readouterr().out
     lines = logs.read(out)
     assert [line["step"] for line in lines] == [20, 40]
@@ -304,17 +304,17 @@ def test_classifier_job_is_measured_on_the_test_split(tmp_path, capsys):
     assert [float(m.count) for m in reference.moments] == whole.tolist()
     assert "split train: the first 300 images" in (out / "model.md").read_text()
     with pytest.raises(InputError, match="already holds this run"):
-        train.classifier.run(small)
+        train.classifier.job.run(small)
     job = dataclasses.replace(small.job, steps=30)
     with pytest.raises(InputError, match=r"holds another run \(steps 40, not 30\)"):
-        train.classifier.run(dataclasses.replace(small, job=job, resume=True))
+        train.classifier.job.run(dataclasses.replace(small, job=job, resume=True))
 
 
 def test_classifier_job_refuses_at_the_start_what_would_fail_at_the_end(tmp_path, monkeypatch):
     out = tmp_path / "run"
     fresh = options.parse_classifier(["--out", str(out)])
     with pytest.raises(InputError, match="does not exist: check the path"):
-        train.classifier.run(dataclasses.replace(fresh, init=tmp_path / "nothing"))
+        train.classifier.job.run(dataclasses.replace(fresh, init=tmp_path / "nothing"))
     load = data.load
 
     def one_seven(name, split):
@@ -324,7 +324,7 @@ def test_classifier_job_refuses_at_the_start_what_would_fail_at_the_end(tmp_path
 
     monkeypatch.setattr(data, "load", one_seven)
     with pytest.raises(InputError, match=r"classes \[7\] have fewer than two images in digits"):
-        train.classifier.run(fresh)
+        train.classifier.job.run(fresh)
     assert not out.exists()
 
 
@@ -335,7 +335,7 @@ def test_states_of_another_network_are_refused(finished, tmp_path):
     with Checkpoints(out / "states", other) as states:
         states.save(state._replace(step=state.step + 5), 1.0)
     with pytest.raises(InputError, match=r"another network \(channels 16, not 8\)"):
-        train.diffusion.run(small(out, resume=True))
+        train.diffusion.job.run(small(out, resume=True))
     with Checkpoints(out / "states", other) as states:
         assert states.steps() == [5]
 
@@ -396,7 +396,7 @@ def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, words, message):
     out = tmp_path / "run"
     with pytest.raises(InputError) as caught:
-        train.diffusion.run(options.parse_diffusion([*PACE, *words.split(), "--out", str(out)]))
+        train.diffusion.job.run(options.parse_diffusion([*PACE, *words.split(), "--out", str(out)]))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists()

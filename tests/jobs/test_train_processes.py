@@ -22,7 +22,7 @@ ON_SOME_DEVICES = """
 import sys, tempfile
 from pathlib import Path
 import jax, numpy as np
-import train.diffusion
+import train.diffusion.job
 from dng_jax.jobs import devices
 from tests.jobs.kill_resume import TINY
 from train import logs, options
@@ -32,7 +32,7 @@ for count in (1, 8):
     devices.select = lambda *_: every[:count]
     out = Path(tempfile.mkdtemp()) / "run"
     pace = "--steps 6 --log-every 1 --save-every 6 --sample-every 0".split()
-    train.diffusion.run(options.parse_diffusion([*TINY, *pace, "--out", str(out)]))
+    train.diffusion.job.run(options.parse_diffusion([*TINY, *pace, "--out", str(out)]))
     curves[f"devices_{count}"] = [line["loss"] for line in logs.read(out)]
 np.savez(sys.argv[1], **curves)
 """

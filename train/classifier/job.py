@@ -1,4 +1,4 @@
-"""Trains a classifier of images: python -m train.classifier --preset digits"""
+"""From the command line's options to the weights; see train.classifier."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 
 from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
-from dng_jax.jobs import cli
 from dng_jax.metrics import Reference, features
 from dng_jax.training.checkpoints import disk_errors
 
-from . import finish, session, start
-from .options import ClassifierOptions, parse_classifier
+from .. import finish, session, start
+from ..options import ClassifierOptions
 
 
 def run(options: ClassifierOptions) -> Path | None:
@@ -64,7 +63,3 @@ def run(options: ClassifierOptions) -> Path | None:
         reference.save(Reference.path_beside(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
-
-
-if __name__ == "__main__":
-    cli.main(lambda: run(parse_classifier()))

@@ -1,77 +1,30 @@
-"""Removes classes from what a diffusion model generates, and measures what that costs.
-
-    python -m eval.class_removal
-    python -m eval.class_removal --forbid 3 --forbid 8 --rules unguided np=0.3 dng:pair dng:classes
-    python -m eval.class_removal --denoiser exact --steps 100 --samples 4096 --tracker pair
-    python -m eval.class_removal --dataset mnist --cpu-devices 2
-
-Every class, scale and seed: python -m eval.study.
-
-Writes to --out: results.json (one record per rule), tables.md, samples.png, trade_off.png and,
-where a rule tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, reference
-(dng_jax.experiments.rule_specs).
-"""
+"""Removes classes, measures, writes; see eval.class_removal."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from dng_jax import plots
 from dng_jax.experiments import problems, rule_specs
 from dng_jax.experiments.generating import Draw, Generated, generate
 from dng_jax.experiments.problems import Problem
-from dng_jax.experiments.rule_specs import Spec, TrackerOptions
-from dng_jax.experiments.source import Source
+from dng_jax.experiments.rule_specs import Spec
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions, at_least, distinct
+from dng_jax.jobs.options import at_least, distinct
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.steps import StepTable
 
-DEFAULT_RULES = (
-    "unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes",
-)  # fmt: skip
+from .options import Config
+
 SHOWN = 64  # samples whose images and posteriors are drawn
 PIECES = 5  # of a chain, for its progress and timing
-
-
-@dataclass(frozen=True)
-class Config:
-    """Class removal: guided sampling, a classifier, a table, pictures."""
-
-    dataset: str = "digits"
-    """Data set to generate: digits, mnist, or another with a network and a classifier."""
-    forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Class to forbid, by name or number; repeat for several. Default: class 0."""
-    rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules, as NAME[:TRACKER][=SCALE]: unguided, np=.3, sld=3, dng=1, dng:pair=5, reference."""
-    tracker: str = "classes"
-    """Tracker of a dng that names none: pair, odds, classes or (exact denoiser) exact."""
-    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
-    sampler: str = "ddpm"
-    """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
-    steps: int = 50
-    """Sampling steps, 1 to 1000."""
-    samples: int = 1024
-    """Images per rule and seed, at least 2."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds; counts are pooled over them and kept seed by seed in results.json."""
-    batch: int = 512
-    """Images sampled at once, at least 1; does not change them."""
-    options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
-        default_factory=TrackerOptions
-    )
-    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
 
 def main(config: Config) -> list[dict[str, Any]]:
@@ -211,7 +164,3 @@ def pictures(
         plots.posterior_over_time(
             tracked, folder / "posterior.png", logsnr=np.asarray(table.logsnr), title=title
         )
-
-
-if __name__ == "__main__":
-    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -1,77 +1,32 @@
-"""Is the tracked posterior right? Trackers as detectors on unguided runs.
-
-    python -m eval.calibration                        the bundled network and its classifier
-    python -m eval.calibration --denoiser exact       against the closed-form posterior
-
-Unguided chains are sampled once for each step table, recording what each step says about every
-class; then every tracker is replayed on the record. Each class in turn plays the forbidden one: the
-figures for one class are averages over these K events per run (dng_jax.metrics.forecasts).
-Together they are a vector, normalised for pair and odds, that forecasts the class.
-Temperatures are fitted twice: on labelled data noised along the forward chain (nothing generated),
-and on the first half of the runs; all figures are of the second half.
-
-Writes to --out: results.json (one record per step table, tracker and fit), tables.md, reliability
-curves and the error over time.
-"""
+"""Trackers as detectors on unguided runs; see eval.calibration."""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from dng_jax import Step, data, guidance, plots, posterior, sample_keys
 from dng_jax.errors import InputError, MissingDataError, choose
 from dng_jax.experiments import problems
 from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
-from dng_jax.experiments.source import Source
-from dng_jax.jobs import cli, runs
-from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions, at_least
+from dng_jax.jobs import runs
+from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
 from dng_jax.posterior.evidence import Evidence
 from dng_jax.rules import class_roles
 from dng_jax.steps import StepTable, nearly_deterministic
 
-TRACKERS = ("pair", "odds", "classes")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Calibration of the tracked posterior."""
-
-    dataset: str = "digits"
-    """Data set: digits, mnist, or another with a network and a classifier."""
-    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
-    base: str = "model"
-    """What the unguided runs follow: model, the base prediction; mixture, the classes' own,
-    weighted by the `classes` tracker (what that tracker guides from by default)."""
-    samplers: tuple[str, ...] = ("ddpm", "ddpm-paper", "ddim")
-    """Step tables; deterministic ones are tracked with the divergence probe."""
-    trackers: tuple[str, ...] = TRACKERS
-    """Trackers to replay: pair, odds, classes."""
-    steps: int = 50
-    """Sampling steps, 1 to 1000."""
-    samples: int = 2048
-    """Unguided runs, even, at least 4; half of them fit, half of them test."""
-    batch: int = 512
-    """Runs sampled at once, at least 1; does not change them."""
-    knots: int = 8
-    """Knots of the temperature over log-SNR, at least 2 and below --steps."""
-    seed: int = 0
-    """Seed of the runs; the forward chains take the next one."""
-    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+from .options import TRACKERS, Config
 
 
 def main(config: Config) -> list[dict[str, Any]]:
@@ -279,7 +234,3 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
             "final error": final_error,
         },
     )
-
-
-if __name__ == "__main__":
-    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -1,26 +1,13 @@
-"""The claims about exactly solvable models, as one table: what theory says and what is measured.
-
-    python -m eval.exact                      all of it, about 10 minutes on 2 CPU cores
-    python -m eval.exact --samples 512        a quick look
-
-On scikit-learn's digits as a Gaussian mixture (scale .15, linear betas), digit 0 forbidden,
-lambda_0 = tau = 1, delta = 0: guidance with the exact posterior against sampling the exact
-complement on the same noise; trackers and baselines at several step counts. On three Gaussians in
-the plane, 10% of the mass forbidden: deterministic DDIM with and without the divergence term.
-
-Writes to --out: results.json and tables.md.
-"""
+"""What theory says and what is measured; see eval.exact."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from dng_jax import (
     Step,
@@ -35,8 +22,8 @@ from dng_jax import (
 )
 from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
-from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import RunOptions, at_least
+from dng_jax.jobs import runs
+from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.metrics.forecasts import posterior_error
@@ -44,20 +31,11 @@ from dng_jax.mixtures import Mixture
 from dng_jax.schedules import linear
 from dng_jax.steps import StepTable
 
+from .options import Config
+
 DNG = guidance.dynamic_negative
 PLANE_WEIGHTS = (0.1, 0.45, 0.45)
 IDENTITY_STEPS = 100
-
-
-@dataclass(frozen=True)
-class Config:
-    """Measures the exactly solvable models."""
-
-    samples: int = 4096
-    """Images per figure on the digits mixture, at least 2; twice as many points in the plane."""
-    seed: int = 0
-    """Seed of every run: all of them start from one noise."""
-    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
 
 class Plan(NamedTuple):
@@ -249,7 +227,3 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
             "mean |dp| over the chain": chain,
         },
     )
-
-
-if __name__ == "__main__":
-    cli.main(lambda: main(tyro.cli(Config, description=__doc__)))

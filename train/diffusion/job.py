@@ -1,15 +1,14 @@
-"""Trains a diffusion U-Net: python -m train.diffusion --preset digits --out runs/digits-heads"""
+"""From the command line's options to the weights; see train.diffusion."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from dng_jax import nets, schedules, training
-from dng_jax.jobs import cli
 from dng_jax.training import stable_targets
 
-from . import finish, samples, session, start
-from .options import DiffusionOptions, parse_diffusion
+from .. import finish, samples, session, start
+from ..options import DiffusionOptions
 
 
 def run(options: DiffusionOptions) -> Path | None:
@@ -52,7 +51,3 @@ def run(options: DiffusionOptions) -> Path | None:
     path = finish.write(run, *ended, {"schedule": "linear"}, grid)
     print(path)
     return path
-
-
-if __name__ == "__main__":
-    cli.main(lambda: run(parse_diffusion()))

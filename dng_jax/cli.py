@@ -1,0 +1,96 @@
+"""The command `dng`: the jobs by name.
+
+    dng                         the jobs, a line each
+    dng class-removal --help    the options of one
+    dng --version
+
+A job is the same program as `python -m eval.class_removal` in a checkout: modules `train` and
+`eval` there, dng_jax.train and dng_jax.eval where a wheel was installed. Nothing of a job is
+imported before it is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from dng_jax.errors import InputError, choose
+
+
+class Job(NamedTuple):
+    """The module whose `start` is the program, and what it does."""
+
+    module: str
+    about: str
+
+
+JOBS = {
+    "class-removal": Job("eval.class_removal.__main__", "forbid classes: rules compared, pictures"),
+    "study": Job("eval.study.__main__", "every class forbidden in turn, grids of scales, seeds"),
+    "study report": Job("eval.study.report", "a study as one HTML page"),
+    "calibration": Job("eval.calibration.__main__", "how far tracked posteriors can be trusted"),
+    "exact": Job("eval.exact.__main__", "the claims about exactly solvable models"),
+    "hopfield": Job("eval.hopfield.__main__", "modern Hopfield networks over beta: 11 subcommands"),
+    "bench": Job("eval.bench.__main__", "speed, as ratios measured in one run"),
+    "train diffusion": Job("train.diffusion.__main__", "train a diffusion U-Net from a preset"),
+    "train classifier": Job("train.classifier.__main__", "train a classifier of images"),
+}
+INSTALLED = Path(__file__).resolve().parent
+
+
+def main(words: list[str] | None = None) -> None:
+    """Runs the job that the words (default: the command line) name, as the process's program."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return
+    if words[0] == "--version":
+        print(f"dng_jax {importlib.metadata.version('dng-jax')}")
+        return
+    try:
+        name = named(words)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"dng {name}", *words[len(name.split()) :]]
+    importlib.import_module(home() + JOBS[name].module).start()
+
+
+def named(words: list[str]) -> str:
+    """The job that the first words name; InputError, with a suggestion, where they name none."""
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in JOBS:
+            return name
+    first = words[0].replace("_", "-")
+    if first in JOBS:
+        raise InputError(f"unknown job '{words[0]}': did you mean '{first}'?")
+    halves = [name for name in JOBS if name.startswith(f"{words[0]} ")]
+    if halves:
+        choose(" ".join(words[:2]), halves, "job")
+    return choose(words[0], JOBS, "job")
+
+
+def home() -> str:
+    """What stands before `train` and `eval`: nothing in a checkout, dng_jax. in a wheel."""
+    return "dng_jax." if (INSTALLED / "eval").is_dir() else ""
+
+
+def overview() -> str:
+    """The jobs, a line each."""
+    lines = [f"  dng {name:<18}{job.about}" for name, job in JOBS.items()]
+    return "\n".join(
+        [
+            "Guided diffusion sampling in pure JAX. The jobs:",
+            "",
+            *lines,
+            "",
+            "dng JOB --help shows the options of one, dng --version the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

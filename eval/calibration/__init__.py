@@ -1,0 +1,15 @@
+"""Is the tracked posterior right? Trackers as detectors on unguided runs.
+
+    python -m eval.calibration                        the bundled network and its classifier
+    python -m eval.calibration --denoiser exact       against the closed-form posterior
+
+Unguided chains are sampled once for each step table, recording what each step says about every
+class; then every tracker is replayed on the record. Each class in turn plays the forbidden one: the
+figures for one class are averages over these K events per run (dng_jax.metrics.forecasts).
+Together they are a vector, normalised for pair and odds, that forecasts the class.
+Temperatures are fitted twice: on labelled data noised along the forward chain (nothing generated),
+and on the first half of the runs; all figures are of the second half.
+
+Writes to --out: results.json (one record per step table, tracker and fit), tables.md, reliability
+curves and the error over time.
+"""

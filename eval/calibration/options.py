@@ -1,0 +1,42 @@
+"""Options of eval.calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from dng_jax.experiments.source import Source
+from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.options import RunOptions
+
+TRACKERS = ("pair", "odds", "classes")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Calibration of the tracked posterior."""
+
+    dataset: str = "digits"
+    """Data set: digits, mnist, or another with a network and a classifier."""
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
+    base: str = "model"
+    """What the unguided runs follow: model, the base prediction; mixture, the classes' own,
+    weighted by the `classes` tracker (what that tracker guides from by default)."""
+    samplers: tuple[str, ...] = ("ddpm", "ddpm-paper", "ddim")
+    """Step tables; deterministic ones are tracked with the divergence probe."""
+    trackers: tuple[str, ...] = TRACKERS
+    """Trackers to replay: pair, odds, classes."""
+    steps: int = 50
+    """Sampling steps, 1 to 1000."""
+    samples: int = 2048
+    """Unguided runs, even, at least 4; half of them fit, half of them test."""
+    batch: int = 512
+    """Runs sampled at once, at least 1; does not change them."""
+    knots: int = 8
+    """Knots of the temperature over log-SNR, at least 2 and below --steps."""
+    seed: int = 0
+    """Seed of the runs; the forward chains take the next one."""
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

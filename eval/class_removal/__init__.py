@@ -1,0 +1,13 @@
+"""Removes classes from what a diffusion model generates, and measures what that costs.
+
+    python -m eval.class_removal
+    python -m eval.class_removal --forbid 3 --forbid 8 --rules unguided np=0.3 dng:pair dng:classes
+    python -m eval.class_removal --denoiser exact --steps 100 --samples 4096 --tracker pair
+    python -m eval.class_removal --dataset mnist --cpu-devices 2
+
+Every class, scale and seed: python -m eval.study.
+
+Writes to --out: results.json (one record per rule), tables.md, samples.png, trade_off.png and,
+where a rule tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, reference
+(dng_jax.experiments.rule_specs).
+"""

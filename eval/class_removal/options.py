@@ -1,0 +1,47 @@
+"""Options of eval.class_removal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from dng_jax.experiments.rule_specs import TrackerOptions
+from dng_jax.experiments.source import Source
+from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.options import RunOptions
+
+DEFAULT_RULES = (
+    "unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Class removal: guided sampling, a classifier, a table, pictures."""
+
+    dataset: str = "digits"
+    """Data set to generate: digits, mnist, or another with a network and a classifier."""
+    forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Class to forbid, by name or number; repeat for several. Default: class 0."""
+    rules: tuple[str, ...] = DEFAULT_RULES
+    """Rules, as NAME[:TRACKER][=SCALE]: unguided, np=.3, sld=3, dng=1, dng:pair=5, reference."""
+    tracker: str = "classes"
+    """Tracker of a dng that names none: pair, odds, classes or (exact denoiser) exact."""
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
+    sampler: str = "ddpm"
+    """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
+    steps: int = 50
+    """Sampling steps, 1 to 1000."""
+    samples: int = 1024
+    """Images per rule and seed, at least 2."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; counts are pooled over them and kept seed by seed in results.json."""
+    batch: int = 512
+    """Images sampled at once, at least 1; does not change them."""
+    options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
+        default_factory=TrackerOptions
+    )
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

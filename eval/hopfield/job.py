@@ -1,0 +1,45 @@
+"""Runs one subcommand of eval.hopfield and writes what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from typing import Any
+
+from dng_jax.jobs import runs
+from dng_jax.jobs.tables import publish
+
+from .common import Outcome, precise
+from .options import COMMANDS
+
+# Each has Config, its options; prepare(config) -> what to work on, which refuses bad input;
+# run(config, prepared, folder) -> Outcome, which writes CSV and figures.
+
+
+def run(config: Any) -> dict[str, Any]:
+    """Runs the subcommand whose options these are; returns what it writes as results.json."""
+    name = next(name for name, options in COMMANDS.items() if options is type(config))
+    job = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    prepared = job.prepare(config)
+    asked = {"command": name} | {
+        f.name: getattr(config, f.name) for f in dataclasses.fields(config)
+    }
+    folder = runs.new_run_folder(
+        config.run.out, asked, job=f"hopfield-{name}", overwrite=config.run.overwrite
+    )
+    with precise(getattr(config, "precision", "float32")):
+        outcome: Outcome = job.run(config, prepared, folder)
+    written = {
+        "config": asked,
+        "provenance": runs.provenance(),
+        "notes": outcome.notes,
+        "tables": [table.to_dict() for table in outcome.tables],
+        **outcome.results,
+    }
+    runs.write_json(folder / "results.json", written)
+    publish(folder, *outcome.tables)
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"written to {folder}: results.json, tables.md, curves as CSV and a figure")
+    return written

@@ -1,0 +1,233 @@
+"""Options of the subcommands of eval.hopfield: what is asked for, known before anything is imported
+that computes. Each subcommand is a file of its name, which sees its options as Config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from dng_jax.jobs.options import RunOptions
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of every subcommand."""
+
+    seed: int = 0
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True)
+class Precise(Options):
+    """Options of every subcommand that searches minima."""
+
+    precision: Literal["float32", "float64"] = "float64"
+    """Of the fixed-point search; critical values are good to about 1e-4 in float32."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which patterns are stored; see eval/hopfield/sets.py."""
+
+    patterns: str = "equidistant"
+    """equidistant, random, ultrametric, digits, mnist, another data set, or FILE.npy."""
+    count: int | None = None
+    """Number of patterns N; default: all rows of a FILE.npy, 60 images, else by subcommand."""
+    dimension: int | None = None
+    """Dimension d of made patterns; default: as few as they need, 64 for random ones."""
+    norm: float = 1.0
+    """Norm of made patterns."""
+    angle: float = 90.0
+    """Angle between equidistant patterns, in degrees."""
+    groups: int = 4
+    """Groups of ultrametric patterns; within and between are inner products."""
+    within: float = 0.8
+    between: float = 0.0
+    normalise: Literal["none", "unit", "centred-unit"] | None = None
+    """What is done to images (default centred-unit), or to the rows of FILE.npy (default none)."""
+    energy: Literal["dot", "euclidean"] = "dot"
+    """dot-product energy, or the Euclidean one, under which every pattern is retrievable."""
+
+
+Chosen = Annotated[Source, tyro.conf.arg(name="")]  # its options without a prefix
+
+
+@dataclass(frozen=True)
+class Bifurcation(Precise):
+    """Minima over beta_eff: branches, hysteresis loop, number of minima, energies, order."""
+
+    source: Chosen = field(default_factory=Source)
+    betas: int = 48
+    """Values of beta_eff."""
+    low: float | None = None
+    """Range of beta_eff; default: from half of K_s to 1.6 N."""
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class PhaseDiagram(Precise):
+    """(N, beta_eff) with K_s, K_c, N exact and as each protocol measures them."""
+
+    counts: tuple[int, ...] = (3, 5, 10, 24, 64)
+    """Numbers of equidistant patterns."""
+
+
+@dataclass(frozen=True)
+class Collapse(Precise):
+    """Several norms, angles and dimensions fall on one curve in beta_eff, one for each N."""
+
+    counts: tuple[int, ...] = (8, 32)
+    """Numbers of equidistant patterns; each is made in four shapes."""
+    betas: int = 28
+    """Values of beta_eff for each set."""
+
+
+@dataclass(frozen=True)
+class Basins(Precise):
+    """Basin volumes over beta_eff, and the watershed between centroid and pattern."""
+
+    source: Chosen = field(default_factory=Source)
+    betas: int = 24
+    low: float | None = None
+    """Range of beta_eff; default: from 0.8 K_s to 1.5 N."""
+    high: float | None = None
+    starts: int = 512
+    """Starts for each beta, from a Dirichlet distribution of weights."""
+    concentration: float = 1.0
+    """Of that distribution: 1 is uniform, smaller is nearer to the patterns."""
+
+
+@dataclass(frozen=True)
+class Landscape(Precise):
+    """Energy along the line from the centroid to a pattern, and on a plane; barriers."""
+
+    source: Chosen = field(default_factory=Source)
+    plane: str = "patterns"
+    """patterns: through the first three; principal: along the two leading axes of all."""
+    at: tuple[float, ...] = ()
+    """Values of beta_eff; default: .8 K_s, between K_s and K_c, between K_c and N, 1.3 N."""
+    resolution: int = 81
+    """Points along each side of a map."""
+
+
+@dataclass(frozen=True)
+class Retrieval(Precise):
+    """Retrieval from noisy and masked patterns, against beta_eff."""
+
+    source: Chosen = field(default_factory=lambda: Source("digits"))
+    noise: tuple[float, ...] = (1.0, 2.0, 3.0)
+    """Norms of the noise, relative to the patterns'."""
+    mask: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """Shares of entries set to 0."""
+    betas: int = 20
+    low: float | None = None
+    """Range of beta_eff; default: from half of K_s to 30 K_s."""
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Capacity(Precise):
+    """Share of patterns with a minimum of their own; predicted onset against measured."""
+
+    sizes: tuple[str, ...] = ("16x64", "64x64", "64x512")
+    """Sets of random unit vectors, as NxD; none to leave them out."""
+    patterns: str = "digits"
+    """Data set beside them: digits, mnist, another one, or none."""
+    images: tuple[int, ...] = (10, 100)
+    """Numbers of images in a set."""
+    normalise: tuple[str, ...] = ("unit", "centred-unit", "none")
+    """Normalisations of the images."""
+    energies: tuple[str, ...] = ("dot",)
+    """dot, euclidean or both, set beside set."""
+    repeats: int = 2
+    """Sets of each kind, whose onsets are pooled."""
+
+
+@dataclass(frozen=True)
+class Metastable(Precise):
+    """Minima of several patterns: exact windows of ultrametric groups, and trees of minima."""
+
+    patterns: tuple[str, ...] = ("ultrametric", "digits")
+    """Sets whose trees are drawn."""
+    count: int = 40
+    """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
+    normalise: str = "centred-unit"
+    """Normalisation of images."""
+    betas: int = 28
+    """Values of beta_eff in a tree."""
+    low: float | None = None
+    """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Spectrum(Precise):
+    """Spectral report of one pattern set: what is predicted before any iteration, and measured."""
+
+    source: Chosen = field(default_factory=lambda: Source("digits"))
+
+
+@dataclass(frozen=True)
+class Diffusion(Options):
+    """Where p(c|x_t) and lambda_t rise along real chains, against what is predicted."""
+
+    dataset: str = "digits"
+    """Data set whose images are the mixture's components."""
+    forbid: str = "0"
+    """Class c."""
+    steps: int = 100
+    samples: int = 512
+    """Chains of each kind."""
+    sampler: str = "ddpm"
+
+
+@dataclass(frozen=True)
+class Attention(Options):
+    """beta_eff of every head of an attention layer, and what it retrieves."""
+
+    file: str | None = None
+    """safetensors file of the projection weights; default: random ones of the demonstration."""
+    key: str | None = None
+    """Name of the key projection in the file."""
+    query: str | None = None
+    """Name of the query projection; without it states start at the keys."""
+    fused: str | None = None
+    """Name of one projection of queries, keys and values, in place of --key and --query."""
+    key_bias: str | None = None
+    query_bias: str | None = None
+    fused_bias: str | None = None
+    inputs: str | None = None
+    """Name of the layer's inputs [T, D], a tensor in --inputs-file."""
+    inputs_file: str | None = None
+    """safetensors file of the inputs; default: the same file."""
+    layout: Literal["out_in", "in_out"] = "out_in"
+    """out_in: weights [H d_head, D] as in PyTorch's Linear; in_out: [D, H d_head], GPT-2, Flax."""
+    heads: int | None = None
+    """Of queries; a file needs it, the demonstration takes 4."""
+    kv_heads: int | None = None
+    """Heads of keys, where they are fewer than those of queries."""
+    head_dim: int = 64
+    """Of the demonstration; a file's own follows from its shapes."""
+    tokens: int = 64
+    """Of the demonstration, and the most that are taken of the inputs, from the first on."""
+    scale: float | None = None
+    """Default: 1/sqrt(d_head)."""
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "bifurcation": Bifurcation,
+    "phase-diagram": PhaseDiagram,
+    "collapse": Collapse,
+    "basins": Basins,
+    "landscape": Landscape,
+    "retrieval": Retrieval,
+    "capacity": Capacity,
+    "metastable": Metastable,
+    "spectrum": Spectrum,
+    "diffusion": Diffusion,
+    "attention": Attention,
+}

@@ -1,0 +1,1 @@
+"""Trains a classifier of images: python -m train.classifier --preset digits"""

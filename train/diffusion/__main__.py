@@ -1,0 +1,24 @@
+"""python -m train.diffusion"""
+
+from __future__ import annotations
+
+from dng_jax.jobs import cli
+
+from ..options import parse_diffusion
+
+
+def main() -> None:
+    """Parses the command line, and only then imports what takes seconds to import."""
+    options = parse_diffusion()
+    from . import job
+
+    job.run(options)
+
+
+def start() -> None:
+    """The job as a program."""
+    cli.main(main)
+
+
+if __name__ == "__main__":
+    start()
