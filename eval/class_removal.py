@@ -3,12 +3,14 @@
     python -m eval.class_removal
     python -m eval.class_removal --forbid 3 --forbid 8 --rules unguided np=0.3 dng:pair dng:classes
     python -m eval.class_removal --denoiser exact --steps 100 --samples 4096 --tracker pair
-    python -m eval.class_removal --dataset mnist --cpu-devices 2
+    python -m eval.class_removal --rules unguided reject:pair=1.2 dng:pair --calibration bundled
+    python -m eval.class_removal --dataset mnist --cpu-devices 2 --save-images png
 
 Every class, scale and seed: python -m eval.study.
 
 Writes to --out: results.json (one record per rule), tables.md, samples.png, trade_off.png and,
-where a rule tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, reference
+where a rule tracks a posterior, posterior.png; with --save-images a folder images/. Rules:
+unguided, np, sld, cfg, feedback, dng, reject, reference, intervals of them, and your own
 (dng_jax.experiments.rule_specs).
 """
 
@@ -25,7 +27,7 @@ import numpy as np
 import tyro
 
 from dng_jax import plots
-from dng_jax.experiments import problems, rule_specs
+from dng_jax.experiments import problems, rule_builders, rule_specs, saving
 from dng_jax.experiments.generating import Draw, Generated, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec, TrackerOptions
@@ -53,9 +55,14 @@ class Config:
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Class to forbid, by name or number; repeat for several. Default: class 0."""
     rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules, as NAME[:TRACKER][=SCALE]: unguided, np=.3, sld=3, dng=1, dng:pair=5, reference."""
+    """Rules, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.3, sld=3, cfg=2, feedback=.9,
+    dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference; a
+    rule of your own as MODULE:FACTORY=SCALE. Quote parentheses: 'interval(.1,5,dng=2)'."""
     tracker: str = "classes"
-    """Tracker of a dng that names none: pair, odds, classes or (exact denoiser) exact."""
+    """Tracker of a dng or reject that names none: pair, odds, classes or (exact denoiser) exact."""
+    calibration: str | None = None
+    """Calibration of every tracker, unless its rule names one or a tau: a file of eval.calibration,
+    or bundled. Default: none."""
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     sampler: str = "ddpm"
     """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
@@ -70,6 +77,9 @@ class Config:
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrackerOptions
     )
+    save_images: str | None = None
+    """Write the images, as 8-bit pixels with their labels: png, one file each, or npz, one file per
+    rule. Default: none."""
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
@@ -80,13 +90,19 @@ def main(config: Config) -> list[dict[str, Any]]:
     at_least(2, samples=config.samples)
     at_least(1, batch=config.batch)
     distinct(seeds=config.seeds, rules=config.rules)
-    specs = [rule_specs.parse(text, config.tracker) for text in config.rules]
+    specs = [
+        rule_specs.parse(text, config.tracker).with_calibration(config.calibration)
+        for text in config.rules
+    ]
+    distinct(rules=[str(spec) for spec in specs])
 
     # ---- build
     config.devices.select()
     problem = problems.make(config.dataset, config.forbid or ("0",), config.source)
     table = problem.table(config.sampler, config.steps)
-    rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
+    saving.check(config.save_images, problem.info.shape[-1])
+    where = (problem, config.options, config.sampler, config.steps)
+    rules = [rule_builders.build(spec, *where) for spec in specs]
     folder = runs.new_run_folder(
         config.run.out, config, job="class_removal", overwrite=config.run.overwrite
     )
@@ -101,10 +117,10 @@ def main(config: Config) -> list[dict[str, Any]]:
                 problem,
                 table,
                 rule,
-                reference=spec.is_reference,
                 advance=functools.partial(bar.advance, task),
             )
-            how = Draw(config.samples, 0, batch=config.batch, keep=SHOWN, pieces=PIECES)
+            keep = None if config.save_images else SHOWN
+            how = Draw(config.samples, 0, batch=config.batch, keep=keep, pieces=PIECES)
             results.append([draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds])
             bar.update(task, completed=config.samples * len(config.seeds))
 
@@ -119,6 +135,13 @@ def main(config: Config) -> list[dict[str, Any]]:
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
+    if config.save_images:
+        for spec, by_seed in zip(specs, results, strict=True):
+            parts = [
+                saving.Labelled(g.images[0], g.labels[0], seed)
+                for seed, g in zip(config.seeds, by_seed, strict=True)
+            ]
+            saving.save(folder / "images", str(spec), parts, config.save_images)
     pictures(folder, title, records, [by_seed[0] for by_seed in results], table)
     publish(folder, table_of(title, records))
     print(f"written to {folder}: results.json, tables.md and pictures")
@@ -132,19 +155,20 @@ def record(
     by_seed_counts = [class_counts(g.labels, problem.info.num_classes) for g in by_seed]
     counts = np.sum(by_seed_counts, axis=0)
     seconds = [g.seconds_per_image for g in by_seed if g.seconds_per_image is not None]
+    calls = problem.network_calls(rule, config.steps)
     features = functools.reduce(Moments.merge, [g.moments() for g in by_seed])
     return {
         "rule": str(spec),
         "family": spec.family,
         "scale": spec.scale,
-        "parameters": rule_specs.parameters(rule),
+        "parameters": rule_builders.parameters(rule),
         "counts": counts,
         "counts_by_seed": dict(zip(map(str, config.seeds), by_seed_counts, strict=True)),
         "report": class_report(counts, problem.allowed),
         "frechet_distance": problem.real.distance(features),
         "frechet_features": problem.classifier.features_name,
         "seconds_per_image": float(np.median(seconds)) if seconds else None,
-        "network_calls_per_image": problem.network_calls(rule, config.steps),
+        "network_calls_per_image": None if calls is None else calls * spec.cost,
     }
 
 
@@ -162,7 +186,7 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
             "reversed KL": lambda r: f"{r['report'].reversed.corrected:.4f}",
             "Frechet": lambda r: f"{r['frechet_distance']:.2f}",
             "ms per image": lambda r: milliseconds(r["seconds_per_image"]),
-            "calls per image": "network_calls_per_image",
+            "calls per kept image": "network_calls_per_image",
         },
     )
 
