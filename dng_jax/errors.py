@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -63,11 +64,21 @@ def _short(values: Mapping[str, object], name: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def class_number(k: object) -> int:
+    """A whole number of Python, NumPy or JAX as an int; InputError for anything else."""
+    try:
+        if not isinstance(k, bool):
+            return operator.index(k)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise InputError(f"a class is given by a whole number, got {k!r}")
+
+
 def some_classes(forbidden: Iterable[int], num_classes: int) -> tuple[int, ...]:
     """Forbidden classes, sorted, each once; InputError for none, all or unknown ones."""
     if isinstance(forbidden, str) or not isinstance(forbidden, Iterable):
         raise InputError(f"forbidden must be a list of class numbers, got {forbidden!r}")
-    chosen = tuple(sorted({int(k) for k in forbidden}))
+    chosen = tuple(sorted({class_number(k) for k in forbidden}))
     outside = [k for k in chosen if not 0 <= k < num_classes]
     if outside:
         raise InputError(f"class {outside[0]} does not exist: choose from 0..{num_classes - 1}")

@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from dng_jax.data import digits, network, prepared, raw, search
-from dng_jax.data.info import SPLITS, Info, must_fit, to_unit
+from dng_jax.data.info import SPLITS, Info, must_fit, to_pixels, to_unit
 from dng_jax.errors import InputError, MissingDataError, choose
 
-__all__ = ["SPLITS", "Info", "describe", "load", "must_fit", "to_unit"]
+__all__ = ["SPLITS", "Info", "describe", "load", "must_fit", "to_pixels", "to_unit"]
 
 
 def load(

@@ -46,6 +46,13 @@ def to_unit(images):
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
+def to_pixels(x) -> np.ndarray:
+    """The inverse of `to_unit`: float in [-1, 1], clipped, any shape -> uint8 0..255, rounded."""
+    return np.rint((np.clip(np.asarray(x, np.float32), -1, 1) + 1) * np.float32(127.5)).astype(
+        np.uint8
+    )
+
+
 def parts(split: str) -> tuple[str, ...]:
     """The splits that are concatenated: "all" is train followed by test."""
     return ("train", "test") if split == "all" else (split,)

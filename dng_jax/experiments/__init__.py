@@ -5,7 +5,12 @@
     models         a bundled network or a model file, whether it fits the data, its fingerprint
     classifiers    images -> labels and features; the features of the real data, as their reference
     problems       Problem: all of these for one set of forbidden classes, ready to be sampled
-    rule_specs     "dng:pair=5" -> a rule of dng_jax.guidance for a problem
+    rule_specs     "dng:pair=5" in words -> Spec
+    rule_builders  Spec -> a rule of dng_jax.guidance for a problem
+    own_rules      MODULE:FACTORY -> a rule of the user's own
+    rejection      unguided samples, the likeliest forbidden thrown away
+    calibrations   fitted temperatures and offsets of trackers, as files
+    saving         images and labels -> PNG files or one .npz
     generating     the batched sampler: rules -> labels, features, images, traces
 
 A class to forbid enters `problems.make` once; from there on it is a number of Problem.forbidden.

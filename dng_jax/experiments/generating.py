@@ -3,13 +3,17 @@
     keys -> noise -> spread over devices -> sample -> check for NaN -> classify     per batch
 
 Sample i depends on (seed, first + i) alone, neither on the batch nor on the devices. A list of
-rules is one compiled sweep on shared noise (dng_jax.sweeps). The class-conditional reference draws
-the allowed classes in equal parts, each from noise of its own, and returns them in turn (sample 0
-of each, sample 1 of each, ...), so that any beginning of it is balanced.
+rules is one compiled sweep on shared noise (dng_jax.sweeps). A rule that asks for a class of choice
+(the role "positive": the class-conditional reference, cfg, feedback) draws the allowed classes in
+equal parts, each from noise of its own, and returns them in turn (sample 0 of each, sample 1 of
+each, ...), so that any beginning of it is balanced. Rejections
+(dng_jax.experiments.rejection) choose among the samples of one unguided run, whatever their
+trackers and factors.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dng_jax import initial_noise, run_chunks, sample_chunks, sample_keys, sweep
-from dng_jax.experiments import rule_specs
+from dng_jax import guidance, initial_noise, run_chunks, sample_chunks, sample_keys, sweep
+from dng_jax.experiments import rejection
 from dng_jax.experiments.problems import Problem
+from dng_jax.experiments.rejection import Rejection
 from dng_jax.jobs import devices
 from dng_jax.metrics import Moments
 from dng_jax.sampling import Progress, check_finite
@@ -90,19 +95,24 @@ def generate(
     rules: Any,
     draw: Draw,
     *,
-    reference: bool = False,
     observe: Callable | None = None,
     advance: Callable[[float], object] = lambda images: None,
 ) -> Generated:
     """Samples a rule, or a list of rules of one kind, and classifies what came out.
 
-    reference: sample the class-conditional reference; samples is then rounded up to a multiple of
-    the allowed classes. advance(images) is called with work done, in images. observe: see
-    `dng_jax.sample`. Raises NonFiniteError at the first NaN.
+    Rejections: a list may hold several trackers and factors.
+
+    A rule that asks for the role "positive" draws the allowed classes in turn; samples is then
+    rounded up to a multiple of them. advance(images) is called with work done, in images. observe:
+    see `dng_jax.sample`. Raises NonFiniteError at the first NaN.
     """
+    first = rules[0] if isinstance(rules, Sequence) else rules
+    if isinstance(first, Rejection):
+        every = rules if isinstance(rules, Sequence) else [rules]
+        return _rejected(problem, table, every, draw, advance)
     streams = [(problem.denoiser, draw.first, draw.samples)]
-    if reference:
-        assert problem.conditioned is not None  # rule_specs.build refuses the others
+    if "positive" in first.roles:
+        assert problem.conditioned is not None  # rule_builders.build refuses the others
         allowed = np.flatnonzero(problem.allowed)
         size = -(-draw.samples // len(allowed))  # one size, so that one program serves all classes
         streams = [
@@ -128,6 +138,38 @@ def generate(
         joined([b.images for b in batches])[:, : draw.kept],
         trace,
         float(np.median(rates)) * len(table.index) if rates else None,
+    )
+
+
+def _rejected(
+    problem: Problem,
+    table: StepTable,
+    rules: Sequence[Rejection],
+    draw: Draw,
+    advance: Callable[[float], object],
+) -> Generated:
+    """One unguided run with every tracker at once, and of it what each rejection keeps."""
+    size = max(rejection.needed(rule.factor, draw.samples) for rule in rules)
+    found = generate(
+        problem,
+        table,
+        guidance.sum_of(*(rule.detector for rule in rules)),
+        dataclasses.replace(draw, samples=size, keep=None),
+        advance=lambda images: advance(images * draw.samples / size),
+    )
+    p = [found.trace[f"posterior:{i}"][0] for i in range(len(rules))]  # [T, N] each
+    chosen = [
+        rejection.kept(at[-1], rule.factor, draw.samples) for at, rule in zip(p, rules, strict=True)
+    ]
+    shown = [one[: draw.kept] for one in chosen]
+    seconds = found.seconds_per_image
+    return Generated(
+        found.labels[0][np.stack(chosen)],
+        (found.features[0][np.stack(chosen)],),
+        1,
+        found.images[0][np.stack(shown)],
+        {"posterior": np.stack([at[:, one] for at, one in zip(p, shown, strict=True)])},
+        None if seconds is None else seconds * size / draw.samples,
     )
 
 
@@ -173,7 +215,7 @@ def _sampled(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Images [S, B, ...] and trace {name: [S, T, B, ...]} of one batch."""
     steps = len(table.index)
-    if isinstance(rules, Sequence) and rule_specs.has_numbers(rules[0]):
+    if isinstance(rules, Sequence) and jax.tree.leaves(rules[0]):
         result = sweep(denoiser, table, rules, keys, x, observe=observe)
         for bad_step in result.bad_step:
             check_finite(result._replace(bad_step=bad_step), steps, first)

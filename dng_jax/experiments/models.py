@@ -39,6 +39,11 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
     return module, params
 
 
+def full_name(dataset: str, name: str) -> str:
+    """The name of a bundled network with its data set; a file's as it is."""
+    return name if is_file(name) or name in pretrained.NAMES else f"{dataset}-{name}"
+
+
 def fingerprint(dataset: str, source: Source) -> dict[str, str]:
     """SHA-256 of every weights file a problem rests on, so that retrained ones are recognised."""
     if source.denoiser == "exact":
@@ -50,11 +55,11 @@ def fingerprint(dataset: str, source: Source) -> dict[str, str]:
 def _bytes(dataset: str, name: str) -> bytes:
     if is_file(name):
         return Path(name).read_bytes()
-    return pretrained.stored(name if name in pretrained.NAMES else f"{dataset}-{name}")
+    return pretrained.stored(full_name(dataset, name))
 
 
 def _bundled(dataset: str, name: str) -> str:
-    full = name if name in pretrained.NAMES else f"{dataset}-{name}"
+    full = full_name(dataset, name)
     if full not in pretrained.NAMES:
         short = [n.partition("-")[2] for n in pretrained.NAMES if n.startswith(f"{dataset}-")]
         networks = [n for n in short if n != "classifier"]

@@ -20,7 +20,7 @@ import numpy as np
 from dng_jax import data, denoisers, mixtures, nets, steps
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments import classifiers, models
-from dng_jax.experiments.classes import class_indices
+from dng_jax.experiments.classes import class_indices, class_title
 from dng_jax.experiments.classifiers import Classifier
 from dng_jax.experiments.source import DENOISERS, FEATURES, Source
 from dng_jax.metrics import Moments
@@ -40,7 +40,8 @@ class Problem:
     forbidden: numbers of the forbidden classes, ascending; conditioned: k -> the denoiser with
     class k behind the role "positive", None where the model knows the forbidden classes alone;
     real, real_features: moments and a sample [M, F] of the features of the data without the
-    forbidden classes; mixture: the exact model, where it is one.
+    forbidden classes; mixture: the exact model, where it is one; network: name of the bundled
+    network or model file otherwise.
     """
 
     info: data.Info
@@ -52,6 +53,7 @@ class Problem:
     real: Moments
     real_features: np.ndarray
     mixture: Mixture | None = None
+    network: str | None = None
 
     @property
     def negatives(self) -> tuple[str, ...]:
@@ -77,8 +79,8 @@ class Problem:
 
     @property
     def forbidden_names(self) -> str:
-        """The forbidden classes by name: "3, 8"."""
-        return ", ".join(self.info.class_names[k] for k in self.forbidden)
+        """The forbidden classes by name, "3, 8"; by number too where they differ: 2 ("bird")."""
+        return ", ".join(class_title(k, self.info) for k in self.forbidden)
 
     def classify(self, images) -> tuple[np.ndarray, np.ndarray]:
         """Images [B, H, W, C] -> labels int [B], features float [B, F]."""
@@ -106,6 +108,7 @@ class Model:
     denoisers: Callable[[tuple[int, ...]], tuple[Any, Conditioned | None]]
     knows_classes: bool
     mixture: Mixture | None = None
+    network: str | None = None
 
     def problem(self, forbid: Sequence[str | int]) -> Problem:
         """The problem of forbidding these classes, given by name or number."""
@@ -122,6 +125,7 @@ class Model:
             real,
             real_features,
             self.mixture,
+            self.network,
         )
 
 
@@ -198,6 +202,7 @@ def _network(info: data.Info, source: Source) -> Model:
         return denoisers.separate_networks(dict(zip(roles, parts, strict=True))), None
 
     classifier = classifiers.trained(info, source.classifier)
+    name = models.full_name(info.name, source.network)
     if kind == "none":
-        return Model(info, classifier, separate_networks, False)
-    return Model(info, classifier, one_network, True)
+        return Model(info, classifier, separate_networks, False, network=name)
+    return Model(info, classifier, one_network, True, network=name)

@@ -1,34 +1,45 @@
-"""Guidance rules by name, as jobs take them: NAME[:TRACKER][=SCALE].
+"""Guidance rules in words, as jobs take them, and the words of a rule.
 
-unguided            the base model
-np=0.3              negative prompting, lambda = 0.3
-sld=0.5              Safe Latent Diffusion without a prompt, lambda = 0.5
-dng=1  dng:pair=5   Dynamic Negative Guidance, lambda_0, with a tracker: pair, odds, classes
-dng:exact           the same with the exact posterior (--denoiser exact only)
-reference           the allowed classes in equal parts, sampled class-conditionally: what a perfect
-                    rule scores
+    RULE      NAME[:TRACKER][=SCALE][,SETTING=VALUE]...
+              interval(LO,HI,RULE)
+              MODULE:FACTORY[=SCALE]
+
+    unguided              the base model
+    np=0.3                negative prompting, lambda = 0.3
+    sld=0.5               Safe Latent Diffusion without a prompt, lambda = 0.5
+    cfg=1.5               classifier-free guidance towards the allowed classes, one after the other
+    feedback=0.9          Feedback Guidance towards them, pi = 0.9; settings tau and offset, or the
+                          activation times t0 and t1
+    dng=1  dng:pair=5     Dynamic Negative Guidance, lambda_0, with a tracker: pair, odds, classes
+    reject:pair=1.2       unguided samples, 1.2 drawn per kept one (dng_jax.experiments.rejection)
+    reference             the allowed classes in equal parts, sampled class-conditionally: what a
+                          perfect rule scores
+    dng:exact             any tracker can be the exact posterior (--denoiser exact only)
+    my_rules:soft=2       your own: soft(2) of my_rules.py (dng_jax.experiments.own_rules)
+
+Settings of a tracked rule, each of which takes the place of the job's option of that name: tau,
+delta, drift, prior, calibration (a file, bundled, or none). An interval limits a rule to
+LO < sigma/alpha < HI. A shell takes all of it as it stands but the parentheses: quote those.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple, NoReturn
 
 from dng_jax.errors import InputError, choose
-
-if TYPE_CHECKING:
-    from dng_jax.experiments.problems import Problem
+from dng_jax.experiments import rejection
 
 REFERENCE = "reference"
-RULES = ("unguided", "np", "sld", "dng", REFERENCE)
 TRACKERS = ("pair", "odds", "classes", "classes-model", "exact")
-SCALES = {"np": 0.3, "sld": 0.5, "dng": 1.0}
+CALIBRATION, NO_CALIBRATION = "calibration", "none"
 
 
 @dataclass(frozen=True)
 class TrackerOptions:
-    """Numbers of the trackers of dng rules."""
+    """Numbers of the trackers of dng and reject; a rule's own settings go before them."""
 
     tau: float = 1.0
     """Temperature of the likelihood ratio, >= 0; 1 is Bayes' rule."""
@@ -42,118 +53,241 @@ class TrackerOptions:
     """Random probes of the divergence term per step; deterministic samplers need 1."""
 
 
-@dataclass(frozen=True)
-class Spec:
-    """A parsed rule: its name, tracker (dng only) and scale (where it has one)."""
+class Range(NamedTuple):
+    """Where a number may lie, ends included unless open."""
 
-    name: str
-    tracker: str | None
-    scale: float | None
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a finite value lies in it."""
+        inside = self.low < value < self.high if self.open else self.low <= value <= self.high
+        return inside and math.isfinite(value)
 
     def __str__(self) -> str:
-        tracker = f":{self.tracker}" if self.tracker else ""
-        return f"{self.name}{tracker}" + (f"={self.scale:g}" if self.scale is not None else "")
+        if self.high == math.inf:
+            return "a finite number" + (f" >= {self.low:g}" if self.low > -math.inf else "")
+        between = "strictly between" if self.open else "between"
+        return f"{between} {self.low:g} and {self.high:g}"
+
+
+class Kind(NamedTuple):
+    """What a rule takes: its usual scale and where scales may lie (None: it has none), names of
+    settings, whether it tracks a posterior."""
+
+    scale: float | None = None
+    scales: Range = Range(0)
+    settings: tuple[str, ...] = ()
+    tracked: bool = False
+
+
+TRACKED = ("tau", "delta", "drift", "prior", CALIBRATION)
+RULES = {
+    "unguided": Kind(),
+    "np": Kind(0.3),
+    "sld": Kind(0.5),
+    "cfg": Kind(1.5, Range()),
+    "feedback": Kind(0.9, Range(0, 1, open=True), ("tau", "offset", "t0", "t1")),
+    "dng": Kind(1.0, Range(0), TRACKED, tracked=True),
+    "reject": Kind(1.2, Range(1, rejection.FACTOR_MAX), TRACKED, tracked=True),
+    REFERENCE: Kind(),
+}
+OWN = Kind(1.0, Range())
+UNLIMITED = ("unguided", "reject", REFERENCE)  # nothing of them could be limited to an interval
+SETTINGS = {
+    "tau": Range(0),
+    "delta": Range(),
+    "drift": Range(0, 1),
+    "prior": Range(0, 1, open=True),
+    "offset": Range(),
+    "t0": Range(0, 0.999),
+    "t1": Range(0, 0.999),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed rule; str(spec) is read back as the same.
+
+    name: of RULES, or MODULE:FACTORY; scale None: the rule has none; settings: (name, value) in
+    the order of SETTINGS; interval: (LO, HI).
+    """
+
+    name: str
+    tracker: str | None = None
+    scale: float | None = None
+    settings: tuple[tuple[str, float | str], ...] = ()
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        return self._written("" if self.scale is None else f"={written(self.scale)}")
 
     @property
     def family(self) -> str:
         """The rule without its scale: what a trade-off curve runs along."""
-        return self.name + (f":{self.tracker}" if self.tracker else "")
+        return self._written("")
 
     @property
-    def is_reference(self) -> bool:
-        """Whether this samples the class-conditional reference."""
-        return self.name == REFERENCE
+    def shares_noise(self) -> bool:
+        """Whether image i starts from the noise of image i of the unguided rule."""
+        return self.name not in ("reject", "cfg", "feedback", REFERENCE)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a rule of the user's own."""
+        return ":" in self.name
+
+    @property
+    def cost(self) -> float:
+        """Chains that are sampled per image."""
+        return rejection.cost(self.scale) if self.name == "reject" and self.scale else 1
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The settings that are numbers."""
+        return {name: v for name, v in self.settings if isinstance(v, float)}
+
+    @property
+    def calibration(self) -> str | None:
+        """The calibration's name; None where none is asked for."""
+        name = dict(self.settings).get(CALIBRATION, NO_CALIBRATION)
+        return None if name == NO_CALIBRATION else str(name)
 
     def with_scale(self, scale: float | None) -> Spec:
         """The same rule at another scale; None keeps the one it has."""
         return self if scale is None else dataclasses.replace(self, scale=scale)
 
+    def with_calibration(self, name: str | None) -> Spec:
+        """The same rule with a calibration, where it tracks kernels and names none itself."""
+        tracked = self.tracker is not None and self.tracker != "exact"
+        if name is None or not tracked or {CALIBRATION, "tau"} & {n for n, _ in self.settings}:
+            return self
+        return dataclasses.replace(self, settings=(*self.settings, (CALIBRATION, name)))
+
+    def _written(self, scale: str) -> str:
+        tracker = f":{self.tracker}" if self.tracker else ""
+        values = "".join(f",{name}={written(v)}" for name, v in self.settings)
+        rule = f"{self.name}{tracker}{scale}{values}"
+        if self.interval is None:
+            return rule
+        low, high = map(written, self.interval)
+        return f"interval({low},{high},{rule})"
+
+
+def written(value: float | str) -> str:
+    """A number in the fewest digits that are read back as the same; words as they are."""
+    if isinstance(value, str):
+        return value
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
+
 
 def parse(text: str, tracker: str = "classes") -> Spec:
-    """Reads one rule; `tracker` is that of a dng without one. InputError says what is wrong."""
-    head, _, number = text.partition("=")
-    name, _, named = head.partition(":")
-    choose(name, RULES, "rule")
-    if named and name != "dng":
-        raise InputError(f"rule '{text}': only dng takes a tracker, as in dng:pair")
-    chosen = choose(named or tracker, TRACKERS, "tracker") if name == "dng" else None
-    if name not in SCALES:
-        if number:
-            raise InputError(f"rule '{text}': {name} takes no scale")
-        return Spec(name, None, None)
-    try:
-        scale = float(number) if number else SCALES[name]
-    except ValueError:
-        raise InputError(f"rule '{text}': '{number}' is not a number") from None
-    if not 0 <= scale < float("inf"):
-        raise InputError(f"rule '{text}': the scale must be a finite number >= 0")
-    return Spec(name, chosen, scale)
+    """Reads one rule; `tracker` is that of a dng or reject without one.
+
+    InputError names the rule, the character at which it goes wrong, and what is wrong.
+    """
+    choose(tracker, TRACKERS, "tracker")
+    if not text.startswith("interval("):
+        return _Reader(text).rule(0, len(text), tracker)
+    reader = _Reader(text)
+    if not text.endswith(")"):
+        reader.fail(len(text), "the interval is not closed: write interval(LO,HI,RULE)")
+    low_at = len("interval(")
+    commas = [i for i, c in enumerate(text) if c == ","]
+    if len(commas) < 2:
+        reader.fail(low_at, "an interval needs two levels and a rule: interval(LO,HI,RULE)")
+    high_at, rule_at = commas[0] + 1, commas[1] + 1
+    low = reader.number(low_at, high_at - 1)
+    high = reader.number(high_at, rule_at - 1)
+    if not 0 <= low < high:
+        reader.fail(low_at, f"need 0 <= LO < HI, got {low:g} and {high:g}")
+    spec = reader.rule(rule_at, len(text) - 1, tracker)
+    if spec.name in UNLIMITED:
+        reader.fail(rule_at, f"{spec.name} guides nothing that an interval could limit")
+    return dataclasses.replace(spec, interval=(low, high))
 
 
-def build(spec: Spec, problem: Problem, options: TrackerOptions) -> Any:
-    """The rule for a problem; InputError where the problem's networks cannot serve it."""
-    from dng_jax import guidance
+class _Reader:
+    """Parts of a text by position, and what is wrong with them."""
 
-    asks_all = spec.is_reference or (spec.tracker or "").startswith("classes")
-    if asks_all and not problem.knows_classes:
-        raise InputError(
-            f"{spec} asks for every class, the network only knows the forbidden ones: leave it out,"
-            " or choose another --network"
-        )
-    if spec.name == "unguided":
-        return guidance.unguided()
-    if spec.is_reference:
-        return guidance.unguided("positive")
-    scale = SCALES[spec.name] if spec.scale is None else spec.scale
-    if spec.name == "np":
-        return guidance.negative_prompt(scale, negatives=problem.negatives)
-    if spec.name == "sld":
-        rules = [guidance.safe_latent(scale, negative=role) for role in problem.negatives]
-        return rules[0] if len(rules) == 1 else guidance.sum_of(*rules)
-    name, _, base = (spec.tracker or "classes").partition("-")
-    return guidance.dynamic_negative(tracker(name, problem, options), scale, base=base or None)
+    def __init__(self, text: str) -> None:
+        self.text = text
 
+    def fail(self, at: int, said: str) -> NoReturn:
+        raise InputError(f"rule '{self.text}', character {at + 1}: {said}")
 
-def has_numbers(rule: Any) -> bool:
-    """Whether there is anything to sweep over."""
-    import jax
+    def chosen(self, at: int, word: str, known, kind: str) -> str:
+        try:
+            return choose(word, known, kind)
+        except InputError as error:
+            self.fail(at, str(error))
 
-    return bool(jax.tree.leaves(rule))
+    def number(self, at: int, end: int) -> float:
+        word = self.text[at:end]
+        try:
+            # Python alone reads 1_000 and blanks.
+            value = float(word) if "_" not in word and word == word.strip() else math.nan
+        except ValueError:
+            value = math.nan
+        if math.isnan(value):
+            self.fail(at, f"'{word}' is not a number")
+        return value + 0.0  # -0 is 0
 
+    def rule(self, at: int, end: int, tracker: str) -> Spec:
+        stop = self.text.find(",", at, end)
+        name, kind, named = self.head(at, end if stop < 0 else stop)
+        if named and not kind.tracked:
+            self.fail(at, f"{name} takes no tracker, only dng and reject do, as in dng:pair")
+        equals = self.text.find("=", at, end if stop < 0 else stop)
+        scale = kind.scale
+        if equals >= 0:
+            if scale is None:
+                self.fail(equals, f"{name} takes no scale")
+            scale = self.number(equals + 1, end if stop < 0 else stop)
+            if not kind.scales.holds(scale):
+                self.fail(equals + 1, f"the scale must be {kind.scales}")
+        settings: dict[str, float | str] = {}
+        while stop >= 0:
+            start = stop + 1
+            stop = self.text.find(",", start, end)
+            self.setting(start, end if stop < 0 else stop, name, kind, settings)
+        if "tau" in settings and settings.get(CALIBRATION, NO_CALIBRATION) != NO_CALIBRATION:
+            self.fail(at, "tau and calibration both set the temperature: leave one out")
+        order = (*SETTINGS, CALIBRATION)
+        chosen = (named or tracker) if kind.tracked else None
+        if name == "reject" and chosen == "classes-model":
+            self.fail(at, "reject never guides: classes-model is a tracker of dng, use classes")
+        pairs = tuple(sorted(settings.items(), key=lambda item: order.index(item[0])))
+        return Spec(name, chosen, scale, pairs)
 
-def parameters(value: Any) -> Any:
-    """A rule's numbers and kind, for a record; arrays of more than 64 numbers as their shape."""
-    import jax
+    def head(self, at: int, end: int) -> tuple[str, Kind, str | None]:
+        """Name, kind and tracker of NAME[:TRACKER] or MODULE:FACTORY."""
+        words = self.text[at:end].partition("=")[0]
+        name, colon, second = words.partition(":")
+        if name in RULES or not colon:
+            self.chosen(at, name, RULES, "rule")
+            if colon:
+                self.chosen(at + len(name) + 1, second, TRACKERS, "tracker")
+            return name, RULES[name], second or None
+        if not all(part.isidentifier() for part in (*name.split("."), second)):
+            self.fail(at, f"'{words}' is no rule, nor MODULE:FACTORY of your own")
+        return words, OWN, None
 
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: parameters(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__} | fields
-    if isinstance(value, tuple):
-        return [parameters(v) for v in value]
-    if isinstance(value, jax.Array) and value.size > 64:
-        return {"shape": value.shape}
-    return value
-
-
-def tracker(name: str, problem: Problem, options: TrackerOptions) -> Any:
-    """The tracker of a problem's forbidden classes."""
-    from dng_jax import posterior
-
-    k = problem.info.num_classes
-    if name == "exact":
-        if problem.mixture is None:
-            raise InputError("the tracker 'exact' needs --denoiser exact")
-        return posterior.oracle(problem.mixture, problem.forbidden)
-    shared: dict[str, Any] = {
-        "temperature": options.tau,
-        "delta": options.delta,
-        "drift": options.drift,
-        "probes": options.probes,
-    }
-    if name == "classes":
-        if options.prior is not None:
-            raise InputError("--prior belongs to pair and odds: classes starts from all classes")
-        return posterior.classes(k, problem.forbidden, **shared)
-    prior = 1 / k if options.prior is None else options.prior
-    make: Any = posterior.pair if name == "pair" else posterior.odds
-    return make(prior, negatives=problem.negatives, **shared)
+    def setting(self, at: int, end: int, rule: str, kind: Kind, into: dict) -> None:
+        name, equals, word = self.text[at:end].partition("=")
+        if not kind.settings:
+            self.fail(at, f"{rule} takes no settings")
+        self.chosen(at, name, kind.settings, f"setting of {rule}")
+        if name in into:
+            self.fail(at, f"{name} is given twice")
+        value_at = at + len(name) + 1
+        if name == CALIBRATION:
+            if not word or set(word) & set("()"):
+                self.fail(value_at, "calibration takes a file's name, 'bundled', or 'none'")
+            into[name] = word
+            return
+        into[name] = self.number(value_at, end)
+        if not equals or not SETTINGS[name].holds(into[name]):
+            self.fail(value_at, f"{name} must be {SETTINGS[name]}")

@@ -8,6 +8,11 @@ posterior.
                so intervals over them are a little wide)
     vector     p / sum_k p_k as a forecast of y
     error      mean over B and K of |p - q|,  brier: of (p_k - [y = k])^2,  per step
+    AUC        chance that p_k of an event that happens is above that of one that does not, a tie
+               being half (Mann & Whitney 1947): how well p ranks, whatever its scale
+
+Intervals of NLL, ECE and AUC: value -+ 1.96 standard deviations over bootstrap resamples of whole
+chains (their K events depend on one another), cut off where no value can be.
 """
 
 from __future__ import annotations
@@ -16,7 +21,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dng_jax.metrics.calibration import calibration, reliability
+from dng_jax.metrics.calibration import NLL_FLOOR, calibration, reliability
+
+
+class Score(NamedTuple):
+    """A figure and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class PosteriorError(NamedTuple):
@@ -33,11 +46,12 @@ def class_forecasts(
     """Figures of the forecasts p [T, B, K] of labels int [B], see the top of this file.
 
     exact: q [T, B, K]; given it, the error over time is against q, else against the labels. Keys:
-    binary, p_of_true_class, reliability, vector, and error_over_time or brier_over_time [T].
+    binary, scores, p_of_true_class, reliability, vector, error_over_time or brier_over_time [T].
     """
     last, event = p[-1], labels[:, None] == np.arange(p.shape[2])
     found: dict[str, Any] = {
         "binary": calibration(last.ravel(), event.ravel()),
+        "scores": event_scores(last, event),
         "p_of_true_class": float(last[event].mean()),
         "reliability": reliability(last.ravel(), event.ravel()),
         "vector": calibration(last / last.sum(axis=1, keepdims=True), labels),
@@ -45,6 +59,42 @@ def class_forecasts(
     if exact is None:
         return found | {"brier_over_time": ((p - event) ** 2).mean(axis=(1, 2))}
     return found | {"error_over_time": np.abs(p - exact).mean(axis=(1, 2))}
+
+
+def event_scores(
+    p: np.ndarray, event: np.ndarray, *, bins: int = 15, resamples: int = 300, seed: int = 0
+) -> dict[str, Score]:
+    """nll, ece and auc of the forecasts p [B, K] of events [B, K] (bool), with intervals.
+
+    AUC is NaN where every event happens, or none does.
+    """
+    p, event = np.asarray(p, np.float64), np.asarray(event, bool)
+    chains, events = p.shape
+    happened = np.where(event, p, 1 - p)
+    surprise = -np.log(np.maximum(happened, NLL_FLOOR)).sum(axis=1)
+    bin_of = np.clip((p * bins).astype(int), 0, bins - 1)
+    values, rank = np.unique(p, return_inverse=True)
+    rank = rank.reshape(p.shape)
+
+    def figures(weight: np.ndarray) -> tuple[float, float, float]:
+        each = np.repeat(weight[:, None], events, axis=1).ravel()
+        gap = np.bincount(bin_of.ravel(), each * (event - p).ravel(), bins)
+        yes, no = (
+            np.bincount(rank.ravel(), each * e.ravel(), len(values)) for e in (event, ~event)
+        )
+        pairs = yes.sum() * no.sum()
+        auc = yes @ (np.cumsum(no) - no / 2) / pairs if pairs else np.nan
+        return weight @ surprise / each.sum(), np.abs(gap).sum() / each.sum(), float(auc)
+
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(chains, np.full(chains, 1 / chains), size=resamples)
+    spread = 1.96 * np.std([figures(weight) for weight in drawn.astype(np.float64)], axis=0)
+    found = figures(np.ones(chains))
+    ends = {"nll": np.inf, "ece": 1.0, "auc": 1.0}
+    return {
+        name: Score(value, max(0.0, value - half), min(high, value + half))
+        for (name, high), value, half in zip(ends.items(), found, spread.tolist(), strict=True)
+    }
 
 
 def posterior_error(p: np.ndarray, exact: np.ndarray) -> PosteriorError:

@@ -125,6 +125,10 @@ it: labelled data noised along the forward chain obey (1) as well, and minimisin
 log-likelihood of their labels over the chain fits tau, by gradients through the replay of recorded
 evidence (file fitting). For classes the exponent is linear in tau: a convex problem.
 
+An offset omega(log-SNR), in nats per unit of log-SNR that a step gains, adds to the log-odds of
+each concept (of each forbidden class for classes); it is fitted with tau and defaults to 0 (files
+temperature, fitting).
+
 8. Interfaces (file view). `Tracker` is what a rule uses: init, observe, view, roles. The three
 trackers of kernels are `Replayable`: their update needs the `Evidence` of a step and nothing else,
 so `replay` runs any of them on one record, and `fit_temperature` fits it. `oracle` is the exact
@@ -137,11 +141,12 @@ from dng_jax.posterior.fitting import fit_temperature, forward_evidence, replay
 from dng_jax.posterior.odds import odds
 from dng_jax.posterior.oracle import oracle
 from dng_jax.posterior.pair import pair
-from dng_jax.posterior.temperature import Temperature, temperature
+from dng_jax.posterior.temperature import Offset, Temperature, offset, temperature
 from dng_jax.posterior.view import Replayable, Tracker, View
 
 __all__ = [
     "Evidence",
+    "Offset",
     "Replayable",
     "Temperature",
     "Tracker",
@@ -151,6 +156,7 @@ __all__ = [
     "forward_evidence",
     "gather",
     "odds",
+    "offset",
     "one_concept_each",
     "oracle",
     "pair",

@@ -21,7 +21,8 @@ import numpy as np
 from dng_jax.errors import InputError, some_classes
 from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
 from dng_jax.posterior.kernel_tracker import KernelTracker
-from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import Offset, Temperature
+from dng_jax.posterior.temperature import offset as as_offset
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
 from dng_jax.rules import Step, class_roles, count, number, pytree
@@ -61,7 +62,8 @@ class Classes(KernelTracker):
         )
         # Relative to the likeliest class, so that saturation never makes two classes equal.
         numerator -= jnp.max(numerator, axis=1, keepdims=True)
-        log_p = jax.nn.log_softmax(state + log_ratio(numerator, row), axis=1)
+        moved = state + log_ratio(numerator, row) + self.forbidden * self.offset(row)
+        log_p = jax.nn.log_softmax(moved, axis=1)
         return jax.nn.log_softmax(jnp.maximum(log_p, self.log_p_min), axis=1)
 
     def log_probabilities(self, state: jax.Array) -> jax.Array:
@@ -107,6 +109,7 @@ def classes(
     temperature: float | tuple | Temperature = 1.0,
     delta: float = 0.0,
     drift: float = 0.0,
+    offset: float | tuple | Offset = 0.0,
     p_min: float = 0.0,
     probes: int = 0,
 ) -> Classes:
@@ -130,6 +133,7 @@ def classes(
         as_temperature(temperature),
         number(delta, "delta"),
         number(drift, "drift", low=0, high=1),
+        as_offset(offset),
         forbidden_mask(num_classes, forbidden),
         jnp.log(number(p_min, "p_min", low=0, high=1 / num_classes)),
         concepts=tuple(concepts),

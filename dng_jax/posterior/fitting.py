@@ -1,4 +1,4 @@
-r"""Fitting a tracker's temperature on labelled data, without generating anything.
+r"""Fitting a tracker's temperature and offset on labelled data, without generating anything.
 
 Labelled clean data x_0 are noised along the forward chain of a step table,
 
@@ -7,10 +7,13 @@ Labelled clean data x_0 are noised along the forward chain of a step table,
 
 and every transition x_i -> x_{i+1} is scored with the network's kernels. Since noising does not
 know the class, the tracked posterior of the label is a Markov product of those scores. The
-temperature tau(logsnr) with n knots minimises the negative log-likelihood of the labels,
-averaged over samples and over the levels of the chain, under 0 <= tau <= tau_max.
+temperature tau(logsnr) with n knots, and on request the offset omega(logsnr) with the same
+(dng_jax.posterior.temperature), minimise the negative log-likelihood of the labels, averaged over
+samples and over the levels of the chain, under 0 <= tau <= tau_max. Runs of the sampler with their
+evidence recorded, labelled by a classifier, are as good as chains of data.
 
-For `classes` the log-posterior is linear in tau before the softmax, so the problem is convex.
+For `classes` the log-posterior is linear in tau before the softmax, so the problem is convex; its
+offset, common to all classes, cancels, and none is fitted.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 
 from dng_jax.errors import InputError
 from dng_jax.posterior.evidence import Evidence
-from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.posterior.view import EvidenceSource, Replayable
 from dng_jax.rules import Denoise, Move, Step
 from dng_jax.sampling import as_pytree
@@ -32,10 +35,11 @@ from dng_jax.steps import StepRow, StepTable
 
 
 class Fit(NamedTuple):
-    """temperature: the fitted one; before, after: mean negative log-likelihood over the chain
-    (nats) with the tracker's own temperature and with the fitted one; final: after, at its end."""
+    """temperature, offset: the fitted ones; before, after: mean negative log-likelihood over the
+    chain (nats) with the tracker's own and with the fitted ones; final: after, at its end."""
 
     temperature: Temperature
+    offset: Offset
     before: float
     after: float
     final: float
@@ -78,12 +82,13 @@ def fit_temperature(
     *,
     knots: int = 8,
     tau_max: float = 2.0,
+    offset: bool = False,
 ) -> Fit:
     """Fits tau at `knots` log-SNRs, spread evenly over the table's scored steps.
 
-    labels [B]: index of the true outcome (see `replay`). The tracker's offsets (delta, drift) are
-    left out: they answer to guided chains, and these are not. Raises InputError where labels or
-    knots make no sense.
+    labels [B]: index of the true outcome (see `replay`). offset: fit omega at the same knots
+    too, else the tracker keeps its own. The tracker's delta and drift are left out: they answer to
+    guided chains, and these are not. Raises InputError where labels or knots make no sense.
     """
     from scipy.optimize import minimize  # here, because the library imports nothing heavy
 
@@ -101,32 +106,41 @@ def fit_temperature(
     nothing = jnp.zeros((), jnp.float32)
     plain = dataclasses.replace(tracker, delta=nothing, drift=nothing)
     chain = (plain, evidence, table, jax.nn.one_hot(labels, outcomes))
+    free = knots * (2 if offset else 1)
+
+    def heated(values) -> tuple[Temperature, Offset]:
+        values = jnp.asarray(values, jnp.float32)
+        own = Offset(at_knots, values[knots:]) if offset else tracker.offset
+        return Temperature(at_knots, values[:knots]), own
 
     def objective(values):
-        loss, slope = _mean_nll(Temperature(at_knots, jnp.asarray(values, jnp.float32)), *chain)
-        return float(loss), np.asarray(slope.values, np.float64)
+        loss, (tau, omega) = _mean_nll(heated(values), *chain)
+        slope = np.concatenate([tau.values, omega.values])[:free]
+        return float(loss), slope.astype(np.float64)
 
     runs = [
         minimize(
             objective,
-            np.full(knots, first),
+            np.concatenate([np.full(knots, first), np.zeros(free - knots)]),
             jac=True,
             method="L-BFGS-B",
-            bounds=[(0, tau_max)] * knots,
+            bounds=[(0, tau_max)] * knots + [(None, None)] * (free - knots),
             options={"maxiter": 60},
         )
         for first in (0.03, 0.3, 1.0)
     ]
     best = min(runs, key=lambda run: run.fun)
-    fitted = Temperature(at_knots, jnp.asarray(best.x, jnp.float32))
-    before, after = _nll(tracker.temperature, *chain), _nll(fitted, *chain)
-    return Fit(fitted, float(before.mean()), float(after.mean()), float(after[-1]))
+    fitted = heated(best.x)
+    before = _nll((tracker.temperature, tracker.offset), *chain)
+    after = _nll(fitted, *chain)
+    return Fit(*fitted, float(before.mean()), float(after.mean()), float(after[-1]))
 
 
 @jax.jit
-def _nll(temperature, tracker, evidence, table, one_hot):
+def _nll(fitted, tracker, evidence, table, one_hot):
     """Mean negative log-likelihood of the labels at every level, [T-1]."""
-    heated = dataclasses.replace(tracker, temperature=temperature)
+    temperature, offset = fitted
+    heated = dataclasses.replace(tracker, temperature=temperature, offset=offset)
     log_p = replay(heated, evidence, table, evidence.inner[0])
     # 0 * -inf where an outcome is impossible: only the true outcome's term may count.
     return -jnp.sum(jnp.where(one_hot > 0, log_p, 0.0), axis=2).mean(axis=1)
@@ -134,8 +148,8 @@ def _nll(temperature, tracker, evidence, table, one_hot):
 
 @jax.jit
 @jax.value_and_grad
-def _mean_nll(temperature, tracker, evidence, table, one_hot):
-    return _nll(temperature, tracker, evidence, table, one_hot).mean()
+def _mean_nll(fitted, tracker, evidence, table, one_hot):
+    return _nll(fitted, tracker, evidence, table, one_hot).mean()
 
 
 @jax.jit

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.posterior.evidence import Evidence, gather, one_concept_each
-from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.rules import Move, Step, pytree, static, zeros_per_sample
 from dng_jax.steps import StepRow
 
@@ -25,14 +25,15 @@ from dng_jax.steps import StepRow
 class KernelTracker:
     """initial [M]: state before the first step; concepts: the M roles that are tracked.
 
-    temperature, delta, drift, probes: see dng_jax.posterior. `reference` is the role that the
-    concepts are measured against, None for their own mean.
+    temperature, delta, drift, offset, probes: see dng_jax.posterior. `reference` is the role that
+    the concepts are measured against, None for their own mean.
     """
 
     initial: jax.Array
     temperature: Temperature
     delta: jax.Array
     drift: jax.Array
+    offset: Offset
     concepts: tuple[str, ...] = static(kw_only=True)
     probes: int = static(default=0, kw_only=True)
 

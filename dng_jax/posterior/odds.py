@@ -26,7 +26,8 @@ import jax.numpy as jnp
 from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
 from dng_jax.posterior.kernel_tracker import KernelTracker
 from dng_jax.posterior.pair import log_prior_of
-from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import Offset, Temperature
+from dng_jax.posterior.temperature import offset as as_offset
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, weighted
 from dng_jax.rules import Step, count, number, pytree
@@ -59,7 +60,8 @@ class Odds(KernelTracker):
         increment = log_ratio(
             self.temperature(row) * (gap + noise_share(row) * restored) + self.delta, row
         )
-        return jnp.clip(state + increment, self.log_odds_min, -self.log_odds_min)
+        moved = state + increment + self.offset(row)
+        return jnp.clip(moved, self.log_odds_min, -self.log_odds_min)
 
     def log_probabilities(self, state: jax.Array) -> jax.Array:
         """log p_k, [B, M]."""
@@ -82,6 +84,7 @@ def odds(
     temperature: float | tuple | Temperature = 1.0,
     delta: float = 0.0,
     drift: float = 0.0,
+    offset: float | tuple | Offset = 0.0,
     p_min: float = 1e-6,
     odds_max: float = 99.0,
     probes: int = 0,
@@ -98,6 +101,7 @@ def odds(
         as_temperature(temperature),
         number(delta, "delta"),
         number(drift, "drift", low=0, high=1),
+        as_offset(offset),
         jnp.log(floor) - jnp.log1p(-floor),
         jnp.log(number(odds_max, "odds_max", low=0, open_=True)),
         concepts=tuple(negatives),

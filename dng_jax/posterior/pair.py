@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from dng_jax.errors import InputError
 from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
 from dng_jax.posterior.kernel_tracker import KernelTracker
-from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import Offset, Temperature
+from dng_jax.posterior.temperature import offset as as_offset
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, known, weighted
 from dng_jax.rules import Step, count, number, pytree
@@ -44,7 +45,8 @@ class Pair(KernelTracker):
         gap = 2 * evidence.inner - square + divergence_numerator(evidence.divergence, row)
         restored = self.drift * (square - 2 * evidence.expected)
         increment = log_ratio(tau * (gap + noise_share(row) * restored) + self.delta, row)
-        return jnp.clip(state + increment, self.log_p_min, self.log_p_max)
+        moved = state + increment + self.offset(row)
+        return jnp.clip(moved, self.log_p_min, self.log_p_max)
 
     def log_probabilities(self, state: jax.Array) -> jax.Array:
         """log p_k, [B, M]."""
@@ -65,6 +67,7 @@ def pair(
     temperature: float | tuple | Temperature = 1.0,
     delta: float = 0.0,
     drift: float = 0.0,
+    offset: float | tuple | Offset = 0.0,
     p_min: float = 1e-6,
     p_max: float = 0.99,
     probes: int = 0,
@@ -73,8 +76,9 @@ def pair(
 
     prior: one number or one per negative, in (0, 1), summing to less than 1. temperature tau >= 0,
     a number or a pair (knots, values) over log-SNR; delta in squared units of x; drift in [0, 1];
-    0 < p_min, p_max < 1. Defaults are those of the authors' program. probes: Rademacher probes per
-    step for deterministic tables (0: none). InputError for numbers outside these ranges.
+    offset, as temperature, in nats per unit of log-SNR; 0 < p_min, p_max < 1. Defaults are those of
+    the authors' program. probes: Rademacher probes per step for deterministic tables (0: none).
+    InputError for numbers outside these ranges.
     """
     log_prior = log_prior_of(prior, negatives)
     return Pair(
@@ -82,6 +86,7 @@ def pair(
         as_temperature(temperature),
         number(delta, "delta"),
         number(drift, "drift", low=0, high=1),
+        as_offset(offset),
         jnp.log(number(p_min, "p_min", low=0, high=1, open_=True)),
         jnp.log(number(p_max, "p_max", low=0, high=1, open_=True)),
         concepts=tuple(negatives),

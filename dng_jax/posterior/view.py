@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.posterior.evidence import Evidence
-from dng_jax.posterior.temperature import Temperature
+from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.rules import Move, Step
 from dng_jax.steps import StepRow
 
@@ -59,8 +59,8 @@ class Replayable(Tracker, EvidenceSource, Protocol):
     """A tracker whose update is a function of a step's `Evidence`.
 
     So it can be run again on a record, and its temperature fitted. A dataclass with the leaves
-    temperature, delta and drift. num_outcomes: the K classes, or the M concepts and none of them;
-    shapes as in `dng_jax.posterior.kernel_tracker`.
+    temperature, delta, drift and offset. num_outcomes: the K classes, or the M concepts and none of
+    them; shapes as in `dng_jax.posterior.kernel_tracker`.
     """
 
     @property
@@ -69,6 +69,8 @@ class Replayable(Tracker, EvidenceSource, Protocol):
     def delta(self) -> jax.Array: ...
     @property
     def drift(self) -> jax.Array: ...
+    @property
+    def offset(self) -> Offset: ...
     @property
     def num_outcomes(self) -> int: ...
     def update(self, state: Any, evidence: Evidence, row: StepRow) -> Any: ...

@@ -8,8 +8,10 @@ class; then every tracker is replayed on the record. Each class in turn plays th
 figures for one class are averages over these K events per run (dng_jax.metrics.forecasts).
 Together they are a vector, normalised for pair and odds, that forecasts the class.
 Temperatures are fitted twice: on labelled data noised along the forward chain (nothing generated),
-and on the first half of the runs; all figures are of the second half.
+and on the first half of the runs, there together with an offset too (of pair and odds); all figures
+are of the second half.
 
 Writes to --out: results.json (one record per step table, tracker and fit), tables.md, reliability
-curves and the error over time.
+curves, the error over time, and per step table a calibration_SAMPLER.json with temperature and
+offset, which --calibration of eval.class_removal and eval.study takes.
 """

@@ -15,7 +15,8 @@ import numpy as np
 
 from dng_jax import Step, data, guidance, plots, posterior, sample_keys
 from dng_jax.errors import InputError, MissingDataError, choose
-from dng_jax.experiments import problems
+from dng_jax.experiments import calibrations, problems
+from dng_jax.experiments.calibrations import Calibration, Correction
 from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
@@ -46,16 +47,16 @@ def main(config: Config) -> list[dict[str, Any]]:
         print(f"nothing is fitted on data: {labelled}")
 
     # ---- sample, fit and replay
-    records = [
-        {"sampler": sampler} | found
-        for sampler, table in tables.items()
-        for found in compare(problem, table, config, labelled)
-    ]
+    compared = {s: compare(problem, table, config, labelled) for s, table in tables.items()}
+    records = [{"sampler": s} | r for s, (found, _) in compared.items() for r in found]
 
     # ---- write
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
+    for sampler, (_, corrections) in compared.items():
+        made = calibration_of(problem, config, sampler, corrections)
+        calibrations.save(folder / f"calibration_{sampler}.json", made)
     pictures(folder, records, tables)
     publish(folder, table_of(config, records))
     print(f"written to {folder}")
@@ -96,28 +97,48 @@ def compare(
     table: StepTable,
     config: Config,
     labelled: tuple[np.ndarray, np.ndarray] | MissingDataError,
-) -> list[dict[str, Any]]:
-    """One record per tracker and fit, on the runs of one step table."""
+) -> tuple[list[dict[str, Any]], dict[str, Correction]]:
+    """One record per tracker and fit, on the runs of one step table; each tracker's best fit."""
     unguided = sampled(problem, table, config)
     half = config.samples // 2
     fit, test = unguided.part(slice(half)), unguided.part(slice(half, None))
     if not isinstance(labelled, MissingDataError):
         on_data = forward(problem, table, config.seed + 1, *labelled)
     k, probes = problem.info.num_classes, int(nearly_deterministic(table))
-    records = []
+    records, corrections = [], {}
     for name in config.trackers:
         raw = build(name, k, probes)
         trackers = {"raw": raw}
         if not isinstance(labelled, MissingDataError):
             trackers["fitted on data"] = fitted(raw, on_data, table, config.knots, probes=0)
-        trackers["fitted on runs"] = fitted(raw, fit, table, config.knots, probes=probes)
+        best = trackers["fitted on runs"] = fitted(raw, fit, table, config.knots, probes=probes)
+        if name != "classes":  # an offset of all its classes cancels
+            best = fitted(raw, fit, table, config.knots, probes=probes, offset=True)
+            trackers["fitted on runs, with offset"] = best
+        corrections[name] = calibrations.of_tracker(best)
         for how, tracker in trackers.items():
             evidence, _ = tracker.arrange(test.evidence, test.labels)
             log_p = posterior.replay(tracker, evidence, table, evidence.inner[0])
             p = tracker.class_probabilities(log_p, k)
             facts = {"tracker": name, "fit": how, "temperature": tracker.temperature}
+            facts |= {"offset": tracker.offset}
             records.append(facts | class_forecasts(p, test.labels, test.exact))
-    return records
+    return records, corrections
+
+
+def calibration_of(
+    problem: Problem, config: Config, sampler: str, corrections: dict[str, Correction]
+) -> Calibration:
+    """What the first half of the runs says, for the jobs that take it."""
+    return Calibration(
+        config.dataset,
+        calibrations.fingerprint(problem),
+        sampler,
+        config.steps,
+        corrections,
+        {"network": problem.network, "base": config.base, "classifier": problem.classifier_name}
+        | {"seed": config.seed, "runs": config.samples // 2},
+    )
 
 
 def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
@@ -173,12 +194,14 @@ def build(name: str, num_classes: int, probes: int) -> Any:
     return make(1 / num_classes, probes=probes)
 
 
-def fitted(tracker: Any, chains: Runs, table: StepTable, knots: int, probes: int) -> Any:
-    """The tracker with the temperature that fits labelled chains, of so many probes."""
+def fitted(
+    tracker: Any, chains: Runs, table: StepTable, knots: int, probes: int, offset: bool = False
+) -> Any:
+    """The tracker with the temperature (and offset) that fits chains, of so many probes."""
     evidence, outcomes = tracker.arrange(chains.evidence, chains.labels)
     as_seen = dataclasses.replace(tracker, probes=probes)
-    fit = posterior.fit_temperature(as_seen, evidence, table, outcomes, knots=knots)
-    return dataclasses.replace(tracker, temperature=fit.temperature)
+    fit = posterior.fit_temperature(as_seen, evidence, table, outcomes, knots=knots, offset=offset)
+    return dataclasses.replace(tracker, temperature=fit.temperature, offset=fit.offset)
 
 
 def pictures(folder: Path, records: Sequence[dict[str, Any]], tables: dict[str, StepTable]) -> None:
@@ -211,6 +234,9 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
     def final_error(r: dict[str, Any]) -> str | None:
         return f"{r['error_over_time'][-1]:.1e}" if "error_over_time" in r else None
 
+    def score(r: dict[str, Any], name: str) -> str:
+        return "{:.4f} [{:.4f}, {:.4f}]".format(*r["scores"][name])
+
     def agreement(r: dict[str, Any]) -> str:
         v = r["vector"]
         shares = (100 * v.agreement, 100 * v.agreement_low, 100 * v.agreement_high)
@@ -224,8 +250,9 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
             "step table": "sampler",
             "tracker": "tracker",
             "temperature": "fit",
-            "one class: NLL": lambda r: f"{r['binary'].nll:.4f}",
-            "ECE": lambda r: f"{r['binary'].ece:.4f}",
+            "one class: NLL [95%]": lambda r: score(r, "nll"),
+            "ECE [95%]": lambda r: score(r, "ece"),
+            "AUC [95%]": lambda r: score(r, "auc"),
             "p of true class": lambda r: f"{r['p_of_true_class']:.3f}",
             "all classes: NLL (s.e.)": lambda r: (
                 f"{r['vector'].nll:.3f} ({r['vector'].nll_error:.3f})"

@@ -3,11 +3,13 @@
     python -m eval.class_removal
     python -m eval.class_removal --forbid 3 --forbid 8 --rules unguided np=0.3 dng:pair dng:classes
     python -m eval.class_removal --denoiser exact --steps 100 --samples 4096 --tracker pair
-    python -m eval.class_removal --dataset mnist --cpu-devices 2
+    python -m eval.class_removal --rules unguided reject:pair=1.2 dng:pair --calibration bundled
+    python -m eval.class_removal --dataset mnist --cpu-devices 2 --save-images png
 
 Every class, scale and seed: python -m eval.study.
 
 Writes to --out: results.json (one record per rule), tables.md, samples.png, trade_off.png and,
-where a rule tracks a posterior, posterior.png. Rules: unguided, np, sld, dng, reference
+where a rule tracks a posterior, posterior.png; with --save-images a folder images/. Rules:
+unguided, np, sld, cfg, feedback, dng, reject, reference, intervals of them, and your own
 (dng_jax.experiments.rule_specs).
 """

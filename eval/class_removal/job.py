@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dng_jax import plots
-from dng_jax.experiments import problems, rule_specs
+from dng_jax.experiments import problems, rule_builders, rule_specs, saving
 from dng_jax.experiments.generating import Draw, Generated, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
@@ -33,13 +33,19 @@ def main(config: Config) -> list[dict[str, Any]]:
     at_least(2, samples=config.samples)
     at_least(1, batch=config.batch)
     distinct(seeds=config.seeds, rules=config.rules)
-    specs = [rule_specs.parse(text, config.tracker) for text in config.rules]
+    specs = [
+        rule_specs.parse(text, config.tracker).with_calibration(config.calibration)
+        for text in config.rules
+    ]
+    distinct(rules=[str(spec) for spec in specs])
 
     # ---- build
     config.devices.select()
     problem = problems.make(config.dataset, config.forbid or ("0",), config.source)
     table = problem.table(config.sampler, config.steps)
-    rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
+    saving.check(config.save_images, problem.info.shape[-1])
+    where = (problem, config.options, config.sampler, config.steps)
+    rules = [rule_builders.build(spec, *where) for spec in specs]
     folder = runs.new_run_folder(
         config.run.out, config, job="class_removal", overwrite=config.run.overwrite
     )
@@ -54,10 +60,10 @@ def main(config: Config) -> list[dict[str, Any]]:
                 problem,
                 table,
                 rule,
-                reference=spec.is_reference,
                 advance=functools.partial(bar.advance, task),
             )
-            how = Draw(config.samples, 0, batch=config.batch, keep=SHOWN, pieces=PIECES)
+            keep = None if config.save_images else SHOWN
+            how = Draw(config.samples, 0, batch=config.batch, keep=keep, pieces=PIECES)
             results.append([draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds])
             bar.update(task, completed=config.samples * len(config.seeds))
 
@@ -72,6 +78,13 @@ def main(config: Config) -> list[dict[str, Any]]:
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
+    if config.save_images:
+        for spec, by_seed in zip(specs, results, strict=True):
+            parts = [
+                saving.Labelled(g.images[0], g.labels[0], seed)
+                for seed, g in zip(config.seeds, by_seed, strict=True)
+            ]
+            saving.save(folder / "images", str(spec), parts, config.save_images)
     pictures(folder, title, records, [by_seed[0] for by_seed in results], table)
     publish(folder, table_of(title, records))
     print(f"written to {folder}: results.json, tables.md and pictures")
@@ -85,19 +98,20 @@ def record(
     by_seed_counts = [class_counts(g.labels, problem.info.num_classes) for g in by_seed]
     counts = np.sum(by_seed_counts, axis=0)
     seconds = [g.seconds_per_image for g in by_seed if g.seconds_per_image is not None]
+    calls = problem.network_calls(rule, config.steps)
     features = functools.reduce(Moments.merge, [g.moments() for g in by_seed])
     return {
         "rule": str(spec),
         "family": spec.family,
         "scale": spec.scale,
-        "parameters": rule_specs.parameters(rule),
+        "parameters": rule_builders.parameters(rule),
         "counts": counts,
         "counts_by_seed": dict(zip(map(str, config.seeds), by_seed_counts, strict=True)),
         "report": class_report(counts, problem.allowed),
         "frechet_distance": problem.real.distance(features),
         "frechet_features": problem.classifier.features_name,
         "seconds_per_image": float(np.median(seconds)) if seconds else None,
-        "network_calls_per_image": problem.network_calls(rule, config.steps),
+        "network_calls_per_image": None if calls is None else calls * spec.cost,
     }
 
 
@@ -115,7 +129,7 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
             "reversed KL": lambda r: f"{r['report'].reversed.corrected:.4f}",
             "Frechet": lambda r: f"{r['frechet_distance']:.2f}",
             "ms per image": lambda r: milliseconds(r["seconds_per_image"]),
-            "calls per image": "network_calls_per_image",
+            "calls per kept image": "network_calls_per_image",
         },
     )
 

@@ -26,9 +26,14 @@ class Config:
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Class to forbid, by name or number; repeat for several. Default: class 0."""
     rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules, as NAME[:TRACKER][=SCALE]: unguided, np=.3, sld=3, dng=1, dng:pair=5, reference."""
+    """Rules, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.3, sld=3, cfg=2, feedback=.9,
+    dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference; a
+    rule of your own as MODULE:FACTORY=SCALE. Quote parentheses: 'interval(.1,5,dng=2)'."""
     tracker: str = "classes"
-    """Tracker of a dng that names none: pair, odds, classes or (exact denoiser) exact."""
+    """Tracker of a dng or reject that names none: pair, odds, classes or (exact denoiser) exact."""
+    calibration: str | None = None
+    """Calibration of every tracker, unless its rule names one or a tau: a file of eval.calibration,
+    or bundled. Default: none."""
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     sampler: str = "ddpm"
     """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
@@ -43,5 +48,8 @@ class Config:
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrackerOptions
     )
+    save_images: str | None = None
+    """Write the images, as 8-bit pixels with their labels: png, one file each, or npz, one file per
+    rule. Default: none."""
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

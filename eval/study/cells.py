@@ -13,9 +13,12 @@ forbidden set share it, other forbidden sets do not.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +26,11 @@ import numpy as np
 
 from dng_jax import disk
 from dng_jax.errors import InputError
-from dng_jax.experiments import rule_specs
+from dng_jax.experiments import rule_builders, rule_specs
 from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import TrackerOptions
+from dng_jax.experiments.saving import file_name
 from dng_jax.jobs import runs
 
 BATCH = 1024
@@ -59,7 +63,7 @@ class Cell:
     def name(self) -> str:
         """Part and file name."""
         classes = "+".join(map(str, self.forbidden))
-        family = self.family.replace(":", "-")
+        family = file_name(self.family)
         return f"{self.part}/{classes}_{family}_{self.steps}_seed{self.seed}"
 
     @property
@@ -107,24 +111,33 @@ def save(folder: Path, cell: Cell, found: Found) -> None:
         )
 
 
-def run(problem: Problem, cell: Cell) -> Found:
-    """Samples and classifies the cell."""
-    spec = rule_specs.parse(cell.family)
-    rules = [rule_specs.build(spec.with_scale(s.scale), problem, s.options) for s in cell.settings]
+def drawn_together(cell: Cell, other: Cell) -> bool:
+    """Whether one run of the sampler serves both: rejections of one unguided run."""
+    alike = dataclasses.replace(other, family=cell.family, settings=cell.settings) == cell
+    return alike and all(rule_specs.parse(c.family).name == "reject" for c in (cell, other))
+
+
+def run(problem: Problem, cells: Sequence[Cell]) -> list[Found]:
+    """Samples and classifies cells that are drawn together, or a single one."""
+    cell, rules, ends = cells[0], [], [0]
+    for one in cells:
+        spec, where = rule_specs.parse(one.family), (one.sampler, one.steps)
+        rules += [
+            rule_builders.build(spec.with_scale(s.scale), problem, s.options, *where)
+            for s in one.settings
+        ]
+        ends.append(len(rules))
     found = generate(
         problem,
         problem.table(cell.sampler, cell.steps),
         rules,
         Draw(cell.samples, cell.seed, first_sample(cell), BATCH, keep=0),
-        reference=spec.is_reference,
     )
     # The reference comes in whole rounds of the allowed classes: what is too much is left out.
-    labels, features = found.labels[:, : cell.samples], found.features[:, : cell.samples]
-    return Found(
-        labels.astype(np.min_scalar_type(problem.info.num_classes)),
-        features.astype(np.float16),
-        problem.network_calls(rules[0], cell.steps),
-    )
+    labels = found.labels[:, : cell.samples].astype(np.min_scalar_type(problem.info.num_classes))
+    features = found.features[:, : cell.samples].astype(np.float16)
+    calls = problem.network_calls(rules[0], cell.steps)
+    return [Found(labels[a:b], features[a:b], calls) for a, b in itertools.pairwise(ends)]
 
 
 def first_sample(cell: Cell) -> int:

@@ -23,6 +23,9 @@ def main(config: Config) -> dict[str, Any]:
     """Computes what is missing, then sums up."""
     # ---- parse
     check(config)
+    config = dataclasses.replace(
+        config, families=plan.calibrated(config.families, config.calibration)
+    )
 
     # ---- build
     config.devices.select()
@@ -81,8 +84,12 @@ def compute(study: Study, wanted: list[Cell]) -> dict[Cell, Found]:
             bar.update(task, description=f"{cell.part} {'+'.join(map(str, cell.forbidden))}")
             there = cells.load(study.folder, cell)
             if there is None:
-                there = cells.run(study.problem(cell.forbidden), cell)
-                cells.save(study.folder, cell, there)
+                alike = [c for c in wanted if c != cell and cells.drawn_together(c, cell)]
+                together = [cell, *(c for c in alike if cells.load(study.folder, c) is None)]
+                made = cells.run(study.problem(cell.forbidden), together)
+                for one, result in zip(together, made, strict=True):
+                    cells.save(study.folder, one, result)
+                there = made[0]
             found[cell] = there
             bar.advance(task, cell.cost)
     return found

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from dng_jax.errors import InputError, choose
+from dng_jax.experiments import rule_specs
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import runs
 from dng_jax.jobs.devices import Devices
@@ -29,7 +30,11 @@ class Config:
     parts: tuple[str, ...] = plan.PARTS
     """Parts: curves, sensitivity, steps, several, path, calibration."""
     families: tuple[str, ...] = tuple(plan.GRIDS)
-    """Rules, as NAME[:TRACKER] on the study's grid of scales, or NAME[:TRACKER]=SCALE,SCALE,..."""
+    """Rules on the study's grid of scales, or NAME[:TRACKER]=SCALE,SCALE,...[,SETTING=VALUE]: as
+    --rules of eval.class_removal takes them, with several scales."""
+    calibration: str | None = None
+    """Calibration of every tracker of --families that names none and no tau: a file of
+    eval.calibration, or bundled. Default: none."""
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     sampler: str = "ddpm"
     """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
@@ -56,7 +61,13 @@ def check(config: Config) -> None:
         choose(part, plan.PARTS, "part")
     if "calibration" in config.parts and config.steps < 4:
         raise InputError(f"the part calibration needs --steps of at least 4, got {config.steps}")
-    plan.grids_of(config.families)
+    grids = plan.grids_of(plan.calibrated(config.families, config.calibration))
+    alone = [part for part in config.parts if part in ("sensitivity", "steps")]
+    if alone and not set(grids) & set(plan.PLAIN_TRACKERS):
+        raise InputError(
+            f"the part {alone[0]} is about {' and '.join(plan.PLAIN_TRACKERS)} as they are: add one"
+            " to --families, or leave it out of --parts"
+        )
 
 
 def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
@@ -77,12 +88,17 @@ def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
 
 def identity(config: Config) -> dict[str, Any]:
     """What makes two studies the same: everything a cell does not record itself."""
-    from dng_jax.experiments import models
+    from dng_jax.experiments import calibrations, models
 
     weights = models.fingerprint(config.dataset, config.source)
+    used = {rule_specs.parse(f).calibration for f in plan.grids_of(config.families)} - {None}
+    held = {
+        str(name): calibrations.digest(str(name), config.dataset, config.source.network)
+        for name in used
+    }
     return {
         "job": "study",
         "dataset": config.dataset,
         "source": runs.to_json(config.source),
         "weights": weights,
-    }
+    } | ({"calibrations": held} if held else {})

@@ -7,13 +7,13 @@ STEP_COUNTS      sampling steps;  SET_SIZES: how many classes at once
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dng_jax.errors import InputError
 from dng_jax.experiments import rule_specs
-from dng_jax.experiments.rule_specs import TrackerOptions
+from dng_jax.experiments.rule_specs import Spec, TrackerOptions
 
 if TYPE_CHECKING:
     from .cells import Cell, Setting
@@ -37,6 +37,7 @@ KNOBS: dict[str, tuple[float, ...]] = {
     "delta": (2e-4, 2e-3, 2e-2),
     "prior": (0.01, 0.03, 0.3),
 }
+PLAIN_TRACKERS = ("dng:pair", "dng:classes")  # of the parts sensitivity and steps
 SEVERAL: dict[str, tuple[float, ...]] = {
     "np": (0.3, 1.0),
     "sld": (0.5, 1.0),
@@ -58,7 +59,7 @@ def cells(
     small: dict[str, Any] = {"seed": config.seeds[0], "samples": config.part_samples}
     baselines = BASELINES if knows_classes else ("unguided",)
     grids = grids_of(config.families)
-    trackers = [f for f in grids if f in ("dng:pair", "dng:classes")]
+    trackers = [f for f in grids if f in PLAIN_TRACKERS]
     if "curves" in config.parts:
         for seed in config.seeds:
             for k in chosen:
@@ -113,23 +114,57 @@ def knobs(family: str) -> tuple[Setting, ...]:
     return tuple(dict.fromkeys(settings))
 
 
-def grids_of(families: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+def grids_of(families: tuple[str, ...]) -> dict[str, tuple[float | None, ...]]:
     """Scales of every family named, those given with it or the study's own."""
-    grids: dict[str, tuple[float, ...]] = {}
+    grids: dict[str, tuple[float | None, ...]] = {}
     for word in families:
-        family, given, text = word.partition("=")
-        if family not in GRIDS:
-            known = ", ".join(GRIDS)
-            raise InputError(f"no grid of scales for '{family}': choose from {known}")
+        spec, given = _family(word)
+        scales: tuple[float | None, ...] = given
+        family = spec.family
+        if family in BASELINES:
+            raise InputError(f"{family} is part of every study: leave it out of --families")
         if family in grids:
             raise InputError(f"--families names '{family}' twice: give all its scales at once")
-        try:
-            scales = tuple(float(part) for part in text.split(",")) if given else GRIDS[family]
-        except ValueError:
-            raise InputError(
-                f"--families: '{word}' has a scale that is no number: write {family}=0.5,1"
-            ) from None
-        if not all(math.isfinite(s) and s >= 0 for s in scales) or len(set(scales)) < len(scales):
-            raise InputError(f"--families: the scales of '{word}' must be >= 0, finite, none twice")
-        grids[family] = tuple(sorted(scales))
+        if not scales:
+            plain = dataclasses.replace(spec, settings=(), interval=None).family
+            scales = GRIDS.get(plain) or (spec.scale,)
+        if len(set(scales)) < len(scales):
+            raise InputError(f"--families: '{word}' names a scale twice")
+        grids[family] = tuple(sorted(scales, key=lambda s: s or 0.0))
     return grids
+
+
+def calibrated(families: tuple[str, ...], calibration: str | None) -> tuple[str, ...]:
+    """The families with a calibration, where they track kernels and name none themselves."""
+
+    def with_it(word: str) -> str:
+        spec = _family(word)[0]
+        if spec.with_calibration(calibration) == spec:
+            return word
+        inner, closed = (word[:-1], ")") if word.endswith(")") else (word, "")
+        return f"{inner},{rule_specs.CALIBRATION}={calibration}{closed}"
+
+    return tuple(with_it(word) for word in families)
+
+
+def _family(word: str) -> tuple[Spec, tuple[float, ...]]:
+    """NAME[:TRACKER][=SCALE,SCALE,...][,SETTING=VALUE]... -> the rule, and the scales given."""
+    before, _, inner = word.rpartition("(") if word.startswith("interval(") else ("", "", word)
+    low_high = ""
+    if before:
+        *levels, inner = inner.rstrip(")").split(",", 2)
+        low_high = ",".join(levels)
+    head, *more = inner.split(",")
+    name, given, first = head.partition("=")
+    texts = [first] * bool(given) + [part for part in more if "=" not in part]
+    rule = ",".join([name, *(part for part in more if "=" in part)])
+
+    def spec(scaled: str) -> Spec:
+        text = scaled if not before else f"interval({low_high},{scaled})"
+        try:
+            return rule_specs.parse(text)
+        except InputError as error:
+            raise InputError(f"--families: {error}") from None
+
+    scales = [spec(rule.replace(name, f"{name}={text}", 1)).scale for text in texts]
+    return spec(rule), tuple(s for s in scales if s is not None)

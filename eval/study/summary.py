@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dng_jax import initial_noise, plots, sample, sample_keys, sweep
-from dng_jax.experiments import rule_specs
+from dng_jax.experiments import rule_builders, rule_specs
 from dng_jax.experiments.problems import Model, Problem
 from dng_jax.experiments.rule_specs import REFERENCE, TrackerOptions
 from dng_jax.jobs.tables import Table
@@ -207,7 +207,8 @@ def path(study: Study, problem: Problem) -> Summary:
     table = problem.table(config.sampler, config.steps)
     keys = sample_keys(config.seeds[0], PATH_POOL)
     x = initial_noise(keys, problem.info.shape, table)
-    plain = rule_specs.build(rule_specs.parse("unguided"), problem, usual)
+    where = (problem, usual, config.sampler, config.steps)
+    plain = rule_builders.build(rule_specs.parse("unguided"), *where)
     unguided = np.asarray(sample(problem.denoiser, table, plain, keys, x).x)
     labels, _ = problem.classify(unguided)
     order = np.argsort(~np.isin(labels, problem.forbidden), kind="stable")[:PATH_SHOWN]
@@ -215,7 +216,7 @@ def path(study: Study, problem: Problem) -> Summary:
     grids = plan.grids_of(config.families)
     for family in (f for f in grids if f in PATH_FAMILIES):
         spec = rule_specs.parse(family)
-        rules = [rule_specs.build(spec.with_scale(s), problem, usual) for s in grids[family]]
+        rules = [rule_builders.build(spec.with_scale(s), *where) for s in grids[family]]
         images = np.asarray(sweep(problem.denoiser, table, rules, keys[order], x[order]).x)
         file = f"path_{family.replace(':', '-')}.png"
         names = ["unguided", *(tables.label(family, s) for s in grids[family])]
@@ -290,7 +291,7 @@ def curves_of(study: Study, joined: Mapping[str, list[Joined]]) -> dict[str, tra
         scales,
         frechet={family: np.array(v) for family, v in of_each(frechet).items()},
         frechet_error={family: np.array(v) for family, v in of_each(frechet_error).items()},
-        independent=[family for family in joined if family == REFERENCE],
+        independent=[f for f in joined if not rule_specs.parse(f).shares_noise],
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dng_jax.experiments import rule_specs
 from dng_jax.jobs.tables import Table
 from dng_jax.metrics import tradeoff
 
@@ -58,7 +59,7 @@ def points_table(title: str, records: Sequence[Record], *facts: str) -> Table:
 def settings_table(title: str, found, quality, calls) -> Table:
     """Every family and scale: leak, divergences, distances, network calls."""
     records = [
-        {"rule": label(name, scale), "calls": calls[name]}
+        {"rule": label(name, scale), "calls": calls_per_kept(name, scale, calls[name])}
         | {measure: values[i] for measure, values in quality[name].items()}
         | point(c, i)
         for name, c in found.items()
@@ -73,7 +74,7 @@ def settings_table(title: str, found, quality, calls) -> Table:
             "KID x 1000": lambda r: f"{1000 * r['kid']:.2f}",
             "precision": lambda r: f"{r['precision']:.3f}",
             "recall": lambda r: f"{r['recall']:.3f}",
-            "calls per image": "calls",
+            "calls per kept image": "calls",
         },
     )
 
@@ -147,4 +148,9 @@ def at_one(c: tradeoff.Curve) -> int:
 
 def label(family: str, scale: float | None) -> str:
     """A rule as jobs take it."""
-    return family if scale is None else f"{family}={scale:g}"
+    return str(rule_specs.parse(family).with_scale(scale))
+
+
+def calls_per_kept(family: str, scale: float | None, calls: int | None) -> float | None:
+    """Network calls per image that is kept, from those per chain."""
+    return None if calls is None else calls * rule_specs.parse(family).with_scale(scale).cost

@@ -1,4 +1,5 @@
-"""Small trained networks that come with the library; one model card (.md) beside each.
+"""Small trained networks that come with the library; one model card (.md) beside each, and for
+some the calibration of trackers on them (.calibration.json, dng_jax.experiments.calibrations).
 
 digits-heads       U-Net with one output head per class, one unconditional: the default network
 digits-label       class-conditional U-Net with label dropout (label K is the null label)
@@ -36,6 +37,15 @@ def path(name: str) -> Iterator[Path]:
     choose(name, NAMES, "pretrained network")
     with resources.as_file(resources.files(__name__)) as folder:
         yield folder / f"{name}.safetensors"
+
+
+def calibration(name: str) -> Path | None:
+    """The calibration beside a bundled network; None where there is none, or no such network."""
+    if name not in NAMES:
+        return None
+    with path(name) as file:
+        beside = file.with_name(f"{name}.calibration.json")
+        return beside if beside.exists() else None
 
 
 def stored(name: str) -> bytes:
