@@ -5,6 +5,7 @@ frechet           Frechet distance                 kernel_distance   KID over al
 precision_recall  and density, coverage            tradeoff          curves over scales, intervals
 features          images -> feature vectors        buffer            feature vectors as they come
 reference         real features per class, without the data
+inversion         the interval of KL from few samples
 
 Plain NumPy in float64 on the host, but for the feature extractors. What streams (class counts,
 Moments, FeatureBuffer, PRDC) is immutable, and gives what the whole batch gives.

@@ -13,6 +13,10 @@ with w_f drawn again for each f, since every f has noise of its own. Families na
 (with other noise, or another n) get weights of their own. KL and rev are laid around their
 estimates: draws less their mean, plus the estimate; like the estimates they may fall below 0. The
 forbidden sets themselves are not redrawn: the intervals speak of these sets with other samples.
+A point is `sparse` where an allowed class of one of its sets has fewer than 5 samples: its interval
+of KL is then that of dng_jax.metrics.inversion, with no upper end where such a class has none, and
+what is read from its draws (the comparisons below) is marked sparse too, because they are too
+narrow.
 
 Resampling cannot show a leak that did not happen, so the interval of a mean leak is Wilson's for
 the pooled count; unequal strata only make it too wide. For the same reason a comparison at a leak
@@ -34,7 +38,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dng_jax.errors import InputError, choose, some_classes
-from dng_jax.metrics.shares import raw_and_bias, wilson
+from dng_jax.metrics.inversion import kl_interval
+from dng_jax.metrics.shares import is_sparse, raw_and_bias, wilson
 
 MEASURES = ("kl", "reversed")
 Measure = Literal["kl", "reversed"]
@@ -55,11 +60,13 @@ class Curve:
     """Means over F forbidden sets at each of S scales, with 95% intervals; *_by_class [F, S].
 
     leak in [0, 1]; kl and reversed in nats; frechet as it was given (NaN where it was not);
-    samples: n of one forbidden set and scale.
+    samples: n of one forbidden set and scale. sparse [S]: see the top of this file; kl_high may
+    then be infinite.
     """
 
     scales: list
     samples: int
+    sparse: np.ndarray
     leak: np.ndarray
     leak_low: np.ndarray
     leak_high: np.ndarray
@@ -82,11 +89,13 @@ class Curve:
 class Matched:
     """A curve at the reference's leak: its KL there, and by how much it exceeds the reference's.
 
-    leak: where it was read; reached: whether that is the reference's leak.
+    leak: where it was read; reached: whether that is the reference's leak; sparse: whether a point
+    that was read is sparse.
     """
 
     leak: float
     reached: bool
+    sparse: bool
     kl: float
     kl_low: float
     kl_high: float
@@ -99,12 +108,14 @@ class Matched:
 class AtLevels:
     """A curve at L given leaks, all [L]; excess over a reference where one was given, else NaN.
 
-    leak: where it was read; reached: whether that is the level (for excess, look at both curves).
+    leak: where it was read; reached: whether that is the level (for excess, look at both curves);
+    sparse: whether a point that was read is sparse.
     """
 
     level: np.ndarray
     leak: np.ndarray
     reached: np.ndarray
+    sparse: np.ndarray
     kl: np.ndarray
     kl_low: np.ndarray
     kl_high: np.ndarray
@@ -166,8 +177,9 @@ def curves(
                 f"{name} has {len(scales[name])} scales and labels of {stack.shape[1]}"
             )
     found: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in stacks}
-    for f, banned in enumerate(forbidden):
-        allowed = _mask(banned, classes)
+    counts: dict[str, list[np.ndarray]] = {name: [] for name in stacks}
+    masks = np.stack([_mask(banned, classes) for banned in forbidden])
+    for f, allowed in enumerate(masks):
         for i, group in enumerate(groups):
             # A stream for every (set, group): one family more leaves the others' draws alone.
             rng = np.random.default_rng([seed, f, i])
@@ -176,11 +188,14 @@ def curves(
             for name in group:
                 redrawn = _weighted_counts(weights, stacks[name][f], classes)
                 counted = _weighted_counts(np.ones((1, n), np.float32), stacks[name][f], classes)
+                counts[name].append(counted[0])
                 found[name].append(_points(np.concatenate([counted, redrawn]), allowed))
     return {
         name: _curve(
             list(scales[name]),
             stacks[name].shape[2],
+            np.stack(counts[name], axis=1),
+            masks,
             [np.stack(part) for part in zip(*found[name], strict=True)],
             None if frechet is None else frechet.get(name),
             None if frechet_error is None else frechet_error.get(name),
@@ -193,13 +208,14 @@ def matched(reference: Curve, other: Curve, at: int = 0, measure: Measure = "kl"
     """`other` at the leak of the reference's scale number `at`; both from one call of `curves`."""
     y, mean = _of(other, measure), _of(reference, measure)
     target, targets = reference.leak[[at]], reference.draws.leak[:, [at]]
-    kl, leak, reached = _read(other.leak, y[0], target, other.samples)
+    kl, leak, reached, points = _read(other.leak, y[0], target, other.samples)
+    sparse = bool(reference.sparse[at] or other.sparse[points].any())
     draws = _read(other.draws.leak, y[1], targets, other.samples)[0]
     low, high = _around(kl, draws)
     excess = kl - mean[0][at]
     excess_low, excess_high = _around(excess, draws - mean[1][:, [at]])
     numbers = (kl, low, high, excess, excess_low, excess_high)
-    return Matched(leak.item(), bool(reached.item()), *(v.item() for v in numbers))
+    return Matched(leak.item(), bool(reached.item()), sparse, *(v.item() for v in numbers))
 
 
 def at_levels(
@@ -213,16 +229,18 @@ def at_levels(
     if level.ndim != 1 or not np.all((level >= 0) & (level <= 1)):
         raise InputError(f"leak levels must be shares in [0, 1], got {level.tolist()}")
     y = _of(curve, measure)
-    kl, leak, reached = _read(curve.leak, y[0], level, curve.samples)
+    kl, leak, reached, points = _read(curve.leak, y[0], level, curve.samples)
+    sparse = curve.sparse[points].any(axis=-1)
     draws = _read(curve.draws.leak, y[1], level, curve.samples)[0]
     excess = excess_low = excess_high = np.full_like(kl, np.nan)
     if reference is not None:
         base = _of(reference, measure)
-        excess = kl - _read(reference.leak, base[0], level, reference.samples)[0]
+        base_kl, _, _, points = _read(reference.leak, base[0], level, reference.samples)
+        excess, sparse = kl - base_kl, sparse | reference.sparse[points].any(axis=-1)
         base_draws = _read(reference.draws.leak, base[1], level, reference.samples)[0]
         excess_low, excess_high = _around(excess, draws - base_draws)
     low, high = _around(kl, draws)
-    return AtLevels(level, leak, reached, kl, low, high, excess, excess_low, excess_high)
+    return AtLevels(level, leak, reached, sparse, kl, low, high, excess, excess_low, excess_high)
 
 
 def area(
@@ -260,8 +278,9 @@ def area(
     return Area(float(low), float(high), here.item(), *(b.item() for b in bounds))
 
 
-def _curve(scales, n, parts, frechet, frechet_error) -> Curve:
-    # parts: leak, kl, reversed [F, 1 + R, S], the first row of each as counted
+def _curve(scales, n, counts, masks, parts, frechet, frechet_error) -> Curve:
+    # counts [S, F, K], allowed classes masks [F, K]; parts: leak, kl, reversed [F, 1 + R, S], the
+    # first row of each as counted
     leak, kl, rev = (part.mean(axis=0) for part in parts)
     sets, points = len(parts[0]), len(scales)
     pooled = np.rint(leak[0] * sets * n)
@@ -276,9 +295,16 @@ def _curve(scales, n, parts, frechet, frechet_error) -> Curve:
     leak_low, leak_high = wilson(pooled, np.full(points, sets * n))
     kl_low, kl_high = np.quantile(draws.kl, TAILS, axis=0)
     rev_low, rev_high = np.quantile(draws.reversed, TAILS, axis=0)
+    sparse = np.any(is_sparse(np.where(masks, counts, np.inf)), axis=1)
+    if sparse.any():
+        target = masks / masks.sum(axis=1, keepdims=True)
+        ends = kl_interval(counts[sparse], target, TAILS[0])
+        kl_low[sparse] = np.minimum(ends[0], kl[0, sparse])
+        kl_high[sparse] = np.maximum(ends[1], kl[0, sparse])
     return Curve(
         scales=scales,
         samples=n,
+        sparse=sparse,
         leak=leak[0],
         leak_low=leak_low,
         leak_high=leak_high,
@@ -321,8 +347,9 @@ def _points(counts: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.nda
     return leak, forward - bias, rev - rev_bias
 
 
-def _read(leak, y, target, samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # leak, y [..., S], target [..., T] -> [..., T]: y there, the leak it was read at, reached
+def _read(leak, y, target, samples) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    # leak, y [..., S], target [..., T] -> [..., T]: y there, the leak it was read at, reached; and
+    # [..., T, 2] the numbers of the points it was read from
     floor = 0.5 / samples
     # The target's log by the same rounding as the curve's: a point equal to it must be found.
     x, at = np.log(leak + floor)[..., None, :], np.log(target + floor)[..., :, None]
@@ -331,17 +358,21 @@ def _read(leak, y, target, samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     t = (at - x[..., :-1]) / np.where(step == 0, np.nan, step)
     crossing = np.where((t >= 0) & (t <= 1), y[..., :-1] + np.diff(y) * t, np.inf)
     on_point = np.where(x == at, y, np.inf)
-    best = np.minimum(crossing.min(axis=-1, initial=np.inf), on_point.min(axis=-1))
+    candidates = np.concatenate([on_point, crossing], axis=-1)
+    best = candidates.min(axis=-1)
     reached = np.isfinite(best)
     gap = np.abs(x - at)
     near = np.where(gap == gap.min(axis=-1, keepdims=True), y, np.inf)
     i = near.argmin(axis=-1)[..., None]
     at_nearest = np.take_along_axis(np.broadcast_to(leak, near.shape), i, -1)[..., 0]
     target = np.broadcast_to(target, best.shape)
+    pick, size = candidates.argmin(axis=-1)[..., None], leak.shape[-1]
+    ends = np.where(pick < size, [0, 0], [-size, 1 - size]) + pick
     return (
         np.where(reached, best, near.min(axis=-1)),
         np.where(reached, target, at_nearest),
         reached,
+        np.where(reached[..., None], ends, i),
     )
 
 

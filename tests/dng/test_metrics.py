@@ -91,7 +91,7 @@ def test_an_empty_class_is_finite_and_flagged_and_reports_repeat():
     first, again = metrics.class_report(counts, NINE), metrics.class_report(counts, NINE)
     assert first == again
     assert first.forward.sparse
-    assert np.isfinite([first.forward.raw, first.forward.high, first.reversed.high]).all()
+    assert np.isfinite([first.forward.raw, first.forward.low, first.reversed.high]).all()
     nothing = metrics.class_report(np.array([5, 0, 0]), np.array([False, True, True]))
     assert nothing.leak.value == 1
     assert np.isnan(nothing.renormalised.raw)
