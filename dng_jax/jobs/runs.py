@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from dng_jax import disk
 from dng_jax.errors import InputError, difference
+from dng_jax.jobs import locks
 from dng_jax.jobs.options import WHERE
 
 PACKAGES = (
@@ -65,43 +66,81 @@ def new_run_folder(
     option: the command-line option that sets overwrite, for the message. facts: added to run.json.
     InputError, too, where the disk refuses.
     """
-    if path is None:
-        names = (job if n == 1 else f"{job}-{n}" for n in itertools.count(1))
-        path = next(p for p in (Path("runs") / name for name in names) if not p.exists())
-    path = Path(path)
     wanted = to_json(config)
     if not isinstance(wanted, dict):
         raise InputError(
             f"a run's config must be a dataclass or a mapping, got {type(config).__name__}"
         )
+    path = _made(path, job)
+    _refuse_another(path, wanted, overwrite, option)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        # Half a run.json, of a job killed before it began, holds nothing.
-        held = any(not p.name.startswith(".run.json.") for p in path.iterdir())
+        locks.hold(path)
     except OSError as error:
         raise InputError(
-            f"cannot make the folder {path} ({error.strerror}): choose another --out"
+            f"cannot write to {path} ({error.strerror}): choose another --out"
         ) from error
-    if held:
-        stored = _identity((read_run(path) or {}).get("config"))
-        if stored is None:
-            raise InputError(
-                f"{path} holds another run, or files of no run at all: choose another --out"
-            )
-        if stored != _identity(wanted):
-            raise InputError(
-                f"{path} holds another run ({difference(stored, _identity(wanted))}):"
-                " choose another --out"
-            )
-        if not overwrite:
-            raise InputError(
-                f"{path} already holds this run: choose another --out, or add {option}"
-            )
+    # Again, now that nobody else can begin: another job may have, since.
+    _refuse_another(path, wanted, overwrite, option)
     now, before = provenance(), read_run(path) or {}
-    sessions = [*before.get("sessions", ()), now]
+    held = before.get("sessions", [])
+    sessions = [*(held if isinstance(held, list) else ()), now]
     record = {"config": wanted, "provenance": now, "sessions": sessions, **(facts or {})}
     write_json(path / "run.json", record)
     return path
+
+
+def _made(path: str | Path | None, job: str) -> Path:
+    """The folder, made; of path None a new one, which no other job can have made."""
+    words = (job if n == 1 else f"{job}-{n}" for n in itertools.count(1))
+    wanted = (Path("runs") / word for word in words) if path is None else iter((Path(path),))
+    folder = next(wanted)
+    try:
+        str(folder).encode()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while path is None:
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                folder = next(wanted)
+        folder.mkdir(exist_ok=True)
+    except UnicodeEncodeError:
+        # Saved states, event files and JSON name it, and they are UTF-8.
+        name = os.fsencode(folder).decode("ascii", "backslashreplace")
+        raise InputError(f"the folder {name} is not named in UTF-8: choose another --out") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {folder} ({error.strerror}): choose another --out"
+        ) from error
+    return folder
+
+
+def _refuse_another(path: Path, wanted: dict[str, Any], overwrite: bool, option: str) -> None:
+    """InputError where the folder holds anything but this run, or holds it and may not."""
+    try:
+        # Half a run.json, of a job killed before it began, holds nothing.
+        held = any(
+            p.name != locks.NAME and not p.name.startswith(".run.json.") for p in path.iterdir()
+        )
+    except OSError as error:
+        raise InputError(
+            f"cannot read the folder {path} ({error.strerror}): choose another --out"
+        ) from error
+    if not held:
+        return
+    stored = read_run(path)
+    identity = _identity((stored or {}).get("config"))
+    if identity is None:
+        raise InputError(
+            f"{path} holds another run, or files of no run at all: choose another --out"
+        )
+    if identity != _identity(wanted):
+        raise InputError(
+            f"{path} holds another run ({difference(identity, _identity(wanted))}):"
+            " choose another --out"
+        )
+    if not overwrite:
+        raise InputError(f"{path} already holds this run: choose another --out, or add {option}")
 
 
 def read_run(path: str | Path) -> dict[str, Any] | None:
@@ -137,6 +176,11 @@ def provenance() -> dict[str, Any]:
         "backend": devices[0].platform,
         "device": devices[0].device_kind,
         "device_count": len(devices),
+        "prng": {
+            "implementation": jax.config.jax_default_prng_impl,
+            "threefry_partitionable": jax.config.jax_threefry_partitionable,
+        },
+        "x64": jax.config.jax_enable_x64,
         "git": checkout(ROOT),
     }
 
@@ -205,7 +249,8 @@ def write_json(path: str | Path, value: Any) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a file whole or not at all; InputError where the disk refuses."""
     with disk.refused(f"write {path}", "or choose another --out"), disk.whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+        # Of names in other bytes what can be read is kept, and JSON stays JSON.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
