@@ -36,6 +36,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     specs = [rule_specs.parse(text, config.tracker) for text in config.rules]
 
     # ---- build
+    config.data.use()
     config.devices.select()
     problem = problems.make(config.dataset, config.forbid or ("0",), config.source)
     table = problem.table(config.sampler, config.steps)

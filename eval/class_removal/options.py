@@ -10,7 +10,7 @@ import tyro
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.experiments.source import Source
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions
+from dng_jax.jobs.options import DataOptions, RunOptions
 
 DEFAULT_RULES = (
     "unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes",
@@ -43,5 +43,6 @@ class Config:
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrackerOptions
     )
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

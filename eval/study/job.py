@@ -25,6 +25,7 @@ def main(config: Config) -> dict[str, Any]:
     check(config)
 
     # ---- build
+    config.data.use()
     config.devices.select()
     model = problems.load(config.dataset, config.source)
     every = range(model.info.num_classes)
