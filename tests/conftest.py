@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,11 @@ from scipy.special import logsumexp
 from dng_jax import mixtures, sampling, schedules, steps
 
 SHAPE = (2, 2)
+
+# Where nobody says otherwise, the raw data sets are those beside the checkout.
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+if BESIDE.is_dir():
+    os.environ.setdefault("DNG_JAX_DATA", str(BESIDE))
 
 
 @dataclass(frozen=True)

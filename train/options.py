@@ -16,7 +16,7 @@ import tyro
 
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import at_least, command, program
+from dng_jax.jobs.options import DataOptions, at_least, command, program
 from dng_jax.training import presets
 from dng_jax.training.presets import ClassifierJob, DiffusionJob, Job
 
@@ -47,6 +47,9 @@ class Options:
     """Steps per compiled call; default: 1 on CPU, 25 on GPU and TPU."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DataOptions
+    )
     devices: Annotated[Devices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Devices)
     coordinator: str | None = None
     """HOST:PORT of process 0, for several processes; found by itself under SLURM."""

@@ -126,6 +126,7 @@ def place(options: Options) -> Place:
                 f"cannot join the other processes ({str(error).splitlines()[0]}): check"
                 " --coordinator, and that all --num-processes are running"
             ) from error
+    options.data.use()
     found = options.devices.select()
     mesh = sweeps.mesh(found)
     return Place(found, NamedSharding(mesh, P()), NamedSharding(mesh, P("batch")))

@@ -3,9 +3,9 @@
 With an explicit folder: there, and nowhere else. Otherwise, first hit wins:
 
 1. raw files in the folder that the environment variable DNG_JAX_DATA names;
-2. raw files in ../shared/data beside the checkout, when it is there;
-3. sets prepared by TensorFlow Datasets in $DNG_JAX_DATA, then in $TFDS_DATA_DIR or else in
-   ~/tensorflow_datasets; the last is where a download is prepared.
+2. sets prepared by TensorFlow Datasets in $DNG_JAX_DATA, then in $TFDS_DATA_DIR or else in
+   ~/tensorflow_datasets (in the folder for temporary files where there is no home); the last is
+   where a download is prepared.
 
 The raw files of a set lie in a subfolder of its name (<folder>/mnist/*.gz) or in the folder itself.
 """
@@ -13,13 +13,14 @@ The raw files of a set lie in a subfolder of its name (<folder>/mnist/*.gz) or i
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from dng_jax.errors import InputError
 
 VARIABLE = "DNG_JAX_DATA"
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+TFDS = "~/tensorflow_datasets"
 
 
 class Paths(NamedTuple):
@@ -36,13 +37,20 @@ def paths(data_dir: str | os.PathLike | None) -> Paths:
         return Paths(only, only)
     named = os.environ.get(VARIABLE)
     own = (_existing(named, VARIABLE),) if named else ()
-    shared = (SHARED,) if SHARED.is_dir() else ()
-    tfds = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    return Paths(own + shared, (*own, tfds))
+    return Paths(own, (*own, _expanded(os.environ.get("TFDS_DATA_DIR") or TFDS)))
 
 
 def _existing(folder: str | os.PathLike, named_by: str) -> Path:
-    path = Path(folder).expanduser()
+    path = _expanded(folder)
     if not path.is_dir():
         raise InputError(f"{named_by} names {path}, which is no folder: create it or name another")
     return path
+
+
+def _expanded(folder: str | os.PathLike) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:  # no home, as in containers and for cron
+        if folder == TFDS:
+            return Path(tempfile.gettempdir()) / "tensorflow_datasets"
+        raise InputError(f"there is no home folder to find {folder} in: name all of it") from None

@@ -23,7 +23,7 @@ import tyro
 
 from dng_jax.errors import InputError
 
-WHERE = ("run", "out", "overwrite", "resume")
+WHERE = ("run", "out", "overwrite", "resume", "data")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,22 @@ class RunOptions:
     """Folder of the results; default: a new one below runs/, named after the job."""
     overwrite: bool = False
     """Write the same run into its folder --out again."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where this machine keeps its data sets; does not count either (a field named `data`)."""
+
+    data_dir: str | None = None
+    """Folder of raw data sets, or of those that TensorFlow Datasets prepared; default: the folder
+    that the environment variable DNG_JAX_DATA names."""
+
+    def use(self) -> None:
+        """Lets this process look there (dng_jax.data.search)."""
+        if self.data_dir is not None:
+            if not os.path.isdir(self.data_dir):
+                raise InputError(f"--data-dir names {self.data_dir}, which is no folder")
+            os.environ["DNG_JAX_DATA"] = self.data_dir
 
 
 def option(name: str) -> str:

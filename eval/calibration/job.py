@@ -36,6 +36,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     check(config)
 
     # ---- build
+    config.data.use()
     config.devices.select()
     problem = problems.make(config.dataset, ("0",), config.source)
     tables = {name: problem.table(name, config.steps) for name in config.samplers}

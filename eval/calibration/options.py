@@ -9,7 +9,7 @@ import tyro
 
 from dng_jax.experiments.source import Source
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions
+from dng_jax.jobs.options import DataOptions, RunOptions
 
 TRACKERS = ("pair", "odds", "classes")
 
@@ -38,5 +38,6 @@ class Config:
     """Knots of the temperature over log-SNR, at least 2 and below --steps."""
     seed: int = 0
     """Seed of the runs; the forward chains take the next one."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

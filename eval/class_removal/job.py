@@ -40,6 +40,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     distinct(rules=[str(spec) for spec in specs])
 
     # ---- build
+    config.data.use()
     config.devices.select()
     problem = problems.make(config.dataset, config.forbid or ("0",), config.source)
     table = problem.table(config.sampler, config.steps)

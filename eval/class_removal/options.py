@@ -10,7 +10,7 @@ import tyro
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.experiments.source import Source
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions
+from dng_jax.jobs.options import DataOptions, RunOptions
 
 DEFAULT_RULES = (
     "unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes",
@@ -51,5 +51,6 @@ class Config:
     save_images: str | None = None
     """Write the images, as 8-bit pixels with their labels: png, one file each, or npz, one file per
     rule. Default: none."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

@@ -21,6 +21,7 @@ def run(config: Any) -> dict[str, Any]:
     """Runs the subcommand whose options these are; returns what it writes as results.json."""
     name = next(name for name, options in COMMANDS.items() if options is type(config))
     job = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    config.data.use()
     prepared = job.prepare(config)
     asked = {"command": name} | {
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)

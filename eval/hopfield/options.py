@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dng_jax.jobs.options import RunOptions
+from dng_jax.jobs.options import DataOptions, RunOptions
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Options:
     """Options of every subcommand."""
 
     seed: int = 0
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
 

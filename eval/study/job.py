@@ -28,6 +28,7 @@ def main(config: Config) -> dict[str, Any]:
     )
 
     # ---- build
+    config.data.use()
     config.devices.select()
     model = problems.load(config.dataset, config.source)
     every = range(model.info.num_classes)

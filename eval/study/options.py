@@ -13,7 +13,7 @@ from dng_jax.experiments import rule_specs
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import runs
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import at_least, distinct
+from dng_jax.jobs.options import DataOptions, at_least, distinct
 
 from . import plan
 
@@ -46,6 +46,7 @@ class Config:
     """Images per forbidden class, setting and seed, of the curves; at least 2."""
     part_samples: int = 210
     """Images per forbidden class and setting, of the other parts; at least 2."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     out: str | None = None
     """Folder of the study; default runs/study-DATASET."""

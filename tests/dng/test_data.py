@@ -1,7 +1,7 @@
 """Data sets: values, splits, where files are looked for, and what is said when they are not right.
 
 Tiny copies of MNIST and CIFAR-10 are written in the official formats, under a table of checksums of
-their own; the real ones are read where the checkout has ../shared/data.
+their own; the real ones are read where DNG_JAX_DATA names them.
 """
 
 import functools
@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import struct
 import sys
 import tarfile
@@ -27,9 +28,7 @@ from dng_jax.data import network, prepared, raw, search
 from dng_jax.errors import InputError
 
 TRAIN, TEST = 30, 12
-REAL = pytest.mark.skipif(
-    not search.SHARED.is_dir(), reason="no ../shared/data beside the checkout"
-)
+REAL = pytest.mark.skipif(search.VARIABLE not in os.environ, reason="DNG_JAX_DATA is not set")
 
 
 def official(content):
@@ -51,7 +50,6 @@ def nowhere(tmp_path, monkeypatch):
     """No data set is found but under tmp_path."""
     monkeypatch.delenv(search.VARIABLE, raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(search, "SHARED", tmp_path / "shared")
     return tmp_path
 
 
@@ -186,8 +184,7 @@ def test_a_network_of_other_images_or_classes_does_not_fit():
 
 
 @REAL
-def test_mnist_is_the_published_one(monkeypatch):
-    monkeypatch.delenv(search.VARIABLE, raising=False)
+def test_mnist_is_the_published_one():
     images, labels, info = data.load("mnist", "train", download=False)
     assert info == data.Info("mnist", 10, tuple("0123456789"), (28, 28, 1))
     assert images.shape == (60000, 28, 28, 1)
@@ -205,15 +202,15 @@ def test_mnist_is_the_published_one(monkeypatch):
 
 
 @REAL
-def test_cifar10_is_the_published_one(monkeypatch):
-    monkeypatch.delenv(search.VARIABLE, raising=False)
+def test_cifar10_is_the_published_one():
     images, labels, info = data.load("cifar10", "train", download=False)
     assert images.shape == (50000, 32, 32, 3)
     # Channel means in the order red, green, blue, as everybody normalises by them.
     np.testing.assert_allclose(images.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5)
     assert np.bincount(labels).tolist() == [5000] * 10
     assert labels[:5].tolist() == [6, 9, 9, 4, 1]
-    meta = search.SHARED / "cifar10" / "cifar-10-batches-bin" / "batches.meta.txt"
+    own = Path(os.environ[search.VARIABLE])
+    meta = own / "cifar10" / "cifar-10-batches-bin" / "batches.meta.txt"
     assert info.class_names == tuple(meta.read_text().split())
     # Neighbouring pixels agree along both axes: rows, columns and channels are where they belong.
     some = images[:500].astype(float)
@@ -262,17 +259,31 @@ def test_cifar10_is_read_from_its_archive(cifar10, nowhere):
 
 
 def test_the_first_place_that_has_a_set_is_taken(mnist, cifar10, nowhere, monkeypatch):
-    write(nowhere / "shared" / "mnist", mnist[0])
+    write(nowhere / "other" / "mnist", mnist[0])
     write(nowhere / "own" / "cifar10", cifar10[0])
-    monkeypatch.setattr(search, "SHARED", nowhere / "shared")
     monkeypatch.setenv(search.VARIABLE, str(nowhere / "own"))
     agree(data.load("cifar10", "test", download=False), cifar10[2]["test"])
-    agree(data.load("mnist", "test", download=False), mnist[1]["test"])
+    agree(data.load("mnist", "test", data_dir=nowhere / "other", download=False), mnist[1]["test"])
     with pytest.raises(InputError, match="data set 'mnist' not found"):
-        data.load("mnist", "test", data_dir=nowhere / "own", download=False)
+        data.load("mnist", "test", download=False)
     write(nowhere / "own" / "mnist", dict.fromkeys(mnist[0], b"another"))
     with pytest.raises(InputError, match=r"own/mnist/t10k-images-idx3-ubyte.gz is truncated"):
         data.load("mnist", "test", download=False)
+
+
+def test_a_folder_beside_the_checkout_is_no_place_to_look(nowhere):
+    assert search.paths(None) == ((), (nowhere / "tfds",))
+
+
+def test_without_a_home_sets_are_prepared_among_temporary_files(monkeypatch):
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError()))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.delenv(search.VARIABLE, raising=False)
+    (folder,) = search.paths(None).prepared
+    assert folder.name == "tensorflow_datasets"
+    assert folder.parent.is_dir()
+    with pytest.raises(InputError, match=r"no home folder to find ~/mnist in"):
+        search.paths("~/mnist")
 
 
 def truncate(content):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hopfield_jax.analyses import capacity
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.skipif(not search.SHARED.is_dir(), reason="no ../shared/data beside the checkout"),
+    pytest.mark.skipif(search.VARIABLE not in os.environ, reason="DNG_JAX_DATA is not set"),
 ]
 
 # (N, normalisation, median onset in beta_eff, digits without any) of one unknown draw each;
