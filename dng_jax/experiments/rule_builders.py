@@ -23,9 +23,7 @@ def build(
 
     InputError where the problem's networks cannot serve it, or its numbers make no sense.
     """
-    every = spec.name in ("cfg", "feedback", REFERENCE)
-    every |= (spec.tracker or "").startswith("classes")
-    if every and not problem.knows_classes:
+    if spec.asks_every_class and not problem.knows_classes:
         raise InputError(
             f"{spec} asks for every class, the network only knows the forbidden ones: leave it out,"
             " or choose another --network"

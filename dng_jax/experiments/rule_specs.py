@@ -134,6 +134,12 @@ class Spec:
         return self.name not in ("reject", "cfg", "feedback", REFERENCE)
 
     @property
+    def asks_every_class(self) -> bool:
+        """Whether it asks for the predictions of all classes, not of the forbidden ones alone."""
+        tracks_all = self.tracker is not None and self.tracker.startswith("classes")
+        return tracks_all or self.name in ("cfg", "feedback", REFERENCE)
+
+    @property
     def is_own(self) -> bool:
         """Whether it is a rule of the user's own."""
         return ":" in self.name

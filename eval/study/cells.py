@@ -117,8 +117,13 @@ def drawn_together(cell: Cell, other: Cell) -> bool:
     return alike and all(rule_specs.parse(c.family).name == "reject" for c in (cell, other))
 
 
-def run(problem: Problem, cells: Sequence[Cell]) -> list[Found]:
-    """Samples and classifies cells that are drawn together, or a single one."""
+def run(problem: Problem, cell: Cell) -> Found:
+    """Samples and classifies the cell."""
+    return run_together(problem, [cell])[0]
+
+
+def run_together(problem: Problem, cells: Sequence[Cell]) -> list[Found]:
+    """The same for cells that are drawn together."""
     cell, rules, ends = cells[0], [], [0]
     for one in cells:
         spec, where = rule_specs.parse(one.family), (one.sampler, one.steps)

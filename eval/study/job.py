@@ -87,13 +87,19 @@ def compute(study: Study, wanted: list[Cell]) -> dict[Cell, Found]:
             if there is None:
                 alike = [c for c in wanted if c != cell and cells.drawn_together(c, cell)]
                 together = [cell, *(c for c in alike if cells.load(study.folder, c) is None)]
-                made = cells.run(study.problem(cell.forbidden), together)
-                for one, result in zip(together, made, strict=True):
-                    cells.save(study.folder, one, result)
-                there = made[0]
+                there = made(study, together)[0]
             found[cell] = there
             bar.advance(task, cell.cost)
     return found
+
+
+def made(study: Study, together: list[Cell]) -> list[Found]:
+    """Cells of one run of the sampler, computed and stored."""
+    problem, (first, *others) = study.problem(together[0].forbidden), together
+    results = cells.run_together(problem, together) if others else [cells.run(problem, first)]
+    for cell, result in zip(together, results, strict=True):
+        cells.save(study.folder, cell, result)
+    return results
 
 
 def calibrate(study: Study) -> Summary:

@@ -78,7 +78,9 @@ def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
             f"--negatives holds the network of one class: name it with --forbid, got {len(chosen)}"
         )
     parts = tuple(p for p in config.parts if p not in ("several", "calibration"))
-    families = tuple(f for f in config.families if not f.startswith("dng:classes"))
+    grids = plan.grids_of(config.families)
+    asking = {f for f in grids if rule_specs.parse(f).asks_every_class}
+    families = tuple(f for f in config.families if not set(plan.grids_of((f,))) & asking)
     if not parts or not families:
         raise InputError(
             f"{config.source.network} knows no classes: parts several and calibration, and the"

@@ -140,7 +140,7 @@ def digits():
 
 def test_the_reference_draws_each_allowed_class_in_turn(digits):
     table, rule = digits.table("ddpm", 4), guidance.unguided("positive")
-    found = generate(digits, table, rule, Draw(20, 3, first=100, keep=10), reference=True)
+    found = generate(digits, table, rule, Draw(20, 3, first=100, keep=10))
     assert found.labels.shape == (1, 24)  # whole rounds of the 8 allowed classes
     allowed = [1, 2, 3, 4, 5, 6, 8, 9]
     assert (found.labels[0].reshape(3, 8) == allowed).mean() > 0.9
@@ -502,10 +502,17 @@ def test_families_of_a_study_may_bring_their_own_scales(small_grids, tmp_path):
 @pytest.mark.parametrize(
     ("families", "said"),
     [
-        (("npp",), "no grid of scales for 'npp': choose from np, dng:pair, dng:classes"),
+        (("npp",), "--families: rule 'npp', character 1: unknown rule 'npp': did you mean 'np'?"),
+        (("unguided",), "unguided is part of every study"),
         (("np", "np=1"), "names 'np' twice"),
-        (("np=1,x",), "'np=1,x' has a scale that is no number: write np=0.5,1"),
-        (("np=nan",), "the scales of 'np=nan' must be >= 0, finite, none twice"),
+        (("np=1,x",), "--families: rule 'np=x', character 4: 'x' is not a number"),
+        (("np=inf",), "character 4: the scale must be a finite number >= 0"),
+        (("np=1,1",), "'np=1,1' names a scale twice"),
+        (("dng:pair=1,2,tua=3",), "unknown setting of dng 'tua': did you mean 'tau'?"),
+        (
+            ("dng:pair,tau=.5",),
+            "the part sensitivity is about dng:pair and dng:classes as they are",
+        ),
     ],
 )
 def test_families_that_make_no_sense_are_named(small_grids, tmp_path, families, said):
