@@ -35,6 +35,7 @@ from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, runs
+from dng_jax.jobs.cells import number, titled
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import RunOptions, at_least
 from dng_jax.jobs.tables import Table, publish
@@ -261,17 +262,20 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
         shares = (100 * v.agreement, 100 * v.agreement_low, 100 * v.agreement_high)
         return "{:.1f} [{:.1f}, {:.1f}]".format(*shares)
 
-    return Table.of(
+    title = (
         f"{config.dataset}, {config.source.denoiser}, {config.steps} steps,"
-        f" {config.samples // 2} held-out runs",
+        f" {config.samples // 2} held-out runs"
+    )
+    return Table.of(
+        titled(title, (r["sparse"] for r in records)),
         records,
         {
             "step table": "sampler",
             "tracker": "tracker",
             "temperature": "fit",
-            "one class: NLL": lambda r: f"{r['binary'].nll:.4f}",
-            "ECE": lambda r: f"{r['binary'].ece:.4f}",
-            "p of true class": lambda r: f"{r['p_of_true_class']:.3f}",
+            "one class: NLL": lambda r: number(r["binary"].nll, sparse=r["sparse"]),
+            "ECE": lambda r: number(r["binary"].ece, sparse=r["sparse"]),
+            "p of true class": lambda r: number(r["p_of_true_class"], 3, r["sparse"]),
             "all classes: NLL (s.e.)": lambda r: (
                 f"{r['vector'].nll:.3f} ({r['vector'].nll_error:.3f})"
             ),
