@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dng_jax.metrics.calibration import NLL_FLOOR, calibration, reliability
+from dng_jax.metrics.shares import is_sparse
 
 
 class Score(NamedTuple):
@@ -46,7 +47,8 @@ def class_forecasts(
     """Figures of the forecasts p [T, B, K] of labels int [B], see the top of this file.
 
     exact: q [T, B, K]; given it, the error over time is against q, else against the labels. Keys:
-    binary, scores, p_of_true_class, reliability, vector, error_over_time or brier_over_time [T].
+    binary, scores, p_of_true_class, reliability, vector, sparse (whether a class came out less than
+    five times), and error_over_time or brier_over_time [T].
     """
     last, event = p[-1], labels[:, None] == np.arange(p.shape[2])
     found: dict[str, Any] = {
@@ -55,6 +57,7 @@ def class_forecasts(
         "p_of_true_class": float(last[event].mean()),
         "reliability": reliability(last.ravel(), event.ravel()),
         "vector": calibration(last / last.sum(axis=1, keepdims=True), labels),
+        "sparse": bool(is_sparse(event.sum(axis=0))),
     }
     if exact is None:
         return found | {"brier_over_time": ((p - event) ** 2).mean(axis=(1, 2))}

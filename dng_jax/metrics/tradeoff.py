@@ -128,7 +128,7 @@ class AtLevels:
 class Area:
     """Mean excess of a curve's KL over the reference's along log leak, from leak_low to leak_high.
 
-    All NaN where the two curves have no leak in common.
+    sparse: whether a point of either curve is. All NaN where they have no leak in common.
     """
 
     leak_low: float
@@ -136,6 +136,7 @@ class Area:
     excess: float
     excess_low: float
     excess_high: float
+    sparse: bool
 
 
 def curves(
@@ -259,8 +260,9 @@ def area(
         max(reference.leak.min(), other.leak.min()),
         min(reference.leak.max(), other.leak.max()),
     )
+    sparse = bool(reference.sparse.any() or other.sparse.any())
     if not low < high:
-        return Area(np.nan, np.nan, np.nan, np.nan, np.nan)
+        return Area(np.nan, np.nan, np.nan, np.nan, np.nan, sparse)
     leaks = np.geomspace(low + floor, high + floor, points) - floor
     weight = np.ones(points)
     weight[[0, -1]] = 0.5
@@ -274,8 +276,8 @@ def area(
 
     here = excess(lambda c: (c.leak, _of(c, measure)[0]))
     draws = excess(lambda c: (c.draws.leak, _of(c, measure)[1]))
-    bounds = _around(here, draws)
-    return Area(float(low), float(high), here.item(), *(b.item() for b in bounds))
+    below, above = (bound.item() for bound in _around(here, draws))
+    return Area(float(low), float(high), here.item(), below, above, sparse)
 
 
 def _curve(scales, n, counts, masks, parts, frechet, frechet_error) -> Curve:

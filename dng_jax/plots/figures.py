@@ -11,12 +11,15 @@ logsnr = log(alpha^2/sigma^2).
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETUP  # type: ignore[attr-defined]
 from matplotlib.ticker import NullFormatter
 
 from dng_jax.errors import InputError
@@ -71,8 +74,9 @@ def image_grid(
     dpi, font = 150, 9.0
     longest = max((len(line) for s in row_labels or () for line in s.split("\n")), default=0)
     left = round(longest * font * 0.62 * dpi / 72) + 24 * (longest > 0)
-    top = 34 if title else 0
     h, w = canvas.shape[:2]
+    lines = textwrap.wrap(title or "", max(20, round(w / ((font + 1) * 0.6 * dpi / 72))))
+    top = 12 + 24 * len(lines) if lines else 0
     full_w, full_h = left + w + 8, top + h + 16
     figure = Figure(figsize=(full_w / dpi, full_h / dpi), dpi=dpi)
     axes = figure.add_axes((left / full_w, 8 / full_h, w / full_w, h / full_h))
@@ -81,8 +85,9 @@ def image_grid(
     for r, label in enumerate(row_labels or ()):
         middle = r * cell_h + (cell_h - gap) / 2
         axes.text(-10, middle, label, ha="right", va="center", fontsize=font)
-    if title:
-        figure.text(left / full_w, 1 - 8 / full_h, title, ha="left", va="top", fontsize=font + 1)
+    figure.text(
+        left / full_w, 1 - 8 / full_h, "\n".join(lines), ha="left", va="top", fontsize=font + 1
+    )
     return save(figure, path)
 
 
@@ -90,7 +95,9 @@ def trade_off(
     curves: Mapping[str, tuple],
     path: str | Path,
     *,
-    points: Mapping[str, tuple[float, float]] | None = None,
+    references: Mapping[str, tuple] | None = None,
+    scales: Mapping[str, Sequence[str]] | None = None,
+    sparse: Mapping[str, Any] | None = None,
     x_label: str = "samples of the forbidden class (%)",
     y_label: str = "KL(target || generated) (nats)",
     title: str | None = None,
@@ -98,16 +105,39 @@ def trade_off(
     """Safety against diversity: one curve per rule, one point per guidance scale, joined as given.
 
     curves: name -> (x, x_low, x_high, y, y_low, y_high), each [N], x in per cent, low <= value <=
-    high; None for a missing bound. The x axis is logarithmic above the smallest x that is not 0
-    and linear below, so that a run with no leak at all can be shown. points: single reference
-    marks, name -> (x, y).
+    high; None for a missing bound, an infinite y_high becomes an arrow. The x axis is logarithmic
+    above the smallest x that is not 0 and linear below, so that a run with no leak at all can be
+    shown. references: what a rule is measured against, as curves, drawn as grey stars. scales:
+    name -> what is written beside each of its N points. sparse: name -> [N], whether a point rests
+    on too few samples, which leaves it hollow.
     """
     if not curves:
         raise InputError("trade_off needs at least one curve, got none")
     figure, axes = new_axes(title)
-    shown = [_with_bars(axes, i, name, curve) for i, (name, curve) in enumerate(curves.items())]
-    shown += [_mark(axes, name, at) for name, at in (points or {}).items()]
-    x, reach = np.concatenate([x for x, _ in shown]), max(top for _, top in shown)
+    drawn = dict(curves) | dict(references or {})
+    parts = {name: _parts(name, curve) for name, curve in drawn.items()}
+    # An infinite bar ends above everything that is finite.
+    heights = [v[np.isfinite(v)] for p in parts.values() for v in p[3:] if v is not None]
+    top = max(v.max(initial=0.0) for v in heights)
+    top += 0.12 * (top - min(v.min(initial=0.0) for v in heights)) or 0.1
+    hollow = dict(sparse or {})
+    for i, (name, part) in enumerate(parts.items()):
+        grey = name not in curves
+        colour = GREY if grey else COLOURS[i % len(COLOURS)]
+        marker = "*" if grey else MARKERS[i % len(MARKERS)]
+        _with_bars(axes, name, part, colour, marker, np.asarray(hollow.get(name, False)), top)
+        for x, y, text in zip(part[0], part[3], (scales or {}).get(name, ()), strict=False):
+            axes.annotate(
+                text,
+                (x, y),
+                (5, 4 if i % 2 == 0 else -9),
+                textcoords="offset points",
+                fontsize=7,
+                color=colour,
+                zorder=5,
+            )
+    x = np.concatenate([part[0] for part in parts.values()])
+    reach = max(v.max() for part in parts.values() for v in (part[0], part[2]) if v is not None)
     knee = min(x[x > 0], default=0.1)
     axes.set_xscale("symlog", linthresh=knee, linscale=0.5, subs=range(2, 10))
     axes.set_xlim(-0.15 * knee, 1.5 * max(reach, knee))
@@ -115,7 +145,20 @@ def trade_off(
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.legend(frameon=False, fontsize=9)
+    said = ["bars: 95% intervals"]
+    if scales:
+        said.append("beside a point: its guidance scale")
+    if any(np.any(v) for v in hollow.values()):
+        said.append("hollow: an allowed class has fewer than 5 samples, arrow: no upper end")
+    # Outside: curves fill the axes, and a legend on top of them hides points.
+    figure.legend(
+        loc="outside lower center",
+        ncols=min(4, len(parts)),
+        frameon=False,
+        fontsize=8.5,
+        title=";\n".join([", ".join(said[:2]), *said[2:]]),
+        title_fontsize=8,
+    )
     return save(figure, path)
 
 
@@ -130,14 +173,21 @@ def posterior_over_time(
 ) -> Path:
     """Median and 10-90% band over images of a probability along sampling, noise on the left.
 
-    curves: name -> [T, B] values in step order, or [T, 3] wrapped as ("quantiles", array) holding
-    the 10, 50 and 90% quantiles. logsnr: [T] shared abscissa, else the step number. trajectories:
-    how many single images to draw thinly beside the band.
+    A panel for each curve: where trackers agree, bands in one panel hide one another. curves:
+    name -> [T, B] values in step order, or [T, 3] wrapped as ("quantiles", array) holding the 10,
+    50 and 90% quantiles. logsnr: [T] shared abscissa, else the step number. trajectories: how many
+    single images to draw thinly beside the band.
     """
     if not curves:
         raise InputError("posterior_over_time needs at least one curve, got none")
-    figure, axes = new_axes(title)
-    for i, (name, values) in enumerate(curves.items()):
+    count = len(curves)
+    figure = Figure(
+        figsize=(6.0, 1.0 + (2.9 if count == 1 else 1.45 * count)), layout="constrained"
+    )
+    panels = figure.subplots(count, 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    medians: dict[str, np.ndarray] = {}
+    for i, (axes, (name, values)) in enumerate(zip(panels, curves.items(), strict=True)):
+        tidy(axes)
         colour = COLOURS[i % len(COLOURS)]
         if isinstance(values, tuple) and len(values) == 2 and values[0] == "quantiles":
             quantiles, single = np.asarray(values[1], np.float64), None
@@ -152,34 +202,31 @@ def posterior_over_time(
             quantiles = np.quantile(single, [0.1, 0.5, 0.9], axis=1).T
         t = _abscissa(logsnr, len(quantiles), name)
         axes.fill_between(
-            t, quantiles[:, 0], quantiles[:, 2], color=colour, alpha=0.18, linewidth=0
+            t,
+            quantiles[:, 0],
+            quantiles[:, 2],
+            color=colour,
+            alpha=0.22,
+            linewidth=0,
+            label="10-90% of images" if i == 0 else None,
         )
         if single is not None and trajectories > 0:
             # Evenly spaced images: the choice must not depend on how they turned out.
             few = np.unique(np.linspace(0, single.shape[1] - 1, trajectories).astype(int))
-            axes.plot(t, single[:, few], color=colour, linewidth=0.5, alpha=0.55)
-        axes.plot(
-            t,
-            quantiles[:, 1],
-            color=colour,
-            linewidth=1.8,
-            linestyle=LINES[i % len(LINES)],
-            label=name,
-        )
+            lines = axes.plot(t, single[:, few], color=colour, linewidth=0.6, alpha=0.7)
+            lines[0].set_label("single images" if i == 0 else None)
+        medians[name] = quantiles[:, 1]
+        axes.plot(t, medians[name], color=colour, linewidth=1.8, label="median" if i == 0 else None)
+        axes.set_title(name, fontsize=9, loc="left", color=colour, pad=3)
     # A tracked posterior is often far below 1: use the room, but never show more than [0, 1].
-    top = min(1.0, axes.dataLim.ymax)
-    axes.set_ylim(-0.02 * top, 1.04 * top)
-    _time_axis(axes, logsnr)
-    axes.set_ylabel(y_label)
+    top = min(1.0, max(axes.dataLim.ymax for axes in panels))
+    panels[0].set_ylim(-0.02 * top, 1.04 * top)
+    _time_axis(panels[-1], logsnr)
+    figure.supylabel(y_label, fontsize=10)
     # Outside: bands often fill the axes, and a legend on top of them is read as data.
-    figure.legend(
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=9,
-        title="median, and 10-90% of images",
-        title_fontsize=8,
-    )
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    if title:
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return save(figure, path)
 
 
@@ -328,8 +375,8 @@ def responses(
     return save(figure, path)
 
 
-def _with_bars(axes: Axes, i: int, name: str, curve: tuple) -> tuple[np.ndarray, float]:
-    """Draws the i-th curve of a trade-off; returns its x and how far right it reaches."""
+def _parts(name: str, curve: tuple) -> tuple:
+    """(x, x_low, x_high, y, y_low, y_high) of a trade-off as vectors; None for a missing bound."""
     if len(curve) != 6:
         raise InputError(
             f"curve '{name}' needs (x, x_low, x_high, y, y_low, y_high), got {len(curve)} arrays"
@@ -339,27 +386,37 @@ def _with_bars(axes: Axes, i: int, name: str, curve: tuple) -> tuple[np.ndarray,
     )
     if x is None or y is None or x.shape != y.shape or x.size == 0:
         raise InputError(f"curve '{name}' needs x and y of one length, at least one point each")
+    return x, x_low, x_high, y, y_low, y_high
+
+
+def _with_bars(
+    axes: Axes, name: str, parts: tuple, colour: str, marker: str, hollow: np.ndarray, top: float
+) -> None:
+    """Draws a curve of a trade-off; hollow bool [] or [N], bars without an end stop at top."""
+    x, x_low, x_high, y, y_low, y_high = parts
+    ends = None if y_high is None else np.where(np.isfinite(y_high), y_high, top)
     axes.errorbar(
         x,
         y,
         xerr=_error(x, x_low, x_high, name),
-        yerr=_error(y, y_low, y_high, name),
+        yerr=_error(y, y_low, ends, name),
         label=name,
-        color=COLOURS[i % len(COLOURS)],
-        marker=MARKERS[i % len(MARKERS)],
-        markersize=4.5,
+        color=colour,
+        marker=marker,
+        markersize=9 if marker == "*" else 4.5,
+        linestyle="none" if len(x) == 1 else "-",
         linewidth=1.2,
-        elinewidth=0.6,
-        ecolor=faded(COLOURS[i % len(COLOURS)]),
+        elinewidth=0.8,
+        ecolor=faded(colour),
     )
-    return x, max(x.max(), 0 if x_high is None else x_high.max())
-
-
-def _mark(axes: Axes, name: str, at: tuple[float, float]) -> tuple[np.ndarray, float]:
-    """Draws a star with its name; returns the same of it."""
-    axes.plot(*at, marker="*", markersize=9, color=GREY, linestyle="none")
-    axes.annotate(name, at, (0, 7), textcoords="offset points", ha="center", fontsize=8, color=GREY)
-    return np.array([at[0]]), at[0]
+    hollow = np.broadcast_to(hollow, x.shape)
+    size = 9 if marker == "*" else 4.5
+    style: dict[str, Any] = {"color": colour, "linestyle": "none"}
+    style["zorder"] = 4  # above errorbar's own markers
+    axes.plot(x[hollow], y[hollow], marker=marker, markersize=size, mfc="white", **style)
+    if ends is not None:
+        endless = np.isinf(y_high)
+        axes.plot(x[endless], ends[endless], marker=CARETUP, markersize=6, **style)
 
 
 def _time_axis(axes: Axes, logsnr) -> None:

@@ -20,6 +20,7 @@ from dng_jax.experiments.calibrations import Calibration, Correction
 from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
+from dng_jax.jobs.cells import interval, number, titled
 from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
@@ -236,16 +237,19 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
         return f"{r['error_over_time'][-1]:.1e}" if "error_over_time" in r else None
 
     def score(r: dict[str, Any], name: str) -> str:
-        return "{:.4f} [{:.4f}, {:.4f}]".format(*r["scores"][name])
+        return interval(*r["scores"][name], sparse=r["sparse"])
 
     def agreement(r: dict[str, Any]) -> str:
         v = r["vector"]
         shares = (100 * v.agreement, 100 * v.agreement_low, 100 * v.agreement_high)
         return "{:.1f} [{:.1f}, {:.1f}]".format(*shares)
 
-    return Table.of(
+    title = (
         f"{config.dataset}, {config.source.denoiser}, {config.steps} steps,"
-        f" {config.samples // 2} held-out runs",
+        f" {config.samples // 2} held-out runs"
+    )
+    return Table.of(
+        titled(title, (r["sparse"] for r in records)),
         records,
         {
             "step table": "sampler",
@@ -254,7 +258,7 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
             "one class: NLL [95%]": lambda r: score(r, "nll"),
             "ECE [95%]": lambda r: score(r, "ece"),
             "AUC [95%]": lambda r: score(r, "auc"),
-            "p of true class": lambda r: f"{r['p_of_true_class']:.3f}",
+            "p of true class": lambda r: number(r["p_of_true_class"], 3, r["sparse"]),
             "all classes: NLL (s.e.)": lambda r: (
                 f"{r['vector'].nll:.3f} ({r['vector'].nll_error:.3f})"
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from dng_jax.experiments import problems, rule_builders, rule_specs, saving
 from dng_jax.experiments.generating import Draw, Generated, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
+from dng_jax.experiments.telling import telling_images
 from dng_jax.jobs import cli, runs
+from dng_jax.jobs.cells import interval, number, titled
 from dng_jax.jobs.options import at_least, distinct
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
@@ -86,7 +88,7 @@ def main(config: Config) -> list[dict[str, Any]]:
                 for seed, g in zip(config.seeds, by_seed, strict=True)
             ]
             saving.save(folder / "images", str(spec), parts, config.save_images)
-    pictures(folder, title, records, [by_seed[0] for by_seed in results], table)
+    pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
     publish(folder, table_of(title, records))
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records
@@ -119,15 +121,27 @@ def record(
 def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """The table a person reads."""
     n = records[0]["report"].samples
+
+    def among(form: str) -> Callable[[dict[str, Any]], str]:
+        def cell(r: dict[str, Any]) -> str:
+            found = getattr(r["report"], form)
+            return number(found.corrected, sparse=found.sparse)
+
+        return cell
+
+    def with_bounds(r: dict[str, Any]) -> str:
+        kl = r["report"].forward
+        return interval(kl.corrected, kl.low, kl.high, sparse=kl.sparse)
+
     return Table.of(
-        f"{title}, n = {n} per rule",
+        titled(f"{title}, n = {n} per rule", (r["report"].forward.sparse for r in records)),
         records,
         {
             "rule": "rule",
             "leak % [95%]": lambda r: "{:.2f} [{:.2f}, {:.2f}]".format(*point(r)[:3]),
-            "KL [95%]": lambda r: "{:.4f} [{:.4f}, {:.4f}]".format(*point(r)[3:]),
-            "KL among allowed": lambda r: f"{r['report'].renormalised.corrected:.4f}",
-            "reversed KL": lambda r: f"{r['report'].reversed.corrected:.4f}",
+            "KL [95%]": with_bounds,
+            "KL among allowed": among("renormalised"),
+            "reversed KL": among("reversed"),
             "Frechet": lambda r: f"{r['frechet_distance']:.2f}",
             "ms per image": lambda r: milliseconds(r["seconds_per_image"]),
             "calls per kept image": "network_calls_per_image",
@@ -149,26 +163,33 @@ def milliseconds(seconds: float | None) -> str | None:
 def pictures(
     folder: Path,
     title: str,
+    problem: Problem,
     records: list[dict[str, Any]],
     shown: list[Generated],
     table: StepTable,
 ) -> None:
     """Samples, trade-off and, where there is one, the posterior over time."""
     names = [r["rule"] for r in records]
-    columns = min(16, *(g.images.shape[1] for g in shown))
-    grid = np.stack([g.images[0, :columns] for g in shown])
-    plots.image_grid(grid, folder / "samples.png", names, title=title)
+    grid, caption = telling_images(dict(zip(names, shown, strict=True)), problem)
+    plots.image_grid(grid, folder / "samples.png", names, title=f"{title}{caption}")
 
-    curves: dict[str, list[tuple[float, ...]]] = {}
-    marks = {}
+    families: dict[str, list[dict[str, Any]]] = {}
     for r in sorted(records, key=lambda r: (r["family"], r["scale"] or 0)):
-        if r["family"] == rule_specs.REFERENCE:
-            marks[r["rule"]] = point(r)[0], max(point(r)[3], 0.0)
-        else:
-            curves.setdefault(r["family"], []).append(point(r))
+        families.setdefault(r["family"], []).append(r)
+    curves = {name: tuple(np.transpose([point(r) for r in rs])) for name, rs in families.items()}
+    references = {name: curves.pop(name) for name in (rule_specs.REFERENCE,) if name in curves}
     if curves:
-        lines = {name: tuple(np.transpose(points)) for name, points in curves.items()}
-        plots.trade_off(lines, folder / "trade_off.png", points=marks, title=title)
+        plots.trade_off(
+            curves,
+            folder / "trade_off.png",
+            references=references,
+            scales={
+                name: [f"{r['scale']:g}" for r in rs if r["scale"] is not None]
+                for name, rs in families.items()
+            },
+            sparse={n: [r["report"].forward.sparse for r in rs] for n, rs in families.items()},
+            title=title,
+        )
 
     tracked = {
         name: g.trace["posterior"][0]

@@ -23,6 +23,7 @@ from dng_jax import (
 from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import runs
+from dng_jax.jobs.cells import interval, titled
 from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
@@ -177,6 +178,7 @@ def measure(
         "kl": kl.corrected,
         "kl_low": kl.low,
         "kl_high": kl.high,
+        "sparse": kl.sparse,
         "error": error and error.final,
         "error_se": error and error.final_error,
         "error_chain": error and error.chain,
@@ -216,13 +218,13 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
         return None if r["error_chain"] is None else f"{r['error_chain']:.1e}"
 
     return Table.of(
-        title,
+        titled(title, (r["sparse"] for r in records)),
         records,
         {
             "rule": "what",
             "steps": "steps",
             "leak % [95%]": leak,
-            "KL [95%]": lambda r: f"{r['kl']:.4f} [{r['kl_low']:.4f}, {r['kl_high']:.4f}]",
+            "KL [95%]": lambda r: interval(r["kl"], r["kl_low"], r["kl_high"], sparse=r["sparse"]),
             "final |dp| (s.e.)": error,
             "mean |dp| over the chain": chain,
         },

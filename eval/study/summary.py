@@ -334,17 +334,25 @@ def trade_offs(
     """A picture per measure: the measure against leak."""
     config, pictures = study.config, []
     for measure, label in MEASURES.items():
-        lines, marks = {}, {}
-        for family, c in found.items():
-            x = [100 * v for v in (c.leak, c.leak_low, c.leak_high)]
-            y = [getattr(c, measure + end) for end in ("", "_low", "_high")]
-            if family == REFERENCE:
-                marks[family] = (float(x[0][0]), max(float(y[0][0]), 0.0))
-            else:
-                lines[family] = (*x, *y)
+        lines = {
+            family: (
+                *(100 * v for v in (c.leak, c.leak_low, c.leak_high)),
+                *(getattr(c, measure + end) for end in ("", "_low", "_high")),
+            )
+            for family, c in found.items()
+        }
+        references = {f: lines.pop(f) for f in (REFERENCE,) if f in lines}
         file = f"trade_off_{measure}.png"
         title = f"{config.dataset}, mean over {what}, {config.steps} steps"
-        plots.trade_off(lines, study.folder / file, points=marks, y_label=label, title=title)
+        plots.trade_off(
+            lines,
+            study.folder / file,
+            references=references,
+            scales={f: [f"{s:g}" for s in c.scales if s is not None] for f, c in found.items()},
+            sparse={f: c.sparse for f, c in found.items()} if measure != "frechet" else None,
+            y_label=label,
+            title=title,
+        )
         pictures.append((file, f"Share of the forbidden class against {label.split(' (')[0]}."))
     return pictures
 

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from dng_jax.experiments import rule_specs
+from dng_jax.jobs import cells
 from dng_jax.jobs.tables import Table
 from dng_jax.metrics import tradeoff
 
 LEVELS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02)
 NUMBERS = ("leak", "leak_low", "leak_high", "kl", "kl_low", "kl_high", "reversed",
-           "frechet", "frechet_low", "frechet_high")  # fmt: skip
+           "sparse", "frechet", "frechet_low", "frechet_high")  # fmt: skip
 
 Record = Mapping[str, Any]
 
 
-def point(c: tradeoff.Curve, i: int) -> dict[str, float]:
+def point(c: tradeoff.Curve, i: int) -> dict[str, Any]:
     """A curve's numbers at its i-th setting."""
     return {name: getattr(c, name)[i] for name in NUMBERS}
 
@@ -33,12 +34,12 @@ def percent(r: Record, name: str = "leak") -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*values)
 
 
-def interval(name: str, digits: int = 4) -> Callable[[Record], str]:
-    """Cells of a value and its bounds."""
+def interval(name: str, digits: int = 4, sparse: str | None = "sparse") -> Callable[[Record], str]:
+    """Cells of a value and its bounds, marked where the field `sparse` says so."""
 
     def cell(r: Record) -> str:
-        value, low, high = (f"{r[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
-        return f"{value} [{low}, {high}]"
+        value, low, high = (r[name + end] for end in ("", "_low", "_high"))
+        return cells.interval(value, low, high, digits, sparse is not None and r[sparse])
 
     return cell
 
@@ -46,14 +47,19 @@ def interval(name: str, digits: int = 4) -> Callable[[Record], str]:
 POINT: dict[str, str | Callable[[Any], object]] = {
     "leak % [95%]": percent,
     "KL [95%]": interval("kl"),
-    "reversed KL": lambda r: f"{r['reversed']:.4f}",
-    "Frechet [95%]": interval("frechet", 2),
+    "reversed KL": lambda r: cells.number(r["reversed"], sparse=r["sparse"]),
+    "Frechet [95%]": interval("frechet", 2, sparse=None),
 }
 
 
 def points_table(title: str, records: Sequence[Record], *facts: str) -> Table:
     """Points, one per row, after the named facts about them."""
-    return Table.of(title, records, {**{fact: fact for fact in facts}, **POINT})
+    return Table.of(marked(title, records), records, {**{f: f for f in facts}, **POINT})
+
+
+def marked(title: str, records: Sequence[Record]) -> str:
+    """The title, with what the mark of sparse records means if there are any."""
+    return cells.titled(title, (r["sparse"] for r in records))
 
 
 def settings_table(title: str, found, quality, calls) -> Table:
@@ -66,7 +72,7 @@ def settings_table(title: str, found, quality, calls) -> Table:
         for i, scale in enumerate(c.scales)
     ]
     return Table.of(
-        title,
+        marked(title, records),
         records,
         {"rule": "rule"}
         | POINT
@@ -82,19 +88,20 @@ def settings_table(title: str, found, quality, calls) -> Table:
 def matched_table(found: Mapping[str, tradeoff.Curve], pairs: Sequence[Record]) -> Table:
     """The baselines at each tracker's leak with lambda_0 = 1."""
 
-    def own(r: Record) -> dict[str, float]:
+    def own(r: Record) -> dict[str, Any]:
         return point(found[r["tracker"]], at_one(found[r["tracker"]]))
 
     def rule(r: Record) -> str:
         return r["rule"] + ("" if r["reached"] else f" (nearest leak: {100 * r['leak']:.2f})")
 
+    title = "KL of the baselines at the leak of each tracker with lambda_0 = 1, paired bootstrap"
     return Table.of(
-        "KL of the baselines at the leak of each tracker with lambda_0 = 1, paired bootstrap",
+        marked(title, pairs),
         pairs,
         {
             "tracker": "tracker",
             "its leak %": lambda r: f"{100 * own(r)['leak']:.2f}",
-            "its KL": lambda r: f"{own(r)['kl']:.4f}",
+            "its KL": lambda r: cells.number(own(r)["kl"], sparse=own(r)["sparse"]),
             "rule": rule,
             "KL [95%]": interval("kl"),
             "excess over the tracker [95%]": interval("excess"),
@@ -104,7 +111,7 @@ def matched_table(found: Mapping[str, tradeoff.Curve], pairs: Sequence[Record]) 
 
 def levels_table(own: Mapping[str, tradeoff.AtLevels], pairs: Sequence[Record]) -> Table:
     """Trackers and baselines at the leaks of LEVELS that both reach."""
-    numbers = ("kl", "kl_low", "kl_high", "excess", "excess_low", "excess_high")
+    numbers = ("kl", "kl_low", "kl_high", "excess", "excess_low", "excess_high", "sparse")
     records = [
         {"level": level, "tracker": r["tracker"], "rule": r["rule"]}
         | {name: r[name][i] for name in numbers}
@@ -114,12 +121,12 @@ def levels_table(own: Mapping[str, tradeoff.AtLevels], pairs: Sequence[Record]) 
         if own[r["tracker"]].reached[i] and r["reached"][i]
     ]
     return Table.of(
-        "KL at equal leak, where both curves reach it, paired bootstrap",
+        marked("KL at equal leak, where both curves reach it, paired bootstrap", records),
         records,
         {
             "leak %": lambda r: f"{100 * r['level']:g}",
             "tracker": "tracker",
-            "its KL [95%]": interval("own_kl"),
+            "its KL [95%]": interval("own_kl", sparse="own_sparse"),
             "rule": "rule",
             "KL of the rule [95%]": interval("kl"),
             "excess [95%]": interval("excess"),
@@ -129,9 +136,11 @@ def levels_table(own: Mapping[str, tradeoff.AtLevels], pairs: Sequence[Record]) 
 
 def areas_table(pairs: Sequence[Record]) -> Table:
     """Mean excess over all leaks that both cover."""
+    records = [r for r in pairs if np.isfinite(r["excess"])]
+    title = "Mean excess of KL over the tracker's along log leak, over the leaks that both cover"
     return Table.of(
-        "Mean excess of KL over the tracker's along log leak, over the leaks that both cover",
-        [r for r in pairs if np.isfinite(r["excess"])],
+        marked(title, records),
+        records,
         {
             "tracker": "tracker",
             "rule": "rule",

@@ -42,7 +42,7 @@ def test_curves_are_drawn(tmp_path):
     p = RNG.uniform(size=(9, 30))
     curve = reliability(RNG.uniform(size=50), RNG.integers(0, 2, 50))
     drawn = [
-        plots.trade_off(curves, tmp_path / "t.png", points={"unguided": (9.0, 0.1)}),
+        plots.trade_off(curves, tmp_path / "t.png", references={"perfect": curves["np"]}),
         plots.trade_off({"no leak": ([0.0], None, None, [0.1], None, None)}, tmp_path / "z.png"),
         plots.posterior_over_time({"a": p}, tmp_path / "p.png", logsnr=np.linspace(-5, 5, 9)),
         plots.posterior_over_time({"a": ("quantiles", p[:, :3])}, tmp_path / "q.svg"),
@@ -98,9 +98,55 @@ def test_the_axis_of_a_trade_off_reaches_every_point_and_its_bars(monkeypatch, t
     monkeypatch.setattr(figures, "save", lambda figure, path: figure)
     x, y = np.array([0.0, 0.5]), np.array([-0.1, 0.2])
     curves = {"np": (x, x, x + 4, y, None, None)}
-    figure = plots.trade_off(curves, tmp_path / "t.png", points={"reference": (9.0, 0.3)})
+    reference = {"reference": ([9.0], None, None, [-0.3], [-0.4], [-0.2])}
+    figure = plots.trade_off(curves, tmp_path / "t.png", references=reference)
     (axes,) = figure.axes
     assert axes.get_xlim() == pytest.approx((-0.15 * 0.5, 1.5 * 9))
     assert axes.get_xaxis().get_transform().linthresh == 0.5  # the smallest leak but 0
-    assert axes.get_ylim()[0] <= -0.1
-    assert [t.get_text() for t in axes.texts] == ["reference"]
+    assert axes.get_ylim()[0] <= -0.4
+    assert (9.0, -0.3) in points_of(axes)  # where it is, not where it ought to be
+
+
+def points_of(axes):
+    return [(x, y) for line in axes.lines for x, y in zip(*line.get_data(), strict=True)]
+
+
+def test_points_of_a_trade_off_carry_scale_bars_and_doubt(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    x, y = np.array([1.0, 2.0]), np.array([0.4, 0.2])
+    curves = {"np": (x, x / 2, 2 * x, y, y - 0.1, np.array([np.inf, 0.3]))}
+    figure = plots.trade_off(
+        curves, tmp_path / "t.png", scales={"np": ["0.3", "1"]}, sparse={"np": [True, False]}
+    )
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [(t.get_text(), t.xy) for t in axes.texts] == [("0.3", (1.0, 0.4)), ("1", (2.0, 0.2))]
+    said = legend.get_title().get_text()
+    assert all(word in said for word in ("95% intervals", "guidance scale", "hollow", "arrow"))
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xdata().tolist() for line in hollow] == [[1.0]]
+    (arrow,) = (line for line in axes.lines if line.get_marker() == figures.CARETUP)
+    assert arrow.get_xdata().tolist() == [1.0]
+    assert 0.4 < arrow.get_ydata()[0] < axes.get_ylim()[1]
+
+
+def test_trackers_that_agree_have_a_panel_each(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    p = RNG.uniform(size=(9, 30))
+    figure = plots.posterior_over_time({"pair": p, "odds": p, "classes": p}, tmp_path / "p.png")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["pair", "odds", "classes"]
+    assert [len(axes.collections) for axes in figure.axes] == [1, 1, 1]  # a band each
+    (legend,) = figure.legends
+    names = [t.get_text() for t in legend.get_texts()]
+    assert names == ["10-90% of images", "single images", "median"]
+
+
+def test_the_title_of_a_narrow_grid_is_folded_not_cut(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    title = "digits without 0: noise that leads to 0 unguided, and other noise"
+    figure = plots.image_grid(
+        np.zeros((2, 4, 8, 8, 1)), tmp_path / "g.png", ["a", "b"], title=title
+    )
+    (text,) = figure.texts
+    assert text.get_text().replace("\n", " ") == title
+    figure.draw_without_rendering()
+    assert text.get_window_extent().x1 <= figure.bbox.x1

@@ -1,0 +1,50 @@
+"""Which samples a picture of rules shows: those in which the rules have something to do.
+
+Sample i starts from the same noise under every rule but the reference. Where no rule had to act,
+all rows look alike; so the noises that lead to a forbidden class without guidance come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dng_jax.experiments.generating import Generated
+from dng_jax.experiments.problems import Problem
+from dng_jax.experiments.rule_specs import REFERENCE
+
+COLUMNS = 16
+
+
+def telling_images(shown: Mapping[str, Generated], problem: Problem) -> tuple[np.ndarray, str]:
+    """Images [R, C, H, W, channels] of R rules on the same C <= 16 noises, and what to say of them.
+
+    shown: rule as jobs take it -> its samples, from one seed. At most half of the columns are
+    noises that lead to a forbidden class; without "unguided" among the rules, the first ones are
+    shown, and nothing is said.
+    """
+    count = min(COLUMNS, *(g.images.shape[1] for g in shown.values()))
+    plain = shown.get("unguided")
+    chosen, said = np.arange(count), ""
+    if plain is not None:
+        inside = np.isin(plain.labels[0, : plain.images.shape[1]], problem.forbidden)
+        forbidden = np.flatnonzero(inside)[: count // 2]
+        others = np.flatnonzero(~inside)[: count - len(forbidden)]
+        chosen = np.concatenate([forbidden, others])
+        said = _said(len(forbidden), len(chosen), problem)
+    # The reference has noise of its own, in turn over the classes: its first ones show them all.
+    rows = [
+        g.images[0, np.arange(len(chosen)) if name == REFERENCE else chosen]
+        for name, g in shown.items()
+    ]
+    if REFERENCE in shown:
+        said += f"{';' if said else ':'} {REFERENCE}: noise of its own"
+    return np.stack(rows), said
+
+
+def _said(few: int, count: int, problem: Problem) -> str:
+    what = problem.forbidden_names
+    if few == 0:
+        return f": no noise of these leads to {what} unguided"
+    return f": noise that leads to {what} unguided (left {few} of {count}), and other noise"
