@@ -4,7 +4,7 @@ A cell is one compiled sweep and one file, cells/PART/NAME.npz:
 
     labels    uint8 [S, n]       what the classifier calls sample i under setting s (wider for
                                  K > 255)
-    features  float16 [S, n, F]  the classifier's features
+    features  float16 [S, n, F]  the classifier's features (float32 where they are too large)
     record    JSON              the cell as it was asked for, settings and all
 
 Sample i of a cell has noise of its own, fixed by (seed, forbidden set, i): the rules of one
@@ -14,14 +14,13 @@ forbidden set share it, other forbidden sets do not.
 from __future__ import annotations
 
 import json
-import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from dng_jax import disk
+from dng_jax import arrays, disk
 from dng_jax.errors import InputError
 from dng_jax.experiments import rule_specs
 from dng_jax.experiments.generating import Draw, generate
@@ -83,15 +82,19 @@ def load(folder: Path, cell: Cell) -> Found | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as arrays:
-            record = json.loads(str(arrays["record"]))
-            calls = int(arrays["calls"])
-            found = Found(arrays["labels"], arrays["features"], calls if calls > 0 else None)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}): remove it, and --resume") from error
+        found = arrays.read_npz(path)
+        record, calls = json.loads(str(found["record"])), int(found["calls"])
+        labels, features = found["labels"], found["features"]
+    except (InputError, KeyError, ValueError, TypeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path} cannot be read ({reason}): remove it, and --resume") from error
     if record != runs.to_json(cell):
         raise InputError(f"{path} was made with other settings: remove it, or choose another --out")
-    return found
+    shape = (len(cell.settings), cell.samples)
+    fits = labels.shape == shape and features.ndim == 3 and features.shape[:2] == shape
+    if not fits or labels.dtype.kind not in "iu" or features.dtype.kind != "f":
+        raise InputError(f"{path} does not hold what it says it does: remove it, and --resume")
+    return Found(labels, features, calls if calls > 0 else None)
 
 
 def save(folder: Path, cell: Cell, found: Found) -> None:
@@ -122,9 +125,15 @@ def run(problem: Problem, cell: Cell) -> Found:
     labels, features = found.labels[:, : cell.samples], found.features[:, : cell.samples]
     return Found(
         labels.astype(np.min_scalar_type(problem.info.num_classes)),
-        features.astype(np.float16),
+        _small(features),
         problem.network_calls(rules[0], cell.steps),
     )
+
+
+def _small(features: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = features.astype(np.float16)
+    return half if np.isfinite(half).all() else features.astype(np.float32)
 
 
 def first_sample(cell: Cell) -> int:
