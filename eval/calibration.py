@@ -36,7 +36,7 @@ from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions, at_least
+from dng_jax.jobs.options import RunOptions, at_least, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
 from dng_jax.posterior.evidence import Evidence
@@ -101,8 +101,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
-    pictures(folder, records, tables)
     publish(folder, table_of(config, records))
+    pictures(folder, records, tables)
     print(f"written to {folder}")
     return records
 
@@ -113,6 +113,7 @@ def check(config: Config) -> None:
         choose(name, TRACKERS, "tracker")
     choose(config.base, ("model", "mixture"), "base")
     at_least(1, batch=config.batch)
+    seed(seed=(config.seed, config.seed + 1))
     if config.source.features != "classifier":
         raise InputError("--features belongs to distances, here labels alone count: leave it out")
     if config.samples < 4 or config.samples % 2:

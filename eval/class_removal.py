@@ -32,7 +32,7 @@ from dng_jax.experiments.rule_specs import Spec, TrackerOptions
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions, at_least, distinct
+from dng_jax.jobs.options import RunOptions, at_least, at_most, distinct, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.steps import StepTable
@@ -41,6 +41,7 @@ DEFAULT_RULES = (
     "unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes",
 )  # fmt: skip
 SHOWN = 64  # samples whose images and posteriors are drawn
+PROBES = 64  # more of them compile for hours, and no longer make the estimate better
 PIECES = 5  # of a chain, for its progress and timing
 
 
@@ -80,6 +81,9 @@ def main(config: Config) -> list[dict[str, Any]]:
     at_least(2, samples=config.samples)
     at_least(1, batch=config.batch)
     distinct(seeds=config.seeds, rules=config.rules)
+    seed(seeds=config.seeds)
+    at_least(0, probes=config.options.probes)
+    at_most(PROBES, probes=config.options.probes)
     specs = [rule_specs.parse(text, config.tracker) for text in config.rules]
 
     # ---- build
@@ -105,7 +109,7 @@ def main(config: Config) -> list[dict[str, Any]]:
                 advance=functools.partial(bar.advance, task),
             )
             how = Draw(config.samples, 0, batch=config.batch, keep=SHOWN, pieces=PIECES)
-            results.append([draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds])
+            results.append([draw(dataclasses.replace(how, seed=n)) for n in config.seeds])
             bar.update(task, completed=config.samples * len(config.seeds))
 
     # ---- measure
@@ -119,8 +123,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
-    pictures(folder, title, records, [by_seed[0] for by_seed in results], table)
     publish(folder, table_of(title, records))
+    pictures(folder, title, records, [by_seed[0] for by_seed in results], table)
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records
 

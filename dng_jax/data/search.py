@@ -37,12 +37,13 @@ def paths(data_dir: str | os.PathLike | None) -> Paths:
     named = os.environ.get(VARIABLE)
     own = (_existing(named, VARIABLE),) if named else ()
     shared = (SHARED,) if SHARED.is_dir() else ()
-    tfds = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    # Of containers and cron nobody may know a home: nothing is found there, nothing prepared.
+    tfds = Path(os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
     return Paths(own + shared, (*own, tfds))
 
 
 def _existing(folder: str | os.PathLike, named_by: str) -> Path:
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if not path.is_dir():
         raise InputError(f"{named_by} names {path}, which is no folder: create it or name another")
     return path

@@ -31,6 +31,7 @@ from typing import Any
 import tyro
 
 from dng_jax.jobs import cli, runs
+from dng_jax.jobs.options import seed
 from dng_jax.jobs.tables import publish
 
 from . import (
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def run(config: Any) -> dict[str, Any]:
     """Runs the subcommand whose options these are; returns what it writes as results.json."""
     name, job = next((n, job) for n, job in COMMANDS.items() if job.Config is type(config))
+    seed(seed=config.seed)
     prepared = job.prepare(config)
     asked = {"command": name} | {
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)
