@@ -9,13 +9,20 @@ A refusal of the disk is told apart from every other fault, whoever wrote: Pytho
     EROFS, EACCES, EFBIG     not allowed here, or not so large
     EIO                      the disk itself
 
-Files written by C++ fail with an error of any type that has only the text of these.
+Files written by C++ fail with an error of any type that has only the text of these, and a file that
+cannot be closed any more hides the first refusal behind an error of its own.
+
+    disk.check_file(path)               before a file is read: it is there, and a file
+    disk.check_memory(path, size)       before its numbers are allocated: they fit
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +51,8 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     # In the same folder, because os.replace is atomic within one file system only.
-    part = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    # Process numbers alone are not enough: jobs in containers have the same ones.
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}{path.suffix}")
     with refused(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,13 +84,64 @@ def refused(doing: str, otherwise: str = "or name another path") -> Iterator[Non
 def refusal(error: BaseException) -> tuple[str, str] | None:
     """Reason and remedy, both a few lower-case words; None for what is no fault of the disk.
 
-    An OSError that has a number is classified by that alone, anything else by its text.
+    An OSError that has a number is classified by that alone, anything else by its text, or by the
+    error that it hides.
     """
     number = getattr(error, "errno", None) if isinstance(error, OSError) else None
     if number is None:
         text = str(error).lower()
         number = next((n for n in _NUMBERS if os.strerror(n).lower() in text), None)
     if number not in _NUMBERS:
-        return None
+        hidden = error.__cause__ or error.__context__
+        return None if isinstance(error, OSError) or hidden is None else refusal(hidden)
     remedy = "make room" if number in _ROOM else "see to the folder and its disk"
     return os.strerror(number).lower(), remedy
+
+
+def check_file(path: str | os.PathLike) -> int:
+    """The size of a file in bytes; InputError where there is none, or what is there is no file.
+
+    A pipe would be waited for, and a device read without end.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist: check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise InputError(f"{path!s} cannot be read ({_reason(error)}): check the path") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise InputError(f"{path} is {kind}, no file: check the path")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read (permission denied): see to its permissions")
+    return found.st_size
+
+
+def check_memory(what: object, size: int) -> None:
+    """InputError where so many bytes cannot be had; `what` needs them.
+
+    Linux grants memory that is not there and kills whoever uses it, so it is asked before.
+    """
+    free = free_memory()
+    if free is not None and size > free:
+        raise InputError(
+            f"{what} needs {size / 2**30:,.1f} GiB of memory and {free / 2**30:,.1f} GiB are free:"
+            " is it the right file?"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that can be allocated here, limits of a container included; None where unknown."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())  # "max" where there is none
+        found.append(limit - int((group / "memory.current").read_text()))
+    return max(0, min(found)) if found else None
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from dng_jax import disk
 from dng_jax.errors import InputError, choose
 from dng_jax.weights import tensors
 
@@ -59,15 +60,21 @@ def project(
         raise InputError("a fused projection holds the queries' too: name only its own bias")
     x = check_inputs(inputs)
     if fused is not None:
-        out = _apply(path, fused, fused_bias, x, layout)
+        out = _apply(path, fused, fused_bias, x, layout, heads + 2 * kv_heads)
         dim = _divide(out.shape[1], heads + 2 * kv_heads, fused)
         q, k = out[:, : heads * dim], out[:, heads * dim : (heads + kv_heads) * dim]
         return _split(k, kv_heads, fused), _split(q, heads, fused)
     assert key is not None
-    keys = _split(_apply(path, key, key_bias, x, layout), kv_heads, key)
+    keys = _split(_apply(path, key, key_bias, x, layout, kv_heads), kv_heads, key)
     if query is None:
         return keys, None
-    return keys, _split(_apply(path, query, query_bias, x, layout), heads, query)
+    queries = _split(_apply(path, query, query_bias, x, layout, heads), heads, query)
+    if queries.shape[2] != keys.shape[2]:
+        raise InputError(
+            f"'{key}' gives {keys.shape[2]} numbers per head and '{query}' {queries.shape[2]}:"
+            " check the numbers of heads"
+        )
+    return keys, queries
 
 
 def random_projection(seed, width: int, heads: int, head_dim: int) -> np.ndarray:
@@ -115,7 +122,7 @@ def read_tensor(path: str | os.PathLike, name: str, rank: Sequence[int] = ()) ->
         names = list(file.keys())
         if name not in names:
             raise InputError(_missing(path, name, names))
-        value = file.get_tensor(name)
+        value = tensors.take(file, name, path)
     if value.dtype.kind not in "fV" or value.dtype.names:
         raise InputError(
             f"tensor '{name}' of {path} is {value.dtype}, not floating point: dequantise it first"
@@ -125,15 +132,22 @@ def read_tensor(path: str | os.PathLike, name: str, rank: Sequence[int] = ()) ->
         raise InputError(
             f"tensor '{name}' of {path} has shape {list(value.shape)}: {wanted} dimensions needed"
         )
+    disk.check_memory(f"tensor '{name}' of {path}", 8 * value.size)
     value = value.astype(np.float64)
     check_finite(value, f"tensor '{name}' of {path}")
     return value
 
 
 def _apply(
-    path: str | os.PathLike, name: str, bias: str | None, x: np.ndarray, layout: str
+    path: str | os.PathLike, name: str, bias: str | None, x: np.ndarray, layout: str, heads: int
 ) -> np.ndarray:
     w = read_tensor(path, name, (2,) if layout == "out_in" else (2, 3))
+    if layout == "out_in" and name.rpartition(".")[2].rpartition("/")[2] == "kernel":
+        # A square one fits both ways, and the wrong one gives wrong numbers.
+        raise InputError(
+            f"tensor '{name}' is named as Flax names it, whose layout is in_out, not {layout}"
+        )
+    _must_agree(w, name, heads)
     w = w.T if layout == "out_in" else w.reshape(len(w), -1)
     if len(w) != x.shape[1]:
         raise InputError(
@@ -143,10 +157,20 @@ def _apply(
     out = x @ w
     if bias is None:
         return out
-    b = read_tensor(path, bias, (1, 2)).ravel()
-    if len(b) != out.shape[1]:
-        raise InputError(f"bias '{bias}' has {len(b)} numbers, '{name}' gives {out.shape[1]}")
-    return out + b
+    b = read_tensor(path, bias, (1, 2))
+    _must_agree(b[None] if b.ndim == 2 else b, bias, heads)
+    if b.size != out.shape[1]:
+        raise InputError(f"bias '{bias}' has {b.size} numbers, '{name}' gives {out.shape[1]}")
+    return out + b.ravel()
+
+
+def _must_agree(w: np.ndarray, name: str, heads: int) -> None:
+    """InputError where a tensor [D, H, d_head] has other heads than the options."""
+    if w.ndim == 3 and w.shape[1] != heads:
+        raise InputError(
+            f"tensor '{name}' has {w.shape[1]} heads and the options say {heads}: check the numbers"
+            " of heads"
+        )
 
 
 def _split(out: np.ndarray, heads: int, name: str) -> np.ndarray:

@@ -75,6 +75,9 @@ def describe(name: str) -> Info:
 def _download(source: raw.Source, paths: search.Paths, allowed: bool) -> Path:
     if not allowed:
         raise MissingDataError(_missing(source, paths, "allow the download"))
+    if paths.prepared[-1].parts[0].startswith("~"):
+        remedy = "name a folder for the download by TFDS_DATA_DIR: no home folder is known here"
+        raise MissingDataError(_missing(source, paths, remedy))
     try:
         network.check(source.url + next(iter(source.downloads)))
     except OSError as error:

@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dng_jax import disk
+from dng_jax import arrays, disk
 from dng_jax.data.info import Info, parts
 from dng_jax.errors import InputError
 
@@ -122,9 +121,11 @@ def _features(name: str, info) -> tuple[str, str]:
 def _cached(name: str, folder: Path, part: str, image: str, label: str):
     path = folder / f"{PREFIX}{part}-{_key(folder)}.npz"
     # Anything but whole arrays is as good as no cache: decode again.
-    unusable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unusable), np.load(path) as arrays:
-        return arrays["images"], arrays["labels"]
+    with contextlib.suppress(InputError, KeyError):
+        held = arrays.read_npz(path)
+        images, labels = held["images"], held["labels"]
+        if images.dtype == np.uint8 and images.ndim == 4 and labels.shape == images.shape[:1]:
+            return images, labels.astype(np.int32)
     images, labels = _decode(name, folder, part, image, label)
     stale = list(folder.glob(f"{PREFIX}{part}-*.npz"))
     # A folder that is read-only or full costs the next load some seconds, no more.

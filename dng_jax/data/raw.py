@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dng_jax import disk
 from dng_jax.data.info import Info, parts
 from dng_jax.errors import InputError
 
@@ -67,11 +69,11 @@ def idx(raw: bytes) -> np.ndarray:
     if magic not in (2049, 2051):
         raise InputError(f"an idx file begins with 2049 (labels) or 2051 (images), not {magic}")
     start = 4 + 4 * (magic % 256)
-    shape = np.frombuffer(raw[:start], ">u4", offset=4).astype(int)
-    if len(raw) != start + shape.prod():
+    shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4))
+    if len(raw) != start + math.prod(shape):
         raise InputError(
-            f"an idx file announces {shape.prod()} bytes {tuple(shape.tolist())} but holds"
-            f" {len(raw) - start}"
+            f"an idx file announces {math.prod(shape)} bytes {shape} but holds"
+            f" {max(0, len(raw) - start)}"
         )
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
@@ -114,10 +116,11 @@ def looked_for(source: Source) -> str:
 
 def read_file(path: Path, official: File) -> bytes:
     """Bytes of a file; InputError where it is missing, or not the official one."""
-    try:
-        found = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing, though other files of its set are there") from None
+    if not path.exists():
+        raise InputError(f"{path} is missing, though other files of its set are there")
+    if (size := disk.check_file(path)) > 2 * official.size:
+        check(path, size, "not taken", official)
+    found = path.read_bytes()
     check(path, len(found), hashlib.sha256(found).hexdigest(), official)
     return found
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dng_jax import disk
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.jobs.options import program
 
@@ -29,6 +30,12 @@ def main(job: Callable[[], object]) -> None:
         job()
     except (InputError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if (found := disk.refusal(error)) is None:
+            raise
+        what, (reason, remedy) = error.filename or "the results", found
+        print(f"error: cannot write {what} ({reason}): {remedy}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -64,6 +64,24 @@ def at_least(low: float, **numbers: float | None) -> None:
             raise InputError(f"{option(name)} must be at least {low:g}, got {value:g}")
 
 
+def at_most(high: float, **numbers: float | None) -> None:
+    """InputError for a number above high (or NaN), named as its option; None passes."""
+    for name, value in numbers.items():
+        if value is not None and not value <= high:
+            raise InputError(f"{option(name)} must be at most {high:g}, got {value:g}")
+
+
+def seed(bits: int = 64, **seeds: int | Collection[int]) -> None:
+    """InputError for a seed outside 0 .. 2^bits - 1, named as its option: one beyond would name the
+    run of another."""
+    for name, given in seeds.items():
+        for value in given if isinstance(given, Collection) else (given,):
+            if not 0 <= value < 2**bits:
+                raise InputError(
+                    f"{option(name)} must be at least 0 and below 2^{bits}, got {value}"
+                )
+
+
 def distinct(**values: Collection[Any]) -> None:
     """InputError for an option that names nothing, or something twice."""
     for name, chosen in values.items():

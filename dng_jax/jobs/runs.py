@@ -147,7 +147,7 @@ def read_run(path: str | Path) -> dict[str, Any] | None:
     """The run.json of a folder; None where there is none that can be read."""
     try:
         stored = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return stored if isinstance(stored, dict) else None
 
@@ -195,15 +195,24 @@ class Words(NamedTuple):
 
 
 def in_words(known: Mapping[str, Any]) -> Words:
-    """A `provenance` in words; a commit with changes says so, "unknown" outside a checkout."""
-    git = known["git"] or {"commit": "unknown", "dirty": False}
-    devices = f"{known['device_count']} x {known['device']}"
-    return Words(
-        git["commit"] + (" with changes" if git["dirty"] else ""),
-        f"{devices}, {known['cpu']}, {known['cpu_count']} CPU cores",
-        f"jax {known['packages']['jax']}, flax {known['packages']['flax']}",
-        known["time_utc"][:10],
-    )
+    """A `provenance` in words; a commit with changes says so, "unknown" outside a checkout.
+
+    InputError for what is no `provenance`.
+    """
+    try:
+        git = known["git"] or {"commit": "unknown", "dirty": False}
+        devices = f"{known['device_count']} x {known['device']}"
+        return Words(
+            git["commit"] + (" with changes" if git["dirty"] else ""),
+            f"{devices}, {known['cpu']}, {known['cpu_count']} CPU cores",
+            f"jax {known['packages']['jax']}, flax {known['packages']['flax']}",
+            known["time_utc"][:10],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(
+            "a record of what a run ran on (provenance) is of another version or was altered:"
+            " make the run again"
+        ) from error
 
 
 def to_json(value: Any) -> Any:

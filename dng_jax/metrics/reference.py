@@ -148,6 +148,19 @@ class Reference:
             )
             if not fits:
                 raise InputError(f"{path}: {name} has shape {list(shape)}: make it again")
+        classes = len(arrays["count"])
+        for name, value in arrays.items():
+            whole = name in ("count", "labels")
+            if value.dtype.kind != ("i" if whole else "f") or not np.isfinite(value).all():
+                kind = "whole" if whole else "finite"
+                raise InputError(f"{path}: {name} must hold {kind} numbers: make it again")
+        if (arrays["count"] < 2).any():
+            raise InputError(f"{path}: count below 2 samples of each class: make it again")
+        if (
+            arrays["labels"].size
+            and not 0 <= arrays["labels"].min() <= arrays["labels"].max() < classes
+        ):
+            raise InputError(f"{path}: labels outside 0..{classes - 1}: make it again")
         moments = zip(arrays["count"], arrays["mean"], arrays["scatter"], strict=True)
         return cls(
             tuple(Moments(int(n), m, s.astype(np.float64)) for n, m, s in moments),

@@ -23,6 +23,8 @@ def describe(module: UNet | Classifier) -> dict:
 
 def build(config: dict) -> UNet | Classifier:
     """The module that `describe` described; raises InputError for an unknown kind or field."""
+    if not isinstance(config, dict):
+        raise InputError("the network's configuration is no mapping: write it with nets.describe")
     fields = dict(config)
     if "kind" not in fields:
         raise InputError("the network's configuration has no 'kind': write it with nets.describe")

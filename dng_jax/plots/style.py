@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from dng_jax import disk
 from dng_jax.errors import InputError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,9 +57,9 @@ def plain_ticks(axes: Axes, low: float, high: float) -> None:
 def save(figure: Figure, path: str | Path) -> Path:
     """Writes the figure at 150 dpi, making folders; InputError for a suffix that is no picture."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(path, dpi=150)
+        with disk.whole(path) as part:
+            figure.savefig(part, dpi=150)
     except ValueError as error:
         raise InputError(f"cannot draw {path.name}: {error}; try the suffix .png") from error
     return path

@@ -55,13 +55,9 @@ def make_optimiser(
 
 def init_state(module, optimiser: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """Fresh state; parameters from fold_in(key, 2^31 - 1), a number no step reaches."""
-    shape = module.config.image_shape
-    inputs = [jnp.zeros((1, *shape))]
-    if hasattr(module.config, "conditioning"):
-        inputs.append(jnp.zeros(1))
-        if module.config.conditioning == "label":
-            inputs.append(jnp.zeros(1, jnp.int32))
-    params = jax.jit(module.init)(jax.random.fold_in(key, 2**31 - 1), *inputs)["params"]
+    params = jax.jit(module.init)(jax.random.fold_in(key, 2**31 - 1), *module.config.example())[
+        "params"
+    ]
     return TrainState(jnp.int32(0), params, params, optimiser.init(params), key)
 
 

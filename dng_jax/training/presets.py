@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs.options import at_least, option
+from dng_jax.jobs.options import at_least, option, seed
 from dng_jax.nets.config import CONDITIONINGS, ClassifierConfig, UNetConfig
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -60,9 +60,7 @@ class Job:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise InputError(f"{option(name)} must be positive and finite, got {value}")
-        if not 0 <= self.seed < 2**32:
-            # jax drops the bits above: two seeds would name one run.
-            raise InputError(f"--seed must be at least 0 and below 2^32, got {self.seed}")
+        seed(32, seed=self.seed)  # jax drops the bits above: two seeds would name one run
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"--ema-decay must be at least 0 and below 1, got {self.ema_decay}")
 

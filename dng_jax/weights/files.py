@@ -5,11 +5,17 @@ A model file holds the parameters under their paths ("Conv3_0/kernel") and, in t
     config   JSON of nets.describe(module): enough to build the module again
 and whatever text the writer adds (data set, command, losses). Parameters may be stored as float16
 or bfloat16; they come back as float32.
+
+A file that carries a checksum (tensors.py) is what `save` wrote, and `save` refuses parameters that
+are not the network's. Of any other the names and shapes are compared with those of the network that
+its configuration describes, before a number is read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +28,7 @@ from dng_jax.weights import tensors
 
 MODEL_FORMAT = "dng_jax model 1"
 DTYPES = ("float32", "float16", "bfloat16")
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors spells them
 
 
 def save(
@@ -35,22 +42,114 @@ def save(
 
     dtype "float16" or "bfloat16" halves the file. The file appears whole or not at all.
     """
+    from dng_jax import nets  # imported late, as flax below: it takes a second
+
     choose(dtype, DTYPES, "dtype")
-    flat = {name: np.asarray(leaf).astype(dtype) for name, leaf in _flat(params).items()}
+    own = _flat(params)
+    must_belong({n: np.shape(x) for n, x in own.items()}, nets.build(config), "these parameters")
+    with np.errstate(over="ignore"):
+        flat = {name: np.asarray(leaf).astype(dtype) for name, leaf in own.items()}
+    for name, leaf in flat.items():
+        if not _finite(leaf):
+            largest = np.abs(np.asarray(own[name], np.float64)).max()
+            raise InputError(
+                f"{name} has numbers up to {largest:.3g}, which {dtype} cannot hold: take another"
+                f" dtype of {', '.join(DTYPES)}"
+                if np.isfinite(largest)
+                else f"{name} holds NaN or infinity: these parameters are of no use"
+            )
     text = {**(metadata or {}), "format": MODEL_FORMAT, "config": json.dumps(config)}
     tensors.write(path, flat, text)
 
 
 def load(path: str | os.PathLike) -> tuple[Any, dict, dict]:
-    """Returns (module, params float32, config dict); raises InputError where it is no such file."""
-    arrays, metadata = tensors.read(path)
-    if metadata.get("format") != MODEL_FORMAT:
-        raise InputError(f"{path} is no model file of this library: write one with weights.save")
+    """Returns (module, params float32, config dict).
+
+    InputError for what is no such file, was altered, does not hold the tensors of its network, or
+    holds integers, NaN, infinity or nothing but zeros.
+    """
     from dng_jax import nets  # imported late, as flax below: it takes a second
 
-    config = json.loads(metadata["config"])
-    params = {name: value.astype(np.float32) for name, value in arrays.items()}
-    return nets.build(config), _nested(params), config
+    with tensors.opened(path) as file:
+        text = file.metadata() or {}
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        kinds = {name: part.get_dtype() for name, part in parts.items()}
+        shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+    if text.get("format") != MODEL_FORMAT:
+        raise InputError(f"{path} is no model file of this library: write one with weights.save")
+    config = _config(path, text)
+    try:
+        module = nets.build(config)
+    except InputError as error:
+        raise InputError(f"{path} describes no network ({error}): write it again") from error
+    for name, kind in kinds.items():
+        if kind not in FLOATS:
+            raise InputError(f"tensor '{name}' of {path} is {kind}: store float32 or a half of it")
+    if tensors.CHECKSUM not in text:
+        must_belong(shapes, module, f"{path}")
+    arrays, _ = tensors.read(path)
+    with np.errstate(over="ignore"):
+        params = {name: value.astype(np.float32) for name, value in arrays.items()}
+    for name, value in params.items():
+        if not _finite(value):
+            raise InputError(
+                f"tensor '{name}' of {path} holds NaN or infinity: copy or make it again"
+            )
+    if not any(value.any() for value in params.values()):
+        raise InputError(f"{path} holds nothing but zeros: copy or make it again")
+    return module, _nested(params), config
+
+
+def must_belong(shapes: Mapping[str, tuple[int, ...]], module: Any, what: str) -> None:
+    """InputError unless these are the names and shapes of the module's parameters."""
+    _must_be_small(shapes, module.config, what)
+    try:
+        own = jax.eval_shape(module.init, jax.random.key(0), *module.config.example())["params"]
+    except Exception as error:  # of whatever the sizes break first
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"{what}: no network has such a configuration ({reason})") from error
+    wanted = {name: leaf.shape for name, leaf in _flat(own).items()}
+    lacking, extra = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
+    if lacking or extra:
+        found = [f"'{min(lacking)}' is missing"] if lacking else []
+        found += [f"'{min(extra)}' belongs to no part of it"] if extra else []
+        raise InputError(f"{what}: not the network that is described, {', '.join(found)}")
+    for name, shape in shapes.items():
+        if tuple(shape) != wanted[name]:
+            raise InputError(
+                f"{what}: '{name}' has shape {list(shape)}, the network has {list(wanted[name])}"
+            )
+
+
+def _config(path: str | os.PathLike, text: Mapping[str, str]) -> dict:
+    try:
+        config = json.loads(text["config"])
+    except (KeyError, ValueError, RecursionError) as error:
+        reason = "absent" if isinstance(error, KeyError) else "not JSON"
+        raise InputError(
+            f"{path}: the network's configuration is {reason}: write it again"
+        ) from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: the network's configuration is no mapping: write it again")
+    return config
+
+
+def _must_be_small(shapes: Mapping[str, tuple[int, ...]], config: Any, what: str) -> None:
+    """InputError for sizes that no network with so many numbers has, before it is traced."""
+    count, numbers = len(shapes), sum(math.prod(shape) for shape in shapes.values())
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) is int]
+        most = count if field.name.endswith("blocks") else max(numbers, 4096)
+        if any(v > most for v in values) or len(values) > max(count, 3):
+            raise InputError(
+                f"{what}: {field.name} {max(values)} is more than {count} tensors of {numbers:,}"
+                " numbers can be"
+            )
+
+
+def _finite(value: np.ndarray) -> bool:
+    return bool(np.isfinite(value).all())
 
 
 def overlay(params: Mapping, stored: Mapping) -> tuple[dict, int, int]:

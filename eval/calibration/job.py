@@ -21,7 +21,7 @@ from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import at_least
+from dng_jax.jobs.options import at_least, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
 from dng_jax.posterior.evidence import Evidence
@@ -59,8 +59,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     for sampler, (_, corrections) in compared.items():
         made = calibration_of(problem, config, sampler, corrections)
         calibrations.save(folder / f"calibration_{sampler}.json", made)
-    pictures(folder, records, tables)
     publish(folder, table_of(config, records))
+    pictures(folder, records, tables)
     print(f"written to {folder}")
     return records
 
@@ -71,6 +71,7 @@ def check(config: Config) -> None:
         choose(name, TRACKERS, "tracker")
     choose(config.base, ("model", "mixture"), "base")
     at_least(1, batch=config.batch)
+    seed(seed=(config.seed, config.seed + 1))
     if config.source.features != "classifier":
         raise InputError("--features belongs to distances, here labels alone count: leave it out")
     if config.samples < 4 or config.samples % 2:

@@ -18,7 +18,7 @@ from dng_jax.experiments.rule_specs import Spec
 from dng_jax.experiments.telling import telling_images
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import at_least, distinct
+from dng_jax.jobs.options import at_least, at_most, distinct, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.steps import StepTable
@@ -26,6 +26,7 @@ from dng_jax.steps import StepTable
 from .options import Config
 
 SHOWN = 64  # samples whose images and posteriors are drawn
+PROBES = 64  # more of them compile for hours, and no longer make the estimate better
 PIECES = 5  # of a chain, for its progress and timing
 
 
@@ -35,6 +36,9 @@ def main(config: Config) -> list[dict[str, Any]]:
     at_least(2, samples=config.samples)
     at_least(1, batch=config.batch)
     distinct(seeds=config.seeds, rules=config.rules)
+    seed(seeds=config.seeds)
+    at_least(0, probes=config.options.probes)
+    at_most(PROBES, probes=config.options.probes)
     specs = [
         rule_specs.parse(text, config.tracker).with_calibration(config.calibration)
         for text in config.rules
@@ -84,12 +88,12 @@ def main(config: Config) -> list[dict[str, Any]]:
     if config.save_images:
         for spec, by_seed in zip(specs, results, strict=True):
             parts = [
-                saving.Labelled(g.images[0], g.labels[0], seed)
-                for seed, g in zip(config.seeds, by_seed, strict=True)
+                saving.Labelled(g.images[0], g.labels[0], n)
+                for n, g in zip(config.seeds, by_seed, strict=True)
             ]
             saving.save(folder / "images", str(spec), parts, config.save_images)
-    pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
     publish(folder, table_of(title, records))
+    pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records
 

@@ -24,7 +24,7 @@ from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import runs
 from dng_jax.jobs.cells import interval, titled
-from dng_jax.jobs.options import at_least
+from dng_jax.jobs.options import at_least, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.metrics.forecasts import posterior_error
@@ -51,6 +51,7 @@ def main(config: Config) -> dict[str, Any]:
     """Runs everything, prints two tables, writes results.json."""
     # ---- parse
     at_least(2, samples=config.samples)
+    seed(seed=config.seed)
 
     # ---- build
     folder = runs.new_run_folder(

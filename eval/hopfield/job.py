@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from dng_jax.jobs import runs
+from dng_jax.jobs.options import seed
 from dng_jax.jobs.tables import publish
 
 from .common import Outcome, precise
@@ -21,6 +22,7 @@ def run(config: Any) -> dict[str, Any]:
     """Runs the subcommand whose options these are; returns what it writes as results.json."""
     name = next(name for name, options in COMMANDS.items() if options is type(config))
     job = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    seed(seed=config.seed)
     config.data.use()
     prepared = job.prepare(config)
     asked = {"command": name} | {

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax import data
+from dng_jax import arrays, data
 from dng_jax.errors import InputError, choose
 from hopfield_jax import energy, patterns, spectrum
 from hopfield_jax.energy import Memory
@@ -68,7 +68,7 @@ def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
     labels = None
     if source.patterns.endswith(".npy"):
         normalise = source.normalise or "none"
-        x = patterns.from_images(_rows(source.patterns)[: source.count], normalise)
+        x = patterns.from_images(_rows(source.patterns, source.count), normalise)
         name = f"{Path(source.patterns).stem} ({normalise})"
     elif source.patterns in MADE:
         x, labels = _made(source, source.count or count, seed)
@@ -118,15 +118,16 @@ def _images(name: str, count: int, normalise, seed: int):
     return patterns.from_images(images[chosen], normalise), labels[chosen]
 
 
-def _rows(name: str) -> np.ndarray:
+def _rows(name: str, count: int | None) -> np.ndarray:
     try:
-        rows = np.load(name, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"cannot read {name} as an array of patterns ({error}): name a .npy file of rows [N, d]"
-        ) from None
+        rows = arrays.read_npy(name)
+    except InputError as error:
+        raise InputError(f"{error}; --patterns names a .npy file of rows [N, d]") from None
     if rows.ndim < 2:
         raise InputError(f"{name} must hold patterns as rows [N, d], got shape {list(rows.shape)}")
+    if rows.dtype.kind not in "fiub" or rows.dtype.names:
+        raise InputError(f"{name} must hold real numbers, got {rows.dtype}: store float32")
+    if count is not None and count > len(rows):
+        raise InputError(f"{name} has {len(rows)} rows, --count asks for {count}")
     # Whole numbers are numbers here; only bytes are pixels.
-    whole = np.issubdtype(rows.dtype, np.integer) and rows.dtype != np.uint8
-    return rows.astype(np.float64) if whole else rows
+    return rows[:count] if rows.dtype == np.uint8 else rows[:count].astype(np.float64)

@@ -4,7 +4,7 @@ A cell is one compiled sweep and one file, cells/PART/NAME.npz:
 
     labels    uint8 [S, n]       what the classifier calls sample i under setting s (wider for
                                  K > 255)
-    features  float16 [S, n, F]  the classifier's features
+    features  float16 [S, n, F]  the classifier's features (float32 where they are too large)
     record    JSON              the cell as it was asked for, settings and all
 
 Sample i of a cell has noise of its own, fixed by (seed, forbidden set, i): the rules of one
@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dng_jax import disk
+from dng_jax import arrays, disk
 from dng_jax.errors import InputError
 from dng_jax.experiments import rule_builders, rule_specs
 from dng_jax.experiments.generating import Draw, generate
@@ -87,15 +86,19 @@ def load(folder: Path, cell: Cell) -> Found | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as arrays:
-            record = json.loads(str(arrays["record"]))
-            calls = int(arrays["calls"])
-            found = Found(arrays["labels"], arrays["features"], calls if calls > 0 else None)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error}): remove it, and --resume") from error
+        found = arrays.read_npz(path)
+        record, calls = json.loads(str(found["record"])), int(found["calls"])
+        labels, features = found["labels"], found["features"]
+    except (InputError, KeyError, ValueError, TypeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path} cannot be read ({reason}): remove it, and --resume") from error
     if record != runs.to_json(cell):
         raise InputError(f"{path} was made with other settings: remove it, or choose another --out")
-    return found
+    shape = (len(cell.settings), cell.samples)
+    fits = labels.shape == shape and features.ndim == 3 and features.shape[:2] == shape
+    if not fits or labels.dtype.kind not in "iu" or features.dtype.kind != "f":
+        raise InputError(f"{path} does not hold what it says it does: remove it, and --resume")
+    return Found(labels, features, calls if calls > 0 else None)
 
 
 def save(folder: Path, cell: Cell, found: Found) -> None:
@@ -140,9 +143,15 @@ def run_together(problem: Problem, cells: Sequence[Cell]) -> list[Found]:
     )
     # The reference comes in whole rounds of the allowed classes: what is too much is left out.
     labels = found.labels[:, : cell.samples].astype(np.min_scalar_type(problem.info.num_classes))
-    features = found.features[:, : cell.samples].astype(np.float16)
+    features = _small(found.features[:, : cell.samples])
     calls = problem.network_calls(rules[0], cell.steps)
     return [Found(labels[a:b], features[a:b], calls) for a, b in itertools.pairwise(ends)]
+
+
+def _small(features: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = features.astype(np.float16)
+    return half if np.isfinite(half).all() else features.astype(np.float32)
 
 
 def first_sample(cell: Cell) -> int:

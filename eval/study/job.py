@@ -10,7 +10,7 @@ from dng_jax.experiments import problems
 from dng_jax.experiments.classes import class_indices
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.options import RunOptions, command, program
-from dng_jax.jobs.tables import Table, publish
+from dng_jax.jobs.tables import Table, write_tables
 
 from ..calibration import job as calibration
 from . import cells, plan, report, summary
@@ -71,7 +71,9 @@ def main(config: Config) -> dict[str, Any]:
         # Part by part, so that a later one that fails or was not asked for costs no earlier one.
         results = merged(results, part, summed) | facts
         runs.write_json(folder / "results.json", results)
-    publish(folder, *tables)
+        for table in summed.tables:
+            table.print()
+        write_tables(folder, *tables)
     print(f"written to {folder}; one page of it: python -m eval.study.report {folder}")
     return results
 

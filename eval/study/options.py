@@ -13,7 +13,7 @@ from dng_jax.experiments import rule_specs
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import runs
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import DataOptions, at_least, distinct
+from dng_jax.jobs.options import DataOptions, at_least, distinct, seed
 
 from . import plan
 
@@ -58,6 +58,7 @@ def check(config: Config) -> None:
     """Refuses what makes no sense before anything is computed."""
     at_least(2, samples=config.samples, part_samples=config.part_samples)
     distinct(parts=config.parts, seeds=config.seeds, families=config.families)
+    seed(seeds=config.seeds)
     for part in config.parts:
         choose(part, plan.PARTS, "part")
     if "calibration" in config.parts and config.steps < 4:

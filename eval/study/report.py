@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.options import program
@@ -44,6 +45,15 @@ th:first-child, td:first-child { text-align: left } pre { background: #f5f5f5; p
   overflow-x: auto; font-size: 12px }
 """
 
+# What is read of results.json, as types.
+SHAPES: dict[str, Any] = {
+    "tables": [{"part": str, "title": str, "columns": [str], "rows": [[str]]}],
+    "pictures": [{"part": str, "file": str, "caption": str}],
+    "config": {"dataset": str, "seeds": [int], "samples": int, "steps": int},
+    "command": str,
+    "classes": [str],
+}
+PNG = b"\x89PNG\r\n\x1a\n"
 FACTS = ("command", "config", "provenance", "classifier", "classes")
 
 
@@ -66,20 +76,42 @@ def main(config: Config) -> Path:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """results.json of a study; InputError where there is none."""
+    """results.json of a study; InputError where there is none, or one of another shape."""
+    path = folder / "results.json"
+    if not path.exists():
+        raise InputError(f"{folder} holds no results.json: run eval.study first")
+    disk.check_memory(path, 10 * disk.check_file(path))
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no results.json: run eval.study first") from None
-    except ValueError as error:
-        raise InputError(f"{folder / 'results.json'} cannot be read ({error})") from None
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from None
     if not isinstance(results, dict) or "tables" not in results:
         raise InputError(f"{folder} holds the results of another job, not of a study")
     if absent := [key for key in FACTS if key not in results]:
         raise InputError(
             f"{folder} holds a study of another version (no {absent[0]}): make the study again"
         )
-    return results
+    for key, shape in SHAPES.items():
+        if not _has(results.get(key, []), shape):
+            raise InputError(
+                f"{path} holds a study of another version, or was altered ({key}): make the study"
+                " again"
+            )
+    for table in results["tables"]:
+        if any(len(row) != len(table["columns"]) for row in table["rows"]):
+            raise InputError(f"{path}: a row of '{table['title']}' is too short or too long")
+    return {"pictures": []} | results
+
+
+def _has(value: Any, shape: Any) -> bool:
+    """Whether a JSON value has the fields and types of a shape; a list: of its one kind."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_has(v, shape[0]) for v in value)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(
+            name in value and _has(value[name], inner) for name, inner in shape.items()
+        )
+    return isinstance(value, shape) and not (shape is int and isinstance(value, bool))
 
 
 def render(results: dict[str, Any], folder: Path) -> str:
@@ -92,7 +124,7 @@ def render(results: dict[str, Any], folder: Path) -> str:
         pictures = [p for p in results["pictures"] if p["part"] == part]
         if tables or pictures:
             parts.append(f"<h2>{html.escape(heading)}</h2>")
-        parts += [_picture(folder / p["file"], p["caption"]) for p in pictures]
+        parts += [_picture(folder, p["file"], p["caption"]) for p in pictures]
         parts += [_table(t) for t in tables]
     facts = {key: results[key] for key in FACTS}
     text = html.escape(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -142,11 +174,20 @@ def _table(stored: dict[str, Any]) -> str:
     )
 
 
-def _picture(path: Path, caption: str) -> str:
+def _picture(folder: Path, name: str, caption: str) -> str:
+    # Whoever wrote results.json must not choose which file of the reader's goes into the page.
+    path, parts = folder / name, Path(name).parts
+    inside = path.resolve().is_relative_to(folder.resolve()) and ".." not in parts
+    if not parts or Path(name).is_absolute() or not inside or path.suffix != ".png":
+        raise InputError(f"{folder}: '{name}' is no picture inside the folder: run the study again")
+    disk.check_memory(path, 3 * disk.check_file(path))
     try:
-        data = base64.b64encode(path.read_bytes()).decode()
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): run the study again") from None
+    if not content.startswith(PNG):
+        raise InputError(f"{path} is no PNG picture: run the study again")
+    data = base64.b64encode(content).decode()
     text = html.escape(caption)
     return (
         f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'

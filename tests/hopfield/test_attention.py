@@ -240,7 +240,7 @@ def test_the_job_on_its_own_tokens(tmp_path, capsys):
     results = run(tmp_path, "--tokens", "24", "--heads", "2")
     heads, folder = results["heads"], tmp_path / "run"
     names = {"run.json", "results.json", "tables.md", "heads.csv", "heads.png"}
-    assert {p.name for p in folder.iterdir()} == names
+    assert {p.name for p in folder.iterdir()} == {*names, ".lock"}
     stored = json.loads((folder / "results.json").read_text())
     assert [r["beta_eff"] for r in stored["heads"]] == [r["beta_eff"] for r in heads]
     rows = list(csv.DictReader((folder / "heads.csv").open()))

@@ -92,6 +92,7 @@ def test_the_reported_leak_is_that_of_the_counts(removed):
 
 def test_class_removal_writes_pictures_tables_and_provenance(removed):
     assert {p.name for p in removed.folder.iterdir()} == {
+        ".lock",
         "run.json", "results.json", "tables.md", "samples.png", "trade_off.png", "posterior.png",
     }  # fmt: skip
     assert removed.stored["provenance"]["packages"]["jax"]

@@ -51,6 +51,7 @@ def finished(tmp_path_factory):
 
 def test_diffusion_job_writes_what_it_says(finished):
     assert {p.name for p in finished.iterdir()} == {
+        ".lock",
         "run.json", "metrics.jsonl", "tensorboard", "states", "samples", "model.safetensors",
         "model.md",
     }  # fmt: skip
