@@ -238,7 +238,8 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
         return f"{r['error_over_time'][-1]:.1e}" if "error_over_time" in r else None
 
     def score(r: dict[str, Any], name: str) -> str:
-        return interval(*r["scores"][name], sparse=r["sparse"])
+        figure = r["scores"][name]
+        return interval(figure.value, figure.low, figure.high, sparse=r["sparse"])
 
     def agreement(r: dict[str, Any]) -> str:
         v = r["vector"]
