@@ -44,7 +44,7 @@ the step, `update` scores the step that was taken.
     lazy         names imported when they are asked for
     cli          the command `dng`
     disk         files written whole or not at all
-    arrays       .npy and .npz files of others, checked before anything is allocated
+    arrays       files of arrays (.npy, .npz), checked before anything is allocated
     errors       InputError: one sentence with the value and the remedy
 """
 
