@@ -22,7 +22,7 @@ from dng_jax import (
 )
 from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
-from dng_jax.jobs import runs
+from dng_jax.jobs import devices, runs
 from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
@@ -52,6 +52,7 @@ def main(config: Config) -> dict[str, Any]:
     at_least(2, samples=config.samples)
 
     # ---- build
+    devices.select()
     folder = runs.new_run_folder(
         config.run.out, config, job="exact", overwrite=config.run.overwrite
     )

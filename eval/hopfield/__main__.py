@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def start() -> None:
     """The job as a program."""
-    cli.main(main)
+    cli.start(main)
 
 
 if __name__ == "__main__":

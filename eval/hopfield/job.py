@@ -7,7 +7,7 @@ import importlib
 import sys
 from typing import Any
 
-from dng_jax.jobs import runs
+from dng_jax.jobs import devices, runs
 from dng_jax.jobs.tables import publish
 
 from .common import Outcome, precise
@@ -22,6 +22,7 @@ def run(config: Any) -> dict[str, Any]:
     name = next(name for name, options in COMMANDS.items() if options is type(config))
     job = importlib.import_module(f".{name.replace('-', '_')}", __package__)
     config.data.use()
+    devices.select()
     prepared = job.prepare(config)
     asked = {"command": name} | {
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)

@@ -157,7 +157,7 @@ def _picture(path: Path, caption: str) -> str:
 def start() -> None:
     """The report as a program."""
     words = program(f"{__package__}.report")
-    cli.main(lambda: main(tyro.cli(Config, prog=words, description=__doc__)))
+    cli.start(lambda: main(tyro.cli(Config, prog=words, description=__doc__)))
 
 
 if __name__ == "__main__":
