@@ -24,7 +24,7 @@ A run is a folder:
     model.reference.safetensors    of a classifier: what the training images look like to it, so
                          that generated ones can be measured without the data set
 
-SIGTERM, SIGUSR1, and Ctrl-C the first time, finish the step, save, and end with exit code 0 and a line
-that shows how to go on; a second Ctrl-C ends at once with 130. Bad input, a full disk and a loss
-that is not finite end with 2 and one sentence; no saved state is harmed.
+SIGTERM, SIGUSR1, and Ctrl-C the first time, finish the step, save, and end with exit code 0 and a
+line that shows how to go on; a second Ctrl-C ends at once with 130. Bad input, a full disk and a
+loss that is not finite end with 2 and one sentence; no saved state is harmed.
 """

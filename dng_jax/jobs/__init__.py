@@ -4,5 +4,6 @@ options    where a run goes, bounds of numbers, the command that repeats a run
 devices    which devices it runs on
 runs       its folder, its provenance, its JSON
 tables     records become tables, Markdown and CSV
-cli        exit codes, and the progress a person sees
+cli        streams, exit codes, and the progress a person sees
+completion what a shell completes after `dng`
 """

@@ -62,9 +62,9 @@ def parse(options: type[T], package: str) -> T:
     """The options that the command line spells; --help is headed by the package's docstring."""
     import tyro
 
-    from dng_jax.jobs.options import program
+    from dng_jax.jobs.options import as_typed, program
 
-    about = sys.modules[package].__doc__
+    about = as_typed(sys.modules[package].__doc__ or "")
     return tyro.cli(options, prog=program(package), description=about)
 
 

@@ -20,7 +20,7 @@ import tyro
 
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import program
+from dng_jax.jobs.options import as_typed, program
 from dng_jax.jobs.tables import Table
 
 TITLES = {
@@ -52,7 +52,7 @@ class Config:
     """Report of a study."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder of a study (eval.study)."""
+    """Folder of a finished study, as eval.study wrote it."""
 
 
 def main(config: Config) -> Path:
@@ -157,7 +157,8 @@ def _picture(path: Path, caption: str) -> str:
 def start() -> None:
     """The report as a program."""
     words = program(f"{__package__}.report")
-    cli.start(lambda: main(tyro.cli(Config, prog=words, description=__doc__)))
+    about = as_typed(__doc__)
+    cli.start(lambda: main(tyro.cli(Config, prog=words, description=about)))
 
 
 if __name__ == "__main__":
