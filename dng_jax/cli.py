@@ -3,6 +3,7 @@
     dng                         the jobs, a line each
     dng class-removal --help    the options of one
     dng --version
+    dng completion SHELL        a script that completes jobs and options (dng_jax.jobs.completion)
 
 A job is the same program as `python -m eval.class_removal` in a checkout: modules `train` and
 `eval` there, dng_jax.train and dng_jax.eval where a wheel was installed. Nothing of a job is
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dng_jax.errors import InputError, choose
+from dng_jax.jobs import completion
 
 
 class Job(NamedTuple):
@@ -51,6 +53,9 @@ def main(words: list[str] | None = None) -> None:
         print(f"dng_jax {importlib.metadata.version('dng-jax')}")
         return
     try:
+        if words[0] == "completion":
+            print(completion.script(" ".join(words[1:]), JOBS, main), end="")
+            return
         name = named(words)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -87,7 +92,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "dng JOB --help shows the options of one, dng --version the version.",
+            "dng JOB --help shows the options of one, dng --version the version;",
+            "dng completion bash (or fish) prints a script that completes both in the shell.",
         ]
     )
 

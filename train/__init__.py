@@ -2,6 +2,7 @@
 
     options    the command line: a preset, and an option for every field of its job
     start      devices, processes, the run's folder, arrays on the devices: a prepared Run
+    processes  the other processes of the run, joined
     session    from the newest saved state to the end, or to a signal
     loop       the one loop: steps, lines, saved states, sample grids, signals
     logs       metrics.jsonl, TensorBoard event files, Weights & Biases
@@ -23,7 +24,7 @@ A run is a folder:
     model.reference.safetensors    of a classifier: what the training images look like to it, so
                          that generated ones can be measured without the data set
 
-SIGTERM, and Ctrl-C the first time, finish the step, save, and end with exit code 0 and a line
-that shows how to go on; a second Ctrl-C ends at once with 130. Bad input, a full disk and a loss
-that is not finite end with 2 and one sentence; no saved state is harmed.
+SIGTERM, SIGUSR1, and Ctrl-C the first time, finish the step, save, and end with exit code 0 and a
+line that shows how to go on; a second Ctrl-C ends at once with 130. Bad input, a full disk and a
+loss that is not finite end with 2 and one sentence; no saved state is harmed.
 """

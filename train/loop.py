@@ -58,23 +58,27 @@ class Done:
 
 
 class StopSignal:
-    """Notes the first SIGTERM or Ctrl-C; a second one acts as usual."""
+    """Notes the first SIGTERM, SIGUSR1 or Ctrl-C; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.name: str | None = None
 
     @contextmanager
     def listening(self) -> Iterator[StopSignal]:
-        """Handles both signals inside; does nothing outside the main thread."""
+        """Handles the signals inside; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        # SIGUSR1 is what batch systems send some time before a job's limit.
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
         before = {number: signal.getsignal(number) for number in numbers}
 
         def note(number, frame):
-            self.name = signal.Signals(number).name
-            signal.signal(number, before[number])
+            if self.name is None:
+                self.name = signal.Signals(number).name
+            else:
+                signal.signal(number, before[number])
+                signal.raise_signal(number)
 
         for number in numbers:
             signal.signal(number, note)

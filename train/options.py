@@ -8,7 +8,7 @@ What does not exist, or is out of its range, is refused before anything is writt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +16,11 @@ import tyro
 
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import DataOptions, at_least, command, program
+from dng_jax.jobs.options import DataOptions, as_typed, at_least, command, program
 from dng_jax.training import presets
 from dng_jax.training.presets import ClassifierJob, DiffusionJob, Job
+
+from . import classifier, diffusion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Options:
     """Options of both training jobs; job: what is trained, the preset's with every field given."""
 
     preset: str = "digits"
-    """Name of the preset; dng_jax/training/presets.py lists them with their costs."""
+    """One of the presets listed above."""
     out: Path | None = None
     """Folder of the run; default: below runs/, named after the preset."""
     init: Path | None = None
@@ -38,13 +40,13 @@ class Options:
     export: str = "last"
     """last, or best: which saved state's averaged weights are written at the end."""
     keep_best: int = 1
-    """States to keep, of the lowest training loss, besides the last two."""
+    """States to keep, of the lowest training loss, besides the last two; at least 0."""
     log_every: int = 50
-    """Steps between lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl, at least 1."""
     save_every: int = 1000
-    """Steps between saved states."""
+    """Steps between saved states, at least 1."""
     steps_per_call: int | None = None
-    """Steps per compiled call; default: 1 on CPU, 25 on GPU and TPU."""
+    """Steps per compiled call, at least 1; default: 1 on CPU, 25 on GPU and TPU."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well; needs the extra wandb."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
@@ -52,11 +54,12 @@ class Options:
     )
     devices: Annotated[Devices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Devices)
     coordinator: str | None = None
-    """HOST:PORT of process 0, for several processes; found by itself under SLURM."""
+    """HOST:PORT on which process 0 listens, for several processes; under SLURM it is found by
+    itself."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """How many processes there are, at least 1."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Which of them this is, 0 to --num-processes - 1."""
     job: Annotated[Job, tyro.conf.arg(name="")]
 
     @property
@@ -102,7 +105,7 @@ class DiffusionOptions(Options):
     conditioning: str | None = None
     """Form of the network: heads, label or none; default: the preset's own."""
     sample_every: int | None = None
-    """Steps between sample grids; default: a quarter of the steps; 0: none at all."""
+    """Steps between sample grids, at least 1; default: a quarter of the steps; 0: none at all."""
     job: Annotated[DiffusionJob, tyro.conf.arg(name="")]
 
     @property
@@ -161,14 +164,25 @@ def parse_diffusion(words: Sequence[str] | None = None) -> DiffusionOptions:
     chosen = _chosen(words)
     job = presets.diffusion(chosen.preset, chosen.conditioning)
     default = DiffusionOptions(preset=chosen.preset, conditioning=chosen.conditioning, job=job)
-    return tyro.cli(DiffusionOptions, args=words, default=default)
+    about = _about(diffusion.__doc__, presets.DIFFUSION)
+    name = program(f"{__package__}.diffusion")
+    return tyro.cli(DiffusionOptions, args=words, default=default, prog=name, description=about)
 
 
 def parse_classifier(words: Sequence[str] | None = None) -> ClassifierOptions:
     """As `parse_diffusion`, of a classifier."""
     preset = _chosen(words).preset
     default = ClassifierOptions(preset=preset, job=presets.classifier(preset))
-    return tyro.cli(ClassifierOptions, args=words, default=default)
+    about = _about(classifier.__doc__, presets.CLASSIFIER)
+    name = program(f"{__package__}.classifier")
+    return tyro.cli(ClassifierOptions, args=words, default=default, prog=name, description=about)
+
+
+def _about(sheet: str | None, known: Mapping[str, Callable]) -> str:
+    """What --help is headed by: what the job does, and the presets with a line each."""
+    lines = {name: (make.__doc__ or "").partition("\n")[0] for name, make in known.items()}
+    listed = "".join(f"\n    {name:<15}{line}" for name, line in lines.items())
+    return as_typed(f"{sheet}\n\nPresets, whose numbers are the defaults below:\n{listed}")
 
 
 def _chosen(words: Sequence[str] | None) -> _Preset:

@@ -27,6 +27,7 @@ from dng_jax.jobs import runs
 from dng_jax.training import TrainState
 from dng_jax.training.presets import DiffusionJob, Job
 
+from . import processes
 from .options import Options
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -116,16 +117,7 @@ def place(options: Options) -> Place:
         options.coordinator, options.num_processes, options.process_id, os.environ
     )
     if arguments is not None and not jax.distributed.is_initialized():
-        # Signals are this job's to handle, for all processes alike (train.loop).
-        jax.config.update("jax_enable_preemption_service", False)
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        try:
-            jax.distributed.initialize(**arguments)
-        except RuntimeError as error:
-            raise InputError(
-                f"cannot join the other processes ({str(error).splitlines()[0]}): check"
-                " --coordinator, and that all --num-processes are running"
-            ) from error
+        processes.join(arguments)
     options.data.use()
     found = options.devices.select()
     mesh = sweeps.mesh(found)
@@ -171,7 +163,9 @@ def load(job: Job, place: Place) -> tuple[np.ndarray, np.ndarray]:
             f" take {-(-job.batch_size // len(place.devices)) * len(place.devices)}"
         )
     images, labels, info = data.load(job.dataset, job.split)
-    data.must_fit(job.network, info, "the network")
+    shape = " ".join(map(str, info.shape))
+    remedy = f"give --network.image-shape {shape} --network.num-classes {info.num_classes}"
+    data.must_fit(job.network, info, "the network", remedy)
     only = job.only_class if isinstance(job, DiffusionJob) else None
     if only is not None:
         if not 0 <= only < info.num_classes:

@@ -89,8 +89,8 @@ def tfds():
         import tensorflow_datasets  # imported late: it takes two seconds
     except ImportError as error:
         raise InputError(
-            f"prepared data sets need tensorflow-datasets ({error}): pip install"
-            " tensorflow-datasets importlib_resources pillow"
+            f"downloads and prepared data sets need the extra data ({error}): pip install"
+            " tensorflow-datasets importlib_resources"
         ) from error
     return tensorflow_datasets
 

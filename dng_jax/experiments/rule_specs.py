@@ -50,7 +50,7 @@ class TrackerOptions:
     prior: float | None = None
     """Prior of each forbidden class for pair and odds, between 0 and 1; default: 1 / classes."""
     probes: int = 0
-    """Random probes of the divergence term per step; deterministic samplers need 1."""
+    """Random probes of the divergence term per step, at least 0; deterministic samplers need 1."""
 
 
 class Range(NamedTuple):

@@ -5,5 +5,6 @@ devices    which devices it runs on
 runs       its folder, its provenance, its JSON
 tables     records become tables, Markdown and CSV
 cells      a number with its interval, marked where it rests on few samples
-cli        exit codes, and the progress a person sees
+cli        streams, exit codes, and the progress a person sees
+completion what a shell completes after `dng`
 """

@@ -8,6 +8,7 @@ jax is imported by the functions, so that a command line is parsed without it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,12 @@ def select(platform: str | None = None, cpu_devices: int | None = None) -> list[
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
         # jax fails an assertion, with no text, where it was built without the platform.
-        raise InputError(
-            f"no {platform or 'usable'} device here: leave out --platform, or choose another"
-        ) from error
+        named = os.environ.get("JAX_PLATFORMS")
+        if platform is None and named:
+            remedy = f"the environment variable JAX_PLATFORMS names {named}: unset it, or set cpu"
+        else:
+            remedy = "leave out --platform, or choose another"
+        raise InputError(f"no {platform or 'usable'} device here: {remedy}") from error
 
 
 @dataclass(frozen=True)

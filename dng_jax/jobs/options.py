@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 import typing
 from collections.abc import Collection, Iterator
@@ -23,6 +24,7 @@ import tyro
 
 from dng_jax.errors import InputError
 
+INSTALLED = (Path(__file__).parents[1] / "eval").is_dir()
 WHERE = ("run", "out", "overwrite", "resume", "data")
 
 
@@ -96,6 +98,15 @@ def program(module: str) -> str:
     """How this process was started: as a job of `dng`, or as a module."""
     words = sys.argv[0] if sys.argv else ""
     return words if words.startswith("dng ") else f"python -m {module}"
+
+
+def as_typed(text: str) -> str:
+    """The text with its commands as they are typed here: `python -m eval.study` in a checkout, dng
+    study where that is how this process was started, python -m dng_jax.eval.study in a wheel."""
+    if program("").startswith("dng "):
+        names = re.compile(r"python -m (?:eval\.)?([a-z_]+(?:\.[a-z_]+)*)")
+        return names.sub(lambda m: f"dng {m[1].replace('.', ' ').replace('_', '-')}", text)
+    return text if not INSTALLED else text.replace("python -m ", "python -m dng_jax.")
 
 
 def command(words: str, config: Any, default: Any) -> str:

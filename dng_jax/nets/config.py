@@ -66,35 +66,36 @@ class UNetConfig(Config):
     """Static description of a U-Net; see dng_jax.nets.unet."""
 
     image_shape: tuple[int, int, int]
-    """H, W, C."""
+    """Height, width and channels of an image."""
     num_classes: int = 10
-    """K, at least 1."""
+    """Number of classes K, at least 1."""
     conditioning: str = "none"
     """none, label or heads."""
     parameterisation: str = "eps"
-    """What is predicted: eps, v or x0."""
+    """What is predicted: eps, v, x0, score or flow."""
     channels: int = 64
-    """Channels of the first level."""
+    """Channels of the first level, at least 1."""
     multipliers: tuple[int, ...] = (1, 2)
-    """Channels of level i are channels * multipliers[i], each level half as large."""
+    """Channels of level i are channels * multipliers[i], each from 1; a level is half as large as
+    the one before."""
     blocks: int = 2
-    """Residual blocks per level on the way down; one more on the way up."""
+    """Residual blocks per level on the way down, at least 0; one more on the way up."""
     middle_blocks: int = 2
-    """Residual blocks at the lowest level."""
+    """Residual blocks at the lowest level, at least 0."""
     attention_levels: tuple[int, ...] = ()
-    """Indices of levels with self-attention, and then in the middle too."""
+    """Levels with self-attention, counted from 0; where there are any, in the middle too."""
     dropout: float = 0.0
-    """In residual blocks, 0 to below 1."""
+    """Dropout in residual blocks, 0 to below 1."""
     patch: int = 1
     """1, 2 or 4: patch x patch pixels are folded into channels."""
     head_channels: int = 128
-    """Of heads: channels in front of the last layer."""
+    """With heads: channels in front of the last layer, at least 1."""
     head_kernel: int = 3
-    """Of heads: 1 or 3, the side of the last convolution's kernel."""
+    """With heads: the side of the last convolution's kernel, 1 or 3."""
     global_channels: int = 0
-    """Of heads: channels of the dense network over all positions; 0: none."""
+    """With heads: channels of the dense network over all positions; 0: none."""
     embed_channels: int = 256
-    """Channels of the embedding of the noise level."""
+    """Channels of the embedding of the noise level, at least 1."""
     resample: str = "conv"
     """conv (strided, nearest + conv3) or shuffle (space to depth around a product, for CPUs)."""
     scale_shift: bool = False
@@ -134,15 +135,15 @@ class ClassifierConfig(Config):
     """Static description of a classifier; see dng_jax.nets.classifier."""
 
     image_shape: tuple[int, int, int]
-    """H, W, C."""
+    """Height, width and channels of an image."""
     num_classes: int = 10
-    """K, at least 2."""
+    """Number of classes K, at least 2."""
     widths: tuple[int, ...] = (32, 48)
-    """Channels of each stage, every stage half as large as the one before."""
+    """Channels of each stage, at least 1; every stage is half as large as the one before."""
     features: int = 64
-    """F, the width of the penultimate layer."""
+    """F, the width of the penultimate layer, at least 1."""
     dropout: float = 0.2
-    """In front of the logits, 0 to below 1."""
+    """Dropout in front of the logits, 0 to below 1."""
 
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:

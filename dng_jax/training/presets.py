@@ -29,21 +29,21 @@ class Job:
     split: str = "train"
     """train, test or all."""
     examples: int | None = None
-    """Train on so many images, from the start of the split; None: all."""
+    """Train on so many images, at least 1, from the start of the split; default: all."""
     steps: int
     """Training steps, at least 1."""
     batch_size: int = 128
-    """Images per step, over all devices."""
+    """Images per step over all devices, a multiple of their number."""
     learning_rate: float = 2e-3
     """Peak learning rate, above 0."""
     warmup: int = 200
-    """Steps of linear warm-up, at most half of all."""
+    """Steps of linear warm-up, from 0; at most half of all are taken."""
     weight_decay: float = 1e-3
-    """Of AdamW, from 0."""
+    """Weight decay of AdamW, at least 0."""
     clip: float = 1.0
     """Largest global norm of the gradient, above 0."""
     ema_decay: float = 0.998
-    """Of the averaged weights, 0 to below 1."""
+    """Decay of the averaged weights per step, 0 to below 1."""
     precision: str = "auto"
     """auto, float32 or bfloat16: what convolutions compute in; parameters are always float32.
     auto: bfloat16 on GPU and TPU, float32 on CPU."""
@@ -93,9 +93,9 @@ class ClassifierJob(Job):
 
     network: ClassifierConfig
     weight_decay: float = 1e-2
-    """Of AdamW, from 0."""
+    """Weight decay of AdamW, at least 0."""
     smoothing: float = 0.05
-    """Of the labels, 0 to below 1."""
+    """Smoothing of the labels, 0 to below 1."""
 
 
 def diffusion(name: str, conditioning: str | None = None) -> DiffusionJob:

@@ -44,8 +44,8 @@ def main(config: Config) -> dict[str, Any]:
     tables: list[Table] = []
     for name, part, table in SUITES[config.suite](config):
         results[name] = part
-        table.print()
         tables.append(table)
         write_tables(folder, *tables)
         runs.write_json(folder / "results.json", facts)
+        table.print()
     return facts

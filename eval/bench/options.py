@@ -16,7 +16,7 @@ class Config:
     """Benchmarks."""
 
     suite: tyro.conf.Positional[str] = "sampling"
-    """sampling, throughput or hopfield"""
+    """What is measured: sampling, throughput or hopfield."""
     samples: int = 512
     """Images per run of the suites sampling and throughput, at least 1."""
     steps: int = 50

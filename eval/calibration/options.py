@@ -25,7 +25,8 @@ class Config:
     """What the unguided runs follow: model, the base prediction; mixture, the classes' own,
     weighted by the `classes` tracker (what that tracker guides from by default)."""
     samplers: tuple[str, ...] = ("ddpm", "ddpm-paper", "ddim")
-    """Step tables; deterministic ones are tracked with the divergence probe."""
+    """Step tables: ddpm, ddpm-paper, ddim, euler, euler-ancestral; the deterministic ones, ddim and
+    euler, are tracked with the divergence probe."""
     trackers: tuple[str, ...] = TRACKERS
     """Trackers to replay: pair, odds, classes."""
     steps: int = 50
@@ -37,7 +38,7 @@ class Config:
     knots: int = 8
     """Knots of the temperature over log-SNR, at least 2 and below --steps."""
     seed: int = 0
-    """Seed of the runs; the forward chains take the next one."""
+    """Seed of the runs, a whole number; the forward chains take the next one."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

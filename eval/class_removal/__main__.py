@@ -17,7 +17,7 @@ def main() -> None:
 
 def start() -> None:
     """The job as a program."""
-    cli.main(main)
+    cli.start(main)
 
 
 if __name__ == "__main__":

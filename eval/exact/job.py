@@ -22,7 +22,7 @@ from dng_jax import (
 )
 from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
-from dng_jax.jobs import runs
+from dng_jax.jobs import devices, runs
 from dng_jax.jobs.cells import interval, titled
 from dng_jax.jobs.options import at_least, seed
 from dng_jax.jobs.tables import Table, publish
@@ -54,6 +54,7 @@ def main(config: Config) -> dict[str, Any]:
     seed(seed=config.seed)
 
     # ---- build
+    devices.select()
     folder = runs.new_run_folder(
         config.run.out, config, job="exact", overwrite=config.run.overwrite
     )

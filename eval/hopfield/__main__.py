@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from dng_jax.jobs import cli
-from dng_jax.jobs.options import program
+from dng_jax.jobs.options import as_typed, program
 
 from . import __doc__ as sheet
 from .options import COMMANDS
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     config = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog=program(__package__),
-        description=sheet,
+        description=as_typed(sheet),
         args=arguments,
         sort_subcommands=False,
     )
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def start() -> None:
     """The job as a program."""
-    cli.main(main)
+    cli.start(main)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import importlib
 import sys
 from typing import Any
 
-from dng_jax.jobs import runs
+from dng_jax.jobs import devices, runs
 from dng_jax.jobs.options import seed
 from dng_jax.jobs.tables import publish
 
@@ -24,6 +24,7 @@ def run(config: Any) -> dict[str, Any]:
     job = importlib.import_module(f".{name.replace('-', '_')}", __package__)
     seed(seed=config.seed)
     config.data.use()
+    devices.select()
     prepared = job.prepare(config)
     asked = {"command": name} | {
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)

@@ -18,6 +18,7 @@ class Options:
     """Options of every subcommand."""
 
     seed: int = 0
+    """Seed of everything random: made patterns, noise, starts; a whole number."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
@@ -45,9 +46,11 @@ class Source:
     angle: float = 90.0
     """Angle between equidistant patterns, in degrees."""
     groups: int = 4
-    """Groups of ultrametric patterns; within and between are inner products."""
+    """Groups of ultrametric patterns, at least 2, of equal size."""
     within: float = 0.8
+    """Inner product of ultrametric patterns of one group, for --norm 1."""
     between: float = 0.0
+    """Inner product of ultrametric patterns of different groups, for --norm 1."""
     normalise: Literal["none", "unit", "centred-unit"] | None = None
     """What is done to images (default centred-unit), or to the rows of FILE.npy (default none)."""
     energy: Literal["dot", "euclidean"] = "dot"
@@ -65,8 +68,9 @@ class Bifurcation(Precise):
     betas: int = 48
     """Values of beta_eff."""
     low: float | None = None
-    """Range of beta_eff; default: from half of K_s to 1.6 N."""
+    """Least value of beta_eff, above 0; default: half of K_s."""
     high: float | None = None
+    """Largest value of beta_eff; default: 1.6 N."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,11 @@ class Basins(Precise):
 
     source: Chosen = field(default_factory=Source)
     betas: int = 24
+    """Values of beta_eff, at least 2."""
     low: float | None = None
-    """Range of beta_eff; default: from 0.8 K_s to 1.5 N."""
+    """Least value of beta_eff, above 0; default: 0.8 K_s."""
     high: float | None = None
+    """Largest value of beta_eff; default: 1.5 N."""
     starts: int = 512
     """Starts for each beta, from a Dirichlet distribution of weights."""
     concentration: float = 1.0
@@ -125,9 +131,11 @@ class Retrieval(Precise):
     mask: tuple[float, ...] = (0.25, 0.5, 0.75)
     """Shares of entries set to 0."""
     betas: int = 20
+    """Values of beta_eff, at least 2."""
     low: float | None = None
-    """Range of beta_eff; default: from half of K_s to 30 K_s."""
+    """Least value of beta_eff, above 0; default: half of K_s."""
     high: float | None = None
+    """Largest value of beta_eff; default: 30 K_s."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +169,9 @@ class Metastable(Precise):
     betas: int = 28
     """Values of beta_eff in a tree."""
     low: float | None = None
-    """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""
+    """Least value of beta_eff of the trees, above 0; default: 2."""
     high: float | None = None
+    """Largest value of beta_eff of the trees; default: 6 K_s(N)."""
 
 
 @dataclass(frozen=True)
@@ -181,9 +190,11 @@ class Diffusion(Options):
     forbid: str = "0"
     """Class c."""
     steps: int = 100
+    """Sampling steps, 1 to 1000."""
     samples: int = 512
     """Chains of each kind."""
     sampler: str = "ddpm"
+    """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +210,11 @@ class Attention(Options):
     fused: str | None = None
     """Name of one projection of queries, keys and values, in place of --key and --query."""
     key_bias: str | None = None
+    """Name of the key projection's bias; default: none is added."""
     query_bias: str | None = None
+    """Name of the query projection's bias; default: none is added."""
     fused_bias: str | None = None
+    """Name of the fused projection's bias; default: none is added."""
     inputs: str | None = None
     """Name of the layer's inputs [T, D], a tensor in --inputs-file."""
     inputs_file: str | None = None

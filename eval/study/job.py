@@ -9,7 +9,7 @@ from typing import Any
 from dng_jax.experiments import problems
 from dng_jax.experiments.classes import class_indices
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import RunOptions, command, program
+from dng_jax.jobs.options import RunOptions, as_typed, command, program
 from dng_jax.jobs.tables import Table, write_tables
 
 from ..calibration import job as calibration
@@ -74,7 +74,8 @@ def main(config: Config) -> dict[str, Any]:
         for table in summed.tables:
             table.print()
         write_tables(folder, *tables)
-    print(f"written to {folder}; one page of it: python -m eval.study.report {folder}")
+    page = as_typed("python -m eval.study.report")
+    print(f"written to {folder}; one page of it: {page} {folder}")
     return results
 
 

@@ -21,7 +21,7 @@ import tyro
 from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import program
+from dng_jax.jobs.options import as_typed, program
 from dng_jax.jobs.tables import Table
 
 TITLES = {
@@ -62,7 +62,7 @@ class Config:
     """Report of a study."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder of a study (eval.study)."""
+    """Folder of a finished study, as eval.study wrote it."""
 
 
 def main(config: Config) -> Path:
@@ -198,7 +198,8 @@ def _picture(folder: Path, name: str, caption: str) -> str:
 def start() -> None:
     """The report as a program."""
     words = program(f"{__package__}.report")
-    cli.main(lambda: main(tyro.cli(Config, prog=words, description=__doc__)))
+    about = as_typed(__doc__)
+    cli.start(lambda: main(tyro.cli(Config, prog=words, description=about)))
 
 
 if __name__ == "__main__":
