@@ -46,7 +46,7 @@ from . import (
     retrieval,
     spectrum,
 )
-from .common import Outcome, precise
+from .common import Outcome, bounded, precise
 
 # Each has Config, its options; prepare(config) -> what to work on, which refuses bad input;
 # run(config, prepared, folder) -> Outcome, which writes CSV and figures.
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def run(config: Any) -> dict[str, Any]:
     """Runs the subcommand whose options these are; returns what it writes as results.json."""
     name, job = next((n, job) for n, job in COMMANDS.items() if job.Config is type(config))
+    bounded(0, 2**32 - 1, seed=config.seed)
     prepared = job.prepare(config)
     asked = {"command": name} | {
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)

@@ -24,6 +24,7 @@ from .common import (
     note,
     protocol_table,
     protocols,
+    title_of,
 )
 from .sets import Chosen, PatternSet, Source, build
 
@@ -36,10 +37,11 @@ class Config(Precise):
 
     source: Chosen = field(default_factory=Source)
     betas: int = 48
-    """Values of beta_eff."""
+    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
     low: float | None = None
-    """Range of beta_eff; default: from half of K_s to 1.6 N."""
+    """Least beta_eff, above 0; default: half of K_s."""
     high: float | None = None
+    """Largest beta_eff; default: 1.6 N."""
 
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
@@ -103,7 +105,7 @@ def draw(folder: Path, chosen: PatternSet, columns: Columns) -> None:
         ],
         folder / "bifurcation.png",
         heights=[1.5, 0.75, 0.75],
-        title=f"Energy minima over inverse temperature: {chosen.name}",
+        title=title_of("Energy minima over inverse temperature", chosen),
     )
 
 
@@ -149,5 +151,5 @@ def draw_orders(folder: Path, chosen: PatternSet, columns: Columns) -> None:
         [panel(key) for key in labels],
         folder / "orders.png",
         heights=[0.75] * 4,
-        title=f"Order parameters of the two branches: {chosen.name}",
+        title=title_of("Order parameters of the two branches", chosen),
     )

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax.analyses import capacity
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, GREY, LINES, MARKERS, Curve, Panel
 
-from .common import ONLY_BOUND, Outcome, Precise, cell, note
+from .common import ONLY_BOUND, Outcome, Precise, bounded, cell, note
 from .sets import PatternSet, Source, build
 
 Sets = list[tuple[str, list[PatternSet]]]
@@ -32,20 +31,20 @@ class Config(Precise):
     patterns: str = "digits"
     """Data set beside them: digits, mnist, another one, or none."""
     images: tuple[int, ...] = (10, 100)
-    """Numbers of images in a set."""
+    """Numbers of images in a set, at least 2 each."""
     normalise: tuple[str, ...] = ("unit", "centred-unit", "none")
-    """Normalisations of the images."""
+    """Normalisations of the images: none, unit, centred-unit."""
     energies: tuple[str, ...] = ("dot",)
     """dot, euclidean or both, set beside set."""
     repeats: int = 2
-    """Sets of each kind, whose onsets are pooled."""
+    """Sets of each kind, 1 to 1000, whose onsets are pooled."""
 
 
 def prepare(config: Config) -> Sets:
     """(name, sets) of all kinds asked for; InputError for what makes none."""
     for name in config.energies:
         choose(name, ("dot", "euclidean"), "energy")
-    at_least(1, repeats=config.repeats)
+    bounded(1, 1000, repeats=config.repeats)
     kinds = sources(config)
     if not kinds or not config.energies:
         raise InputError("nothing to measure: name --sizes, or --patterns and --images; --energies")

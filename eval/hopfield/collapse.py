@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import equidistant, patterns, theory
 from hopfield_jax.analyses import transition
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, MARKERS, Curve, Panel
 
-from .common import NO_MINIMUM, Outcome, Precise, cell, note
+from .common import NO_MINIMUM, Outcome, Precise, bounded, cell, note
 from .sets import PatternSet
 
 SHAPES = (  # norm, angle in degrees (None: a regular simplex), dimension over N
@@ -34,17 +33,18 @@ class Config(Precise):
     """Several norms, angles and dimensions fall on one curve in beta_eff, one for each N."""
 
     counts: tuple[int, ...] = (8, 32)
-    """Numbers of equidistant patterns; each is made in four shapes."""
+    """Numbers of equidistant patterns, 3 to 4096; each is made in four shapes."""
     betas: int = 28
-    """Values of beta_eff for each set."""
+    """Values of beta_eff for each set, at least 6."""
 
 
 def prepare(config: Config) -> tuple[int, ...]:
     """The numbers of patterns."""
-    at_least(6, betas=config.betas)
+    bounded(6, 10_000, betas=config.betas)
     if not config.counts:
         raise InputError("name at least one number of patterns with --counts")
-    at_least(3, counts=min(config.counts))
+    for count in config.counts:
+        bounded(3, 4096, counts=count)
     return config.counts
 
 

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import energy, theory
 from hopfield_jax.analyses import basins, landscape, transition
 from hopfield_jax.plots import figures
 from hopfield_jax.plots.curves import Curve, Panel
 
-from .common import NO_MINIMUM, Outcome, Precise, note
+from .common import NO_MINIMUM, Outcome, Precise, bounded, note
 from .sets import Chosen, PatternSet, Source, build
 
 BARRIERS = ("barrier pattern to centroid", "centroid to pattern", "between patterns")
@@ -32,9 +31,10 @@ class Config(Precise):
     plane: str = "patterns"
     """patterns: through the first three; principal: along the two leading axes of all."""
     at: tuple[float, ...] = ()
-    """Values of beta_eff; default: .8 K_s, between K_s and K_c, between K_c and N, 1.3 N."""
+    """Values of beta_eff, above 0; default: .8 K_s, between K_s and K_c and between K_c and N,
+    1.3 N."""
     resolution: int = 81
-    """Points along each side of a map."""
+    """Points along each side of a map, 8 to 1001."""
 
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
@@ -42,7 +42,7 @@ def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
     chosen = build(config.source, config.seed, 8)
     if chosen.count < 3:
         raise InputError(f"a plane needs at least 3 patterns, got {chosen.count}: raise --count")
-    at_least(8, resolution=config.resolution)
+    bounded(8, 1001, resolution=config.resolution)
     if config.plane not in ("patterns", "principal"):
         raise InputError(f"unknown plane '{config.plane}': choose from patterns, principal")
     for value in config.at:

@@ -16,7 +16,7 @@ from hopfield_jax.analyses import metastable
 from hopfield_jax.plots import figures
 
 from .common import ONLY_BOUND, Outcome, Precise, between, cell, note, some
-from .sets import PatternSet, Source, build
+from .sets import MADE, PatternSet, Source, build
 
 WINDOWS = (  # groups, patterns of each, norm^2, inner products within and between groups
     (4, 4, 1.0, 0.8, 0.0),
@@ -32,14 +32,15 @@ class Config(Precise):
     patterns: tuple[str, ...] = ("ultrametric", "digits")
     """Sets whose trees are drawn."""
     count: int = 40
-    """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
+    """Patterns in each tree, at least 2 (ultrametric: 4 groups of --count / 4)."""
     normalise: str = "centred-unit"
-    """Normalisation of images."""
+    """Normalisation of images: none, unit, centred-unit."""
     betas: int = 28
-    """Values of beta_eff in a tree."""
+    """Values of beta_eff in a tree, at least 2, evenly spaced in their logarithm."""
     low: float | None = None
-    """Range of beta_eff of the trees; default: from 2 to 6 K_s(N)."""
+    """Least beta_eff of the trees, above 0; default: 2."""
     high: float | None = None
+    """Largest beta_eff of the trees; default: 6 K_s(N)."""
 
 
 def prepare(config: Config) -> list[tuple[PatternSet, np.ndarray]]:
@@ -49,7 +50,8 @@ def prepare(config: Config) -> list[tuple[PatternSet, np.ndarray]]:
         raise InputError("name at least one set with --patterns")
     out = []
     for name in config.patterns:
-        source = Source(name, config.count, normalise=config.normalise)  # type: ignore[arg-type]
+        normalise = None if name in MADE else config.normalise
+        source = Source(name, config.count, normalise=normalise)  # type: ignore[arg-type]
         made = build(source, config.seed)
         k_s = theory.spinodal(made.count).K
         out.append((made, between(config.low, config.high, (2, 6 * k_s), config.betas)))
@@ -139,7 +141,7 @@ def tree(made: PatternSet, at: np.ndarray, folder: Path) -> tuple[dict[str, Any]
         names=None if labels is None else [str(c) for c in labels],
         colours=None if labels is None else labels.tolist(),
         number=grown.number,
-        marks={"$K_s(N)$": theory.spinodal(made.count).K},
+        marks={f"$K_s$ of {made.count} equidistant": theory.spinodal(made.count).K},
         title=f"Minima merging as beta falls: {made.name}",
     )
     record = {

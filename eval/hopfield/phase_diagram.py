@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import patterns, theory
 from hopfield_jax.analyses import transition
 from hopfield_jax.plots import figures
 
-from .common import ONLY_BOUND, PROTOCOLS, Outcome, Precise, cell, note
+from .common import ONLY_BOUND, PROTOCOLS, Outcome, Precise, bounded, cell, note
 from .sets import PatternSet
 
 KEYS = ("K_s", "K_c", "K_N")
@@ -27,7 +26,7 @@ class Config(Precise):
     """(N, beta_eff) with K_s, K_c, N exact and as each protocol measures them."""
 
     counts: tuple[int, ...] = (3, 5, 10, 24, 64)
-    """Numbers of equidistant patterns."""
+    """Numbers of equidistant patterns, at least two, 3 to 4096."""
 
 
 def prepare(config: Config) -> list[int]:
@@ -35,7 +34,8 @@ def prepare(config: Config) -> list[int]:
     counts = sorted(set(config.counts))
     if len(counts) < 2:
         raise InputError("a phase diagram needs at least two numbers of patterns in --counts")
-    at_least(3, counts=counts[0])
+    for count in counts:
+        bounded(3, 4096, counts=count)
     return counts
 
 

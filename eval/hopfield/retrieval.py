@@ -27,13 +27,15 @@ class Config(Precise):
 
     source: Chosen = field(default_factory=lambda: Source("digits"))
     noise: tuple[float, ...] = (1.0, 2.0, 3.0)
-    """Norms of the noise, relative to the patterns'."""
+    """Norms of the noise, relative to the patterns', above 0."""
     mask: tuple[float, ...] = (0.25, 0.5, 0.75)
-    """Shares of entries set to 0."""
+    """Shares of entries set to 0, above 0 and at most 1."""
     betas: int = 20
+    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
     low: float | None = None
-    """Range of beta_eff; default: from half of K_s to 30 K_s."""
+    """Least beta_eff, above 0; default: half of K_s."""
     high: float | None = None
+    """Largest beta_eff; default: 30 K_s."""
 
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
@@ -116,7 +118,8 @@ def draw(folder: Path, chosen: PatternSet, records: Sequence[dict[str, Any]]) ->
             errors.append((f"{name}, one update", Curve(at, r["one_step"], "dashed", ink)))
         own.append((name, Curve(at, r["found"], "line")))
     marks, unit = {"$K_s$": theory.spinodal(chosen.count).K}, (-0.03, 1.03)
-    title = "noise: at the end, and after one update (dashed)"
+    title = "noise: end, one update (dashed)"
+    whose = "as many equidistant patterns get minima of their own"
     panels = [
         Panel(found["noise"], "share found", marks=marks, title="noise", y_limits=unit),
         Panel(found["mask"], "share found", marks=marks, title="masking", y_limits=unit),
@@ -126,5 +129,5 @@ def draw(folder: Path, chosen: PatternSet, records: Sequence[dict[str, Any]]) ->
         [panel for panel in panels if panel.curves],
         folder / "retrieval.png",
         across=True,
-        title=f"Retrieval: {chosen.name}",
+        title=f"Retrieval: {chosen.name}; $K_s$: {whose}",
     )
