@@ -17,17 +17,17 @@ import numpy as np
 
 from dng_jax import data
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import attention, patterns, projections, theory
 from hopfield_jax.attention import HeadReport
 from hopfield_jax.plots import figures
 
-from .common import Outcome
+from .common import Outcome, bounded, count_of
 from .options import Attention as Config
 
 Heads = tuple[str, list[HeadReport]]
 NAMES = ("key", "query", "fused", "key_bias", "query_bias", "fused_bias", "inputs", "inputs_file")
+MOST_TOKENS = 16_384  # keys are compared each with each
 PHASES = {
     "centroid": "one attractor",
     "patterns metastable": "single keys, metastable",
@@ -37,9 +37,9 @@ PHASES = {
 
 def prepare(config: Config) -> Heads:
     """Where the keys are from, and the report of every head: what is bad shows on the way."""
-    at_least(2, tokens=config.tokens)
-    if (config.heads is not None and config.heads < 1) or config.head_dim < 1:
-        raise InputError("--heads and --head-dim must be at least 1")
+    bounded(2, MOST_TOKENS, tokens=config.tokens)
+    bounded(1, 1024, heads=config.heads, kv_heads=config.kv_heads)
+    bounded(1, 4096, head_dim=config.head_dim)
     source, keys, queries = demonstration(config) if config.file is None else stored(config)
     return source, attention.report(keys, queries, config.scale)
 
@@ -60,8 +60,8 @@ def run(config: Config, prepared: Heads, folder: Path) -> Outcome:
     ]
     notes.append(
         f"independent keys of unit variance, d_head {first.head_dim}, scale 1/sqrt(d_head):"
-        f" beta_eff {first.head_dim**0.5:.4g}, minima of single keys for N <= {int(limits.exist)}"
-        f" and lowest ones for N <= {int(limits.lowest)}"
+        f" beta_eff {first.head_dim**0.5:.4g}, minima of single keys for"
+        f" N <= {count_of(limits.exist)} and lowest ones for N <= {count_of(limits.lowest)}"
     )
     results = {"source": source, "unit_variance_limits": limits, "heads": rows}
     return Outcome(results, [table_of(source, rows)], notes)
@@ -72,17 +72,19 @@ def demonstration(config: Config) -> tuple[str, np.ndarray, np.ndarray]:
     given = [f"--{name.replace('_', '-')}" for name in NAMES if getattr(config, name) is not None]
     if given:
         raise InputError(f"{given[0]} names a tensor, but no --file to read it from")
+    if config.kv_heads is not None or config.layout != "out_in":
+        name = "--layout" if config.kv_heads is None else "--kv-heads"
+        raise InputError(f"{name} belongs to weights from a --file: leave it out")
+    tokens, head_dim = config.tokens or 64, config.head_dim or 64
     images, _, _ = data.load("digits")
-    if config.tokens > len(images):
-        raise InputError(
-            f"the demonstration has {len(images)} digits, got --tokens {config.tokens}"
-        )
+    if tokens > len(images):
+        raise InputError(f"the demonstration has {len(images)} digits, got --tokens {tokens}")
     heads = 4 if config.heads is None else config.heads
-    x = projections.standardised(patterns.from_images(images)[: config.tokens])
+    x = projections.standardised(patterns.from_images(images)[:tokens])
 
     def projected(part: int) -> np.ndarray:
         seeds = (config.seed, part)
-        w = projections.random_projection(seeds, x.shape[1], heads, config.head_dim)
+        w = projections.random_projection(seeds, x.shape[1], heads, head_dim)
         return projections.split_heads(x @ w.T, heads)
 
     keys, queries = projected(0), projected(1)
@@ -96,10 +98,22 @@ def stored(config: Config) -> tuple[str, np.ndarray, np.ndarray | None]:
         raise InputError("--file needs --inputs, the name of the tensor [T, D] that it projects")
     if config.heads is None:
         raise InputError("--file needs --heads, the number of heads of its layer")
+    if config.head_dim is not None:
+        raise InputError(
+            "--head-dim belongs to the demonstration, a file has its own: leave it out"
+        )
     inputs = projections.read_tensor(config.inputs_file or config.file, config.inputs, (2,))
+    available, tokens = len(inputs), config.tokens or len(inputs)
+    if tokens > available:
+        raise InputError(f"{config.inputs} holds {available} tokens, got --tokens {tokens}")
+    if tokens > MOST_TOKENS:
+        raise InputError(
+            f"{config.inputs} holds {available} tokens, too many to compare each with each: name at"
+            f" most {MOST_TOKENS} with --tokens"
+        )
     keys, queries = projections.project(
         config.file,
-        inputs[: config.tokens],
+        inputs[:tokens],
         heads=config.heads,
         key=config.key,
         query=config.query,
@@ -110,7 +124,8 @@ def stored(config: Config) -> tuple[str, np.ndarray, np.ndarray | None]:
         kv_heads=config.kv_heads,
         layout=config.layout,
     )
-    return f"{config.key or config.fused} of {Path(config.file).name}", keys, queries
+    part = "" if tokens == available else f", the first {tokens} of {available} tokens"
+    return f"{config.key or config.fused} of {Path(config.file).name}{part}", keys, queries
 
 
 def table_of(source: str, rows: Sequence[dict[str, Any]]) -> Table:
@@ -125,7 +140,7 @@ def table_of(source: str, rows: Sequence[dict[str, Any]]) -> Table:
             "head": "head",
             "beta_eff": "beta_eff",
             "equidistant keys would have": lambda r: PHASES[r["phase"]],
-            "single minima for N <=": lambda r: f"{np.floor(r['exist']):.0f}",
+            "single minima for N <=": lambda r: count_of(r["exist"]),
             "norm-biased keys %": lambda r: f"{100 * r['norm_bias']:.0f}",
             "keys per state, one step": "participation_step",
             "at minima": "participation",

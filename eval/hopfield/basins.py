@@ -9,14 +9,23 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import equidistant, theory
 from hopfield_jax.analyses import basins, transition
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, Curve, Panel
 
-from .common import NO_MINIMUM, ONLY_BOUND, Outcome, between, marks_of, note, some
+from .common import (
+    NO_MINIMUM,
+    ONLY_BOUND,
+    Outcome,
+    between,
+    bounded,
+    marks_of,
+    note,
+    some,
+    title_of,
+)
 from .options import Basins as Config
 from .sets import PatternSet, build
 
@@ -25,7 +34,7 @@ KINDS = ("undecided minima (centroid)", "patterns' own minima", "no certified mi
 
 def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
     """The set, and values of beta_eff [S]."""
-    at_least(1, starts=config.starts)
+    bounded(1, 100_000, starts=config.starts)
     if not (math.isfinite(config.concentration) and config.concentration > 0):
         raise InputError(f"--concentration must be a number > 0, got {config.concentration}")
     chosen = build(config.source, config.seed, 8)
@@ -85,6 +94,7 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
 def draw(folder: Path, chosen: PatternSet, columns: dict[str, Any], starts: int) -> None:
     """Shares over beta_eff, and the watershed below."""
     at, marks = columns["beta_eff"], marks_of(chosen)
+    where = "watershed, from\ncentroid 0 to pattern 1"
     edges = [("watershed, measured", Curve(at, columns["watershed"], "measured", COLOURS[3]))]
     if chosen.equidistant:
         for piece in equidistant.branches(chosen.count, float(at[0]), float(at[-1])):
@@ -95,7 +105,7 @@ def draw(folder: Path, chosen: PatternSet, columns: dict[str, Any], starts: int)
         {kind: columns[kind] for kind in KINDS},
         folder / "basins.png",
         marks=marks,
-        below=Panel(edges, "centroid 0, pattern 1", marks=marks, y_limits=(-0.04, 1.04)),
+        below=Panel(edges, where, marks=marks, y_limits=(-0.04, 1.04)),
         y_label=f"share of {starts} starts",
-        title=f"Basins of attraction: {chosen.name}",
+        title=title_of("Basins of attraction", chosen),
     )

@@ -22,6 +22,7 @@ from .common import (
     note,
     protocol_table,
     protocols,
+    title_of,
 )
 from .options import Bifurcation as Config
 from .sets import PatternSet, build
@@ -90,7 +91,7 @@ def draw(folder: Path, chosen: PatternSet, columns: Columns) -> None:
         ],
         folder / "bifurcation.png",
         heights=[1.5, 0.75, 0.75],
-        title=f"Energy minima over inverse temperature: {chosen.name}",
+        title=title_of("Energy minima over inverse temperature", chosen),
     )
 
 
@@ -136,5 +137,5 @@ def draw_orders(folder: Path, chosen: PatternSet, columns: Columns) -> None:
         [panel(key) for key in labels],
         folder / "orders.png",
         heights=[0.75] * 4,
-        title=f"Order parameters of the two branches: {chosen.name}",
+        title=title_of("Order parameters of the two branches", chosen),
     )

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax.analyses import capacity
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, GREY, LINES, MARKERS, Curve, Panel
 
-from .common import ONLY_BOUND, Outcome, cell, note
+from .common import ONLY_BOUND, Outcome, bounded, cell, note
 from .options import Capacity as Config
 from .options import Source
 from .sets import PatternSet, build
@@ -28,7 +27,7 @@ def prepare(config: Config) -> Sets:
     """(name, sets) of all kinds asked for; InputError for what makes none."""
     for name in config.energies:
         choose(name, ("dot", "euclidean"), "energy")
-    at_least(1, repeats=config.repeats)
+    bounded(1, 1000, repeats=config.repeats)
     kinds = sources(config)
     if not kinds or not config.energies:
         raise InputError("nothing to measure: name --sizes, or --patterns and --images; --energies")

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import equidistant, patterns, theory
 from hopfield_jax.analyses import transition
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import COLOURS, MARKERS, Curve, Panel
 
-from .common import NO_MINIMUM, Outcome, cell, note
+from .common import NO_MINIMUM, Outcome, bounded, cell, note
 from .options import Collapse as Config
 from .sets import PatternSet
 
@@ -31,10 +30,11 @@ SHAPES = (  # norm, angle in degrees (None: a regular simplex), dimension over N
 
 def prepare(config: Config) -> tuple[int, ...]:
     """The numbers of patterns."""
-    at_least(6, betas=config.betas)
+    bounded(6, 10_000, betas=config.betas)
     if not config.counts:
         raise InputError("name at least one number of patterns with --counts")
-    at_least(3, counts=min(config.counts))
+    for count in config.counts:
+        bounded(3, 4096, counts=count)
     return config.counts
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from dng_jax.jobs.options import option
 from dng_jax.jobs.tables import Table
 from hopfield_jax import spectrum, theory
 from hopfield_jax.analyses import transition
@@ -38,6 +39,13 @@ def precise(precision: str) -> Iterator[None]:
         yield
 
 
+def bounded(low: float, high: float, **numbers: float | None) -> None:
+    """InputError for a number outside [low, high], named as its option; None passes."""
+    for name, value in numbers.items():
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{option(name)} must lie between {low:g} and {high:g}, got {value:g}")
+
+
 def between(low: float | None, high: float | None, default: tuple[float, float], count: int):
     """count values of beta_eff, evenly spaced in their logarithm."""
     low, high = default[0] if low is None else low, default[1] if high is None else high
@@ -46,8 +54,7 @@ def between(low: float | None, high: float | None, default: tuple[float, float],
             f"beta_eff must run from a number > 0 to a larger one, got {low:g} to {high:g}:"
             " set --low and --high"
         )
-    if count < 2:
-        raise InputError(f"--betas must be at least 2, got {count}")
+    bounded(2, 10_000, betas=count)
     return np.geomspace(low, high, count)
 
 
@@ -118,8 +125,21 @@ def protocol_table(chosen: PatternSet, rows: Sequence[Mapping[str, Any]]) -> Tab
     )
 
 
+MARKS = ("$K_s$", "$K_c$", "$N$")
+
+
 def marks_of(chosen: PatternSet) -> dict[str, float]:
-    """The three characteristic values by their names in figures; "?" where they only predict."""
-    doubt = "" if chosen.equidistant else "?"
-    names = (f"{name}{doubt}" for name in ("$K_s$", "$K_c$", "$N$"))
-    return dict(zip(names, theory.characteristic(chosen.count), strict=True))
+    """The three characteristic values by their names in figures; `title_of` says what they are."""
+    return dict(zip(MARKS, theory.characteristic(chosen.count), strict=True))
+
+
+def title_of(what: str, chosen: PatternSet) -> str:
+    """Two lines above a figure with `marks_of`: what of which set, and what the marks are."""
+    whose = "" if chosen.equidistant else f"; of {chosen.count} equidistant patterns"
+    said = "$K_s$: pattern minima appear, $K_c$: they are lowest, $N$: the centroid's is lost"
+    return f"{what}: {chosen.name}\n{said}{whose}"
+
+
+def count_of(limit: float) -> str:
+    """A limit on a number of patterns as a person reads it: 158, or 1.0e+19."""
+    return f"{math.floor(limit)}" if limit < 1e6 else f"{limit:.1e}"

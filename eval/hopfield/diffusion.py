@@ -11,19 +11,18 @@ import numpy as np
 from dng_jax import check_finite, guidance, initial_noise, posterior, sample, sample_keys
 from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from dng_jax.metrics import window
 from dng_jax.metrics.forecasts import posterior_error
 from hopfield_jax import diffusion
 from hopfield_jax.plots import figures
 
-from .common import Outcome, cell
+from .common import Outcome, bounded, cell
 from .options import Diffusion as Config
 
 MARKERS = {  # of diffusion.Markers: in the table, in the figure
     "speciation": ("speciation, SNR lambda_max(Cov) = 1", "speciation"),
-    "class_speciation": ("of the classes, SNR lambda_max(Cov_B) = 1", "of the classes"),
+    "class_speciation": ("of the classes, SNR lambda_max(Cov_B) = 1", "class speciation"),
     "evidence": ("posterior of members passes 1/2", "p = 1/2"),
     "collapse": ("collapse, beta a = 2 log N", "collapse"),
     "image_collapse": ("single images separate (own distances)", "single images"),
@@ -43,8 +42,8 @@ class Chains(NamedTuple):
 
 def prepare(config: Config) -> problems.Problem:
     """The exact problem; InputError for what makes none."""
-    at_least(16, samples=config.samples)
-    at_least(5, steps=config.steps)
+    bounded(16, 65_536, samples=config.samples)
+    bounded(5, 1000, steps=config.steps)
     problem = problems.make(config.dataset, (config.forbid,), Source("exact"))
     problem.table(config.sampler, config.steps)
     return problem

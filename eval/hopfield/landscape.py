@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import energy, theory
 from hopfield_jax.analyses import basins, landscape, transition
 from hopfield_jax.plots import figures
 from hopfield_jax.plots.curves import Curve, Panel
 
-from .common import NO_MINIMUM, Outcome, note
+from .common import NO_MINIMUM, Outcome, bounded, note
 from .options import Landscape as Config
 from .sets import PatternSet, build
 
@@ -29,7 +28,7 @@ def prepare(config: Config) -> tuple[PatternSet, np.ndarray]:
     chosen = build(config.source, config.seed, 8)
     if chosen.count < 3:
         raise InputError(f"a plane needs at least 3 patterns, got {chosen.count}: raise --count")
-    at_least(8, resolution=config.resolution)
+    bounded(8, 1001, resolution=config.resolution)
     if config.plane not in ("patterns", "principal"):
         raise InputError(f"unknown plane '{config.plane}': choose from patterns, principal")
     for value in config.at:

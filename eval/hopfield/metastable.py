@@ -17,7 +17,7 @@ from hopfield_jax.plots import figures
 from .common import ONLY_BOUND, Outcome, between, cell, note, some
 from .options import Metastable as Config
 from .options import Source
-from .sets import PatternSet, build
+from .sets import MADE, PatternSet, build
 
 WINDOWS = (  # groups, patterns of each, norm^2, inner products within and between groups
     (4, 4, 1.0, 0.8, 0.0),
@@ -33,7 +33,8 @@ def prepare(config: Config) -> list[tuple[PatternSet, np.ndarray]]:
         raise InputError("name at least one set with --patterns")
     out = []
     for name in config.patterns:
-        source = Source(name, config.count, normalise=config.normalise)  # type: ignore[arg-type]
+        normalise = None if name in MADE else config.normalise
+        source = Source(name, config.count, normalise=normalise)  # type: ignore[arg-type]
         made = build(source, config.seed)
         k_s = theory.spinodal(made.count).K
         out.append((made, between(config.low, config.high, (2, 6 * k_s), config.betas)))
@@ -123,7 +124,7 @@ def tree(made: PatternSet, at: np.ndarray, folder: Path) -> tuple[dict[str, Any]
         names=None if labels is None else [str(c) for c in labels],
         colours=None if labels is None else labels.tolist(),
         number=grown.number,
-        marks={"$K_s(N)$": theory.spinodal(made.count).K},
+        marks={f"$K_s$ of {made.count} equidistant": theory.spinodal(made.count).K},
         title=f"Minima merging as beta falls: {made.name}",
     )
     record = {

@@ -18,7 +18,7 @@ class Options:
     """Options of every subcommand."""
 
     seed: int = 0
-    """Seed of everything random: made patterns, noise, starts; a whole number."""
+    """Seed of whatever is drawn at random, 0 to 2^32 - 1."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
 
@@ -38,19 +38,20 @@ class Source:
     patterns: str = "equidistant"
     """equidistant, random, ultrametric, digits, mnist, another data set, or FILE.npy."""
     count: int | None = None
-    """Number of patterns N; default: all rows of a FILE.npy, 60 images, else by subcommand."""
+    """Number of patterns N, 2 to 65536; default: all rows of a FILE.npy, 60 images, else by
+    subcommand."""
     dimension: int | None = None
-    """Dimension d of made patterns; default: as few as they need, 64 for random ones."""
+    """Dimension d of made patterns, at least 1; default: as few as they need, 64 of random ones."""
     norm: float = 1.0
-    """Norm of made patterns."""
+    """Norm of made patterns, above 0."""
     angle: float = 90.0
-    """Angle between equidistant patterns, in degrees."""
+    """Angle between equidistant patterns, in degrees, above 0 and at most that of a simplex."""
     groups: int = 4
-    """Groups of ultrametric patterns, at least 2, of equal size."""
+    """Groups of ultrametric patterns, at least 1, --count / --groups in each."""
     within: float = 0.8
-    """Inner product of ultrametric patterns of one group, for --norm 1."""
+    """Inner product of two ultrametric patterns of one group, below norm^2."""
     between: float = 0.0
-    """Inner product of ultrametric patterns of different groups, for --norm 1."""
+    """Inner product of ultrametric patterns of two groups, below --within."""
     normalise: Literal["none", "unit", "centred-unit"] | None = None
     """What is done to images (default centred-unit), or to the rows of FILE.npy (default none)."""
     energy: Literal["dot", "euclidean"] = "dot"
@@ -66,11 +67,11 @@ class Bifurcation(Precise):
 
     source: Chosen = field(default_factory=Source)
     betas: int = 48
-    """Values of beta_eff."""
+    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
     low: float | None = None
-    """Least value of beta_eff, above 0; default: half of K_s."""
+    """Least beta_eff, above 0; default: half of K_s."""
     high: float | None = None
-    """Largest value of beta_eff; default: 1.6 N."""
+    """Largest beta_eff; default: 1.6 N."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class PhaseDiagram(Precise):
     """(N, beta_eff) with K_s, K_c, N exact and as each protocol measures them."""
 
     counts: tuple[int, ...] = (3, 5, 10, 24, 64)
-    """Numbers of equidistant patterns."""
+    """Numbers of equidistant patterns, at least two, 3 to 4096."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class Collapse(Precise):
     """Several norms, angles and dimensions fall on one curve in beta_eff, one for each N."""
 
     counts: tuple[int, ...] = (8, 32)
-    """Numbers of equidistant patterns; each is made in four shapes."""
+    """Numbers of equidistant patterns, 3 to 4096; each is made in four shapes."""
     betas: int = 28
-    """Values of beta_eff for each set."""
+    """Values of beta_eff for each set, at least 6."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,15 @@ class Basins(Precise):
 
     source: Chosen = field(default_factory=Source)
     betas: int = 24
-    """Values of beta_eff, at least 2."""
+    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
     low: float | None = None
-    """Least value of beta_eff, above 0; default: 0.8 K_s."""
+    """Least beta_eff, above 0; default: 0.8 K_s."""
     high: float | None = None
-    """Largest value of beta_eff; default: 1.5 N."""
+    """Largest beta_eff; default: 1.5 N."""
     starts: int = 512
-    """Starts for each beta, from a Dirichlet distribution of weights."""
+    """Starts for each beta, 1 to 100000, from a Dirichlet distribution of weights."""
     concentration: float = 1.0
-    """Of that distribution: 1 is uniform, smaller is nearer to the patterns."""
+    """Of that distribution, above 0: 1 is uniform, smaller is nearer to the patterns."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,10 @@ class Landscape(Precise):
     plane: str = "patterns"
     """patterns: through the first three; principal: along the two leading axes of all."""
     at: tuple[float, ...] = ()
-    """Values of beta_eff; default: .8 K_s, between K_s and K_c, between K_c and N, 1.3 N."""
+    """Values of beta_eff, above 0; default: .8 K_s, between K_s and K_c and between K_c and N,
+    1.3 N."""
     resolution: int = 81
-    """Points along each side of a map."""
+    """Points along each side of a map, 8 to 1001."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,15 @@ class Retrieval(Precise):
 
     source: Chosen = field(default_factory=lambda: Source("digits"))
     noise: tuple[float, ...] = (1.0, 2.0, 3.0)
-    """Norms of the noise, relative to the patterns'."""
+    """Norms of the noise, relative to the patterns', above 0."""
     mask: tuple[float, ...] = (0.25, 0.5, 0.75)
-    """Shares of entries set to 0."""
+    """Shares of entries set to 0, above 0 and at most 1."""
     betas: int = 20
-    """Values of beta_eff, at least 2."""
+    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
     low: float | None = None
-    """Least value of beta_eff, above 0; default: half of K_s."""
+    """Least beta_eff, above 0; default: half of K_s."""
     high: float | None = None
-    """Largest value of beta_eff; default: 30 K_s."""
+    """Largest beta_eff; default: 30 K_s."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,13 @@ class Capacity(Precise):
     patterns: str = "digits"
     """Data set beside them: digits, mnist, another one, or none."""
     images: tuple[int, ...] = (10, 100)
-    """Numbers of images in a set."""
+    """Numbers of images in a set, at least 2 each."""
     normalise: tuple[str, ...] = ("unit", "centred-unit", "none")
-    """Normalisations of the images."""
+    """Normalisations of the images: none, unit, centred-unit."""
     energies: tuple[str, ...] = ("dot",)
     """dot, euclidean or both, set beside set."""
     repeats: int = 2
-    """Sets of each kind, whose onsets are pooled."""
+    """Sets of each kind, 1 to 1000, whose onsets are pooled."""
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,15 @@ class Metastable(Precise):
     patterns: tuple[str, ...] = ("ultrametric", "digits")
     """Sets whose trees are drawn."""
     count: int = 40
-    """Patterns in each tree (ultrametric: 4 groups of --count / 4)."""
+    """Patterns in each tree, at least 2 (ultrametric: 4 groups of --count / 4)."""
     normalise: str = "centred-unit"
-    """Normalisation of images."""
+    """Normalisation of images: none, unit, centred-unit."""
     betas: int = 28
-    """Values of beta_eff in a tree."""
+    """Values of beta_eff in a tree, at least 2, evenly spaced in their logarithm."""
     low: float | None = None
-    """Least value of beta_eff of the trees, above 0; default: 2."""
+    """Least beta_eff of the trees, above 0; default: 2."""
     high: float | None = None
-    """Largest value of beta_eff of the trees; default: 6 K_s(N)."""
+    """Largest beta_eff of the trees; default: 6 K_s(N)."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +190,11 @@ class Diffusion(Options):
     dataset: str = "digits"
     """Data set whose images are the mixture's components."""
     forbid: str = "0"
-    """Class c."""
+    """Class c, by name or number."""
     steps: int = 100
-    """Sampling steps, 1 to 1000."""
+    """Sampling steps, 5 to 1000."""
     samples: int = 512
-    """Chains of each kind."""
+    """Chains of each kind, 16 to 65536."""
     sampler: str = "ddpm"
     """Step table: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
 
@@ -212,9 +214,9 @@ class Attention(Options):
     key_bias: str | None = None
     """Name of the key projection's bias; default: none is added."""
     query_bias: str | None = None
-    """Name of the query projection's bias; default: none is added."""
+    """Name of the query projection's bias."""
     fused_bias: str | None = None
-    """Name of the fused projection's bias; default: none is added."""
+    """Name of the fused projection's bias."""
     inputs: str | None = None
     """Name of the layer's inputs [T, D], a tensor in --inputs-file."""
     inputs_file: str | None = None
@@ -222,15 +224,17 @@ class Attention(Options):
     layout: Literal["out_in", "in_out"] = "out_in"
     """out_in: weights [H d_head, D] as in PyTorch's Linear; in_out: [D, H d_head], GPT-2, Flax."""
     heads: int | None = None
-    """Of queries; a file needs it, the demonstration takes 4."""
+    """Heads of queries, 1 to 1024; a file needs it, the demonstration takes 4."""
     kv_heads: int | None = None
-    """Heads of keys, where they are fewer than those of queries."""
-    head_dim: int = 64
-    """Of the demonstration; a file's own follows from its shapes."""
-    tokens: int = 64
-    """Of the demonstration, and the most that are taken of the inputs, from the first on."""
+    """Heads of keys in the file, where they are fewer than those of queries."""
+    head_dim: int | None = None
+    """Dimensions per head of the demonstration, 1 to 4096, default 64; a file's follow from its
+    shapes."""
+    tokens: int | None = None
+    """Keys per head, the first so many tokens, at least 2; default: all of a file, 64 of the
+    demonstration."""
     scale: float | None = None
-    """Default: 1/sqrt(d_head)."""
+    """Inverse temperature of the softmax, above 0; default: 1/sqrt(d_head)."""
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.jobs.options import at_least
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import patterns, theory
 from hopfield_jax.analyses import transition
 from hopfield_jax.plots import figures
 
-from .common import ONLY_BOUND, PROTOCOLS, Outcome, cell, note
+from .common import ONLY_BOUND, PROTOCOLS, Outcome, bounded, cell, note
 from .options import PhaseDiagram as Config
 from .sets import PatternSet
 
@@ -27,7 +26,8 @@ def prepare(config: Config) -> list[int]:
     counts = sorted(set(config.counts))
     if len(counts) < 2:
         raise InputError("a phase diagram needs at least two numbers of patterns in --counts")
-    at_least(3, counts=counts[0])
+    for count in counts:
+        bounded(3, 4096, counts=count)
     return counts
 
 

@@ -101,7 +101,8 @@ def draw(folder: Path, chosen: PatternSet, records: Sequence[dict[str, Any]]) ->
             errors.append((f"{name}, one update", Curve(at, r["one_step"], "dashed", ink)))
         own.append((name, Curve(at, r["found"], "line")))
     marks, unit = {"$K_s$": theory.spinodal(chosen.count).K}, (-0.03, 1.03)
-    title = "noise: at the end, and after one update (dashed)"
+    title = "noise: end, one update (dashed)"
+    whose = "as many equidistant patterns get minima of their own"
     panels = [
         Panel(found["noise"], "share found", marks=marks, title="noise", y_limits=unit),
         Panel(found["mask"], "share found", marks=marks, title="masking", y_limits=unit),
@@ -111,5 +112,5 @@ def draw(folder: Path, chosen: PatternSet, records: Sequence[dict[str, Any]]) ->
         [panel for panel in panels if panel.curves],
         folder / "retrieval.png",
         across=True,
-        title=f"Retrieval: {chosen.name}",
+        title=f"Retrieval: {chosen.name}; $K_s$: {whose}",
     )

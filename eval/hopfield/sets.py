@@ -29,6 +29,16 @@ from hopfield_jax.energy import Memory
 from .options import Source
 
 MADE = ("equidistant", "random", "ultrametric")
+AS_THEY_ARE: dict[str, object] = {"dimension": None, "norm": 1.0}
+GROUPED: dict[str, object] = {"groups": 4, "within": 0.8, "between": 0.0}
+UNUSED: dict[str, dict[str, object]] = {  # options that a kind of set does not look at
+    "equidistant": {"normalise": None} | GROUPED,
+    "random": {"normalise": None, "angle": 90.0} | GROUPED,
+    "ultrametric": {"normalise": None, "angle": 90.0},
+    "images or rows of a file": AS_THEY_ARE | {"angle": 90.0} | GROUPED,
+}
+MOST_NUMBERS = 2**28  # of a made set, 2 GiB
+WORDS = {"none": "as they are", "unit": "unit norm", "centred-unit": "centred, unit norm"}
 
 
 @dataclass(frozen=True)
@@ -62,21 +72,31 @@ def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
 
     count: how many patterns are made where the options do not say.
     """
-    if source.count is not None and source.count < 2:
-        raise InputError(f"--count must be at least 2 patterns, got {source.count}")
+    if source.count is not None and not 2 <= source.count <= 65_536:
+        raise InputError(f"--count must be 2 to 65536 patterns, got {source.count}")
+    kind = source.patterns if source.patterns in MADE else "images or rows of a file"
+    for option, default in UNUSED[kind].items():
+        if getattr(source, option) != default:
+            raise InputError(f"--{option} says nothing about {kind}: leave it out")
+    made = (source.count or count) * (source.dimension or 1)
+    if source.patterns in MADE and made > MOST_NUMBERS:
+        raise InputError(
+            f"{source.count or count} patterns of {source.dimension} dimensions are too many"
+            " numbers: lower --count or --dimension"
+        )
     choose(source.energy, ("dot", "euclidean"), "energy")
     labels = None
     if source.patterns.endswith(".npy"):
         normalise = source.normalise or "none"
         x = patterns.from_images(_rows(source.patterns, source.count), normalise)
-        name = f"{Path(source.patterns).stem} ({normalise})"
+        name = f"{Path(source.patterns).stem} ({WORDS[normalise]})"
     elif source.patterns in MADE:
         x, labels = _made(source, source.count or count, seed)
         name = source.patterns
     else:
         normalise = source.normalise or "centred-unit"
         x, labels = _images(source.patterns, source.count or 60, normalise, seed)
-        name = f"{source.patterns} ({normalise})"
+        name = f"{source.patterns} ({WORDS[normalise]})"
     x = patterns.check(x)
     energy_name = "" if source.energy == "dot" else ", Euclidean energy"
     title = f"{name}, N = {len(x)}, d = {x.shape[1]}{energy_name}"

@@ -13,7 +13,7 @@ from hopfield_jax.analyses import capacity, landscape, transition
 from hopfield_jax.plots import curves
 from hopfield_jax.plots.curves import BETA_EFF, COLOURS, Curve, Panel
 
-from .common import ONLY_BOUND, Outcome, marks_of, note, protocol_table, protocols
+from .common import ONLY_BOUND, Outcome, marks_of, note, protocol_table, protocols, title_of
 from .options import Spectrum as Config
 from .sets import PatternSet, build
 
@@ -78,7 +78,7 @@ def draw(
     eigenvalues = Curve(rank, values, "line")
     separations = Curve(np.sort(made.separations) / made.a, order, "stable", COLOURS[1])
     share = Curve(at, capacity.share(onset, at), "stable", COLOURS[2])
-    apart, own = "separation / a  (below 0: norm bias)", "share with a minimum of their own"
+    apart, own = "separation / a (below 0: norm bias)", "share with own minimum"
     marks, unit = marks_of(chosen) | {"mean lost": lost}, (-0.03, 1.03)
     curves.panels(
         [
@@ -88,5 +88,5 @@ def draw(
         ],
         folder / "spectrum.png",
         across=True,
-        title=f"Spectral report: {chosen.name}",
+        title=title_of("Spectral report", chosen),
     )

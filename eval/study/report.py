@@ -33,14 +33,15 @@ TITLES = {
     "calibration": "The tracked posterior against the classifier",
 }
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 68em; padding: 0 1em;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em;
   color: #1b1b1b; background: #fff }
 h1 { font-size: 1.6em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
 img { max-width: 100% }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px;
-  margin: 1em 0; display: block; overflow-x: auto }
+div.wide { overflow-x: auto; margin: 1em 0 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 12.5px }
 caption { text-align: left; font-weight: 600; padding: .3em 0; font-size: 14px }
-th, td { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th, td { padding: .2em .5em; border-bottom: 1px solid #ddd; text-align: right }
+th { vertical-align: bottom } td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left } pre { background: #f5f5f5; padding: 1em;
   overflow-x: auto; font-size: 12px }
 """
@@ -118,7 +119,7 @@ def render(results: dict[str, Any], folder: Path) -> str:
     """The page as one string."""
     config = results["config"]
     title = f"Class removal on {config['dataset']}"
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(origin(results))}</p>"]
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{_code(origin(results))}</p>"]
     for part, heading in TITLES.items():
         tables = [t for t in results["tables"] if t["part"] == part]
         pictures = [p for p in results["pictures"] if p["part"] == part]
@@ -169,8 +170,17 @@ def _table(stored: dict[str, Any]) -> str:
 
     rows = "\n".join(line(row, "td") for row in stored["rows"])
     return (
-        f"<table><caption>{html.escape(stored['title'])}</caption>"
-        f"<thead>{line(stored['columns'], 'th')}</thead><tbody>{rows}</tbody></table>"
+        f'<div class="wide"><table><caption>{html.escape(stored["title"])}</caption>'
+        f"<thead>{line(stored['columns'], 'th')}</thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _code(text: str) -> str:
+    """Markdown's `code` as HTML, everything else escaped."""
+    parts = text.split("`")
+    return "".join(
+        f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part)
+        for i, part in enumerate(parts)
     )
 
 

@@ -21,6 +21,7 @@ from hopfield_jax.plots.curves import (
     DASH,
     DOTS,
     Panel,
+    apart,
     draw,
     finish,
     log_x,
@@ -331,17 +332,20 @@ def heads(
 
     tokens: number of keys, the upper end of the right panel.
     """
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
+    apart(figure)
     left, right = figure.subplots(1, 2)
     at = np.arange(len(np.asarray(beta_eff)))
     left.bar(at, np.asarray(beta_eff), color=COLOURS[0], width=0.6)
     for (name, value), style in zip(marks.items(), (DASH, "-"), strict=True):
         left.axhline(value, color=COLOURS[1], linestyle=style, label=name)
-    left.set(xlabel="head", ylabel=BETA_EFF, xticks=at)
+    left.set(xlabel="head", xticks=at[:: 1 + len(at) // 16])
+    left.set_ylabel(BETA_EFF, fontsize=9)
     left.set_ylim(0, 1.4 * max(np.max(beta_eff), *marks.values()))  # room for the legend
     for i, (name, values) in enumerate(participation.items()):
         right.plot(at, np.asarray(values), MARKERS[i], color=COLOURS[i + 2], label=name)
-    right.set(xlabel="head", ylabel=r"keys per state, $1/\sum p^2$", xticks=at)
+    right.set(xlabel="head", xticks=at[:: 1 + len(at) // 16])
+    right.set_ylabel(r"keys per state, $1/\sum p^2$", fontsize=9)
     right.set_ylim(0, tokens)
     for axes in (left, right):
         tidy(axes)
