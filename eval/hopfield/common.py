@@ -135,8 +135,8 @@ def marks_of(chosen: PatternSet) -> dict[str, float]:
 
 def title_of(what: str, chosen: PatternSet) -> str:
     """Two lines above a figure with `marks_of`: what of which set, and what the marks are."""
-    whose = "" if chosen.equidistant else f"; of {chosen.count} equidistant patterns"
-    said = "$K_s$: pattern minima appear, $K_c$: they are lowest, $N$: the centroid's is lost"
+    whose = "" if chosen.equidistant else " (if equidistant)"
+    said = "$K_s$: minima of patterns, $K_c$: they are lowest, $N$: centroid's lost"
     return f"{what}: {chosen.name}\n{said}{whose}"
 
 

@@ -119,14 +119,15 @@ def sweep(
     starts, betas = check_starts(memory, starts), _ascending(memory, betas)
     if warm != "none":
         seen = _warm(memory, jnp.asarray(starts), betas, kick, chosen, warm, radius_steps)
-        return Sweep(betas, *seen)
+        return _told(Sweep(betas, *seen), radius_steps)
     shape = (len(betas), len(starts))
     found = follow(memory, starts, np.repeat(betas, len(starts)), chosen)
     state = found.state.reshape(*shape, -1)
     # one temperature after the other: the weights of all rows at once may not fit
     radius, order = _measured_each(memory, state, betas, radius_steps)
     residual, steps, converged, energy = (leaf.reshape(shape) for leaf in found[1:])
-    return Sweep(betas, state, residual, steps, converged, energy, radius, *order)
+    out = Sweep(betas, state, residual, steps, converged, energy, radius, *order)
+    return _told(out, radius_steps)
 
 
 def certify_sweep(memory: Memory, found: Sweep, *, tolerance: float = 1e-6) -> Certificate:
@@ -176,6 +177,14 @@ def hysteresis(memory: Memory, start_up, start_down, betas, **options: Any) -> H
         sweep(memory, start_up, betas, warm="up", **options),
         sweep(memory, start_down, betas, warm="down", **options),
     )
+
+
+def _told(found: Sweep, radius_steps: int) -> Sweep:
+    # NaN for what was not measured only here: inside a program jax_debug_nans takes it for a fault.
+    if radius_steps:
+        return found
+    unknown = np.full(found.spectral_radius.shape, np.nan, found.spectral_radius.dtype)
+    return found._replace(spectral_radius=jnp.asarray(unknown))
 
 
 def _ascending(memory, betas) -> jax.Array:
@@ -241,7 +250,7 @@ def _measured_each(memory, state, betas, radius_steps):
 
 def _measured(memory, state, beta, radius_steps):
     # rho(J) and order parameters of states [R, d] at one beta
-    radius = jnp.full(state.shape[:-1], jnp.nan, memory.dtype)
+    radius = jnp.zeros(state.shape[:-1], memory.dtype)
     if radius_steps:
         radius = spectral_radius(memory, state, beta, radius_steps)
     together = max(1, ROOM // memory.num_patterns)

@@ -219,3 +219,12 @@ def test_cold_and_warm_sweeps_agree_far_from_the_origin():
     assert (cold.spectral_radius >= 0).all()
     np.testing.assert_allclose(cold.spectral_radius[0], warm.spectral_radius[0], atol=0.02)
     np.testing.assert_allclose(cold.p_max[0], warm.p_max[0], atol=0.02)
+
+
+@pytest.mark.parametrize("warm", ["none", "up"])
+def test_what_is_not_measured_is_no_fault_under_debug_nans(warm):
+    x = np.eye(3)
+    with jax.debug_nans(True):
+        found = sweeps.sweep(memory(x), x[:1], [2.0, 9.0], warm=warm, radius_steps=0)
+    assert np.isnan(found.spectral_radius).all()
+    assert np.isfinite(found.energy).all()

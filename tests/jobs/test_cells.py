@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from dng_jax.jobs import cells
 from dng_jax.metrics import class_report, tradeoff
 from dng_jax.metrics.forecasts import class_forecasts
 from eval import calibration, class_removal, exact
-from eval.study import tables
+from eval.study import report, tables
 
 ALLOWED = np.arange(4) != 0
 FEW, MANY = np.array([1, 9, 0, 6]), np.array([100, 300, 300, 300])
@@ -58,3 +60,21 @@ def test_few_samples_are_marked_in_every_table(table):
 @pytest.mark.parametrize("table", [removal_table, study_table, exact_table])
 def test_a_lost_class_shows_no_upper_end(table):
     assert any(cell.endswith(", inf]") for cell in table(FEW).rows[0])
+
+
+def test_the_report_page_shows_code_as_code_and_tables_that_fold():
+    table = {"part": "curves", "title": "a <b>", "columns": ["rule", "KL"], "rows": [["np=1", "0"]]}
+    provenance = {"git": None, "device_count": 1, "device": "cpu", "cpu": "x", "cpu_count": 2}
+    provenance |= {"packages": {"jax": "1", "flax": "2"}, "time_utc": "2026-01-01T00:00:00"}
+    config = {"dataset": "digits", "seeds": [0], "samples": 8, "steps": 5}
+    results = {"config": config, "provenance": provenance, "classifier": "c", "classes": ["0"]}
+    results |= {"command": "python -m eval.study --forbid 0", "tables": [table], "pictures": []}
+    page = report.render(results, Path())
+    text = page[: page.index("<pre>")]
+    assert "`" not in text
+    assert "<code>python -m eval.study --forbid 0</code>" in text
+    assert "a &lt;b&gt;" in text
+    # Headings fold, and the page is wide enough for nine columns of numbers at 1280 pixels.
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "th { vertical-align: bottom } td { white-space: nowrap }" in style
+    assert "max-width: 80em" in style

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import inspect
 import io
 import json
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dng_jax.errors import InputError
 from dng_jax.experiments import problems
@@ -21,8 +23,8 @@ from dng_jax.jobs import cli
 from dng_jax.metrics import window
 from eval.hopfield import __main__ as hopfield
 from eval.hopfield import collapse as collapse_job
+from eval.hopfield import common, sets
 from eval.hopfield import metastable as metastable_job
-from eval.hopfield import sets
 from hopfield_jax import equidistant, patterns, theory
 from hopfield_jax.plots import curves, figures
 from tests.hopfield import helpers
@@ -558,6 +560,58 @@ def test_images_are_the_same_for_a_seed_and_equally_many_per_class():
     assert not np.array_equal(first.patterns, other.patterns)
     for made in (first, other):
         assert np.bincount(made.labels).tolist() == [4] * 10
+
+
+REFUSED = [
+    (("bifurcation", "--seed", "-1"), "--seed must lie between 0 and"),
+    (("bifurcation", "--angle", "60", *RANDOM), "--angle says nothing about random"),
+    (("spectrum", "--dimension", "9"), "--dimension says nothing about images"),
+    (("bifurcation", "--betas", "1000000"), "--betas must lie between 2 and 10000"),
+    (("landscape", "--resolution", "100000"), "--resolution must lie between 8 and 1001"),
+    (("basins", "--starts", "0"), "--starts must lie between 1 and 100000"),
+    (("phase-diagram", "--counts", "5", "0"), "--counts must lie between 3 and 4096, got 0"),
+    (("attention", "--layout", "in_out"), "--layout belongs to weights from a --file"),
+    (("attention", "--tokens", "1"), "--tokens must lie between 2 and"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED)
+def test_what_would_be_ignored_or_never_end_is_refused(tmp_path, words, said):
+    with pytest.raises(InputError, match=said):
+        hopfield.main([*words, "--out", str(tmp_path / "r")])
+    assert not (tmp_path / "r").exists()
+
+
+def test_attention_takes_all_tokens_and_says_how_many(tmp_path):
+    rng, file = np.random.default_rng(0), str(tmp_path / "layer.safetensors")
+    tensors = {"k": rng.normal(size=(8, 8)), "x": 3 * rng.normal(size=(100, 8))}
+    save_file(tensors, file)
+    words = ("attention", "--file", file, "--key", "k", "--inputs", "x", "--heads", "2")
+    everything = work(tmp_path / "all", *words).results
+    assert [h["tokens"] for h in everything["heads"]] == [100, 100]
+    few = work(tmp_path / "few", *words, "--tokens", "40").results
+    assert few["heads"][0]["K_s"] == pytest.approx(theory.spinodal(40).K)
+    assert "the first 40 of 100 tokens" in few["tables"][0]["title"]
+    with pytest.raises(InputError, match="x holds 100 tokens, got --tokens 101"):
+        hopfield.main([*words, "--tokens", "101"])
+    with pytest.raises(InputError, match="--head-dim belongs to the demonstration"):
+        hopfield.main([*words, "--head-dim", "4"])
+
+
+def test_limits_are_rounded_for_people():
+    assert (common.count_of(158.3), common.count_of(1.00757e19)) == ("158", "1.0e+19")
+
+
+def test_every_option_of_every_subcommand_says_what_it_is():
+    for job in hopfield.COMMANDS.values():
+        for cls in (*job.Config.__mro__, sets.Source):
+            if not dataclasses.is_dataclass(cls):
+                continue
+            text = inspect.getsource(cls)
+            for field in dataclasses.fields(cls):
+                if f"    {field.name}: " in text and field.name not in ("run", "source"):
+                    told = re.search(rf"    {field.name}: .*\n    \"\"\"\w", text)
+                    assert told, (cls, field.name)
 
 
 @pytest.mark.parametrize(
