@@ -227,7 +227,7 @@ def pictures(
         plots.trade_off(lines, folder / "trade_off.png", points=marks, title=title)
 
     tracked = {
-        name: g.trace["posterior"][0]
+        name: g.trace["posterior"][0][:, :SHOWN]
         for name, g in zip(names, shown, strict=True)
         if "posterior" in g.trace
     }
