@@ -196,7 +196,7 @@ def pictures(
         )
 
     tracked = {
-        name: g.trace["posterior"][0]
+        name: g.trace["posterior"][0][:, :SHOWN]
         for name, g in zip(names, shown, strict=True)
         if "posterior" in g.trace
     }

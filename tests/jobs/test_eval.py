@@ -21,7 +21,7 @@ import tyro
 
 from dng_jax import guidance, nets, posterior, training
 from dng_jax.errors import InputError, NonFiniteError
-from dng_jax.experiments import models, problems, rule_specs
+from dng_jax.experiments import calibrations, models, problems, rule_specs
 from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, devices
@@ -146,10 +146,9 @@ def test_the_reference_draws_each_allowed_class_in_turn(digits):
     allowed = [1, 2, 3, 4, 5, 6, 8, 9]
     assert (found.labels[0].reshape(3, 8) == allowed).mean() > 0.9
     # Class 2 is the second part of three samples each, from sample 103 on.
-    alone = dataclasses.replace(digits, denoiser=digits.conditioned(2))
-    part = generate(alone, table, rule, Draw(3, 3, first=103))
-    np.testing.assert_array_equal(found.features[0, 1::8], part.features[0])
-    np.testing.assert_array_equal(found.images[0, 1::8], part.images[0, :2])
+    part = generate(digits, table, guidance.unguided("class:2"), Draw(3, 3, first=103))
+    np.testing.assert_allclose(found.features[0, 1::8], part.features[0], atol=1e-5)
+    np.testing.assert_allclose(found.images[0, 1::8], part.images[0, :2], atol=1e-5)
     assert found.images.shape[1] == 10
 
 
@@ -165,6 +164,34 @@ def test_a_sweep_is_its_rules_one_by_one_and_batches_are_parts_of_it(digits):
     assert [b.shape[1] for b in cut.batches] == [4, 2]
     whole = Moments.zero(64).update(cut.features[1])
     np.testing.assert_allclose(cut.moments(1).covariance, whole.covariance, atol=1e-12)
+
+
+def test_images_are_saved_and_a_calibration_reaches_every_tracker(tmp_path):
+    problem = problems.make("digits", ("3",), Source("exact"))
+    knots = (-5.0, 3.0)
+    pair = calibrations.Correction(knots, (0.5, 0.25), (0.0, 0.5))
+    made = calibrations.Calibration(
+        "digits", calibrations.fingerprint(problem), "ddpm", 4, {"pair": pair}
+    )
+    path = calibrations.save(tmp_path / "c.json", made)
+    config = removal(
+        tmp_path / "run", source=Source("exact"), forbid=("3",), steps=4, samples=9, seeds=(0, 2),
+        rules=("reject:pair=1.2", "reject:pair=1.2,calibration=none"),
+        calibration=str(path), save_images="npz",
+    )  # fmt: skip
+    records = class_removal.main(config)
+    names = [f"reject:pair=1.2,calibration={path}", "reject:pair=1.2,calibration=none"]
+    assert [r["rule"] for r in records] == names
+    offsets = [r["parameters"]["detector"]["tracker"]["offset"]["values"] for r in records]
+    assert [np.asarray(o).tolist() for o in offsets] == [[0.0, 0.5], [0.0]]
+    files = sorted((tmp_path / "run" / "images").iterdir())
+    assert len(files) == 2
+    for file, record in zip(files, records, strict=True):
+        with np.load(file) as stored:
+            assert stored["images"].shape == (18, 8, 8, 1)
+            assert stored["seeds"].tolist() == [0] * 9 + [2] * 9
+            found = np.bincount(stored["labels"], minlength=10)
+        assert found.tolist() == record["counts"].tolist()
 
 
 def test_inception_features_take_the_place_of_the_classifiers_own(tmp_path, monkeypatch):
@@ -279,11 +306,22 @@ def test_calibration_tests_raw_and_fitted_trackers(tmp_path, denoiser, sampler):
             run=RunOptions(str(tmp_path / "run")),
         )
     )
-    assert len(records) == 2 * 3
+    assert [r["tracker"] for r in records] == ["odds"] * 4 + ["classes"] * 3
     classes = {r["fit"]: r for r in records if r["tracker"] == "classes"}
     assert classes["raw"]["vector"].agreement > 0.8
     assert ("error_over_time" in records[0]) == (denoiser == "exact")
     assert (tmp_path / "run" / f"reliability_{sampler}_classes.png").exists()
+    odds = {r["fit"]: r["scores"]["nll"] for r in records if r["tracker"] == "odds"}
+    assert all(score.low <= score.value <= score.high for score in odds.values())
+    fitted = calibrations.load(tmp_path / "run" / f"calibration_{sampler}.json")
+    assert set(fitted.trackers) == {"odds", "classes"}
+    problem = problems.make("digits", ("0",), Source(denoiser))
+    assert (
+        calibrations.find(
+            str(tmp_path / "run" / f"calibration_{sampler}.json"), problem, sampler, 12
+        )
+        == fitted
+    )
 
 
 @pytest.mark.slow
@@ -494,6 +532,10 @@ def test_a_damaged_cell_and_one_of_other_settings_are_refused(resumed, resume):
 
 def test_families_of_a_study_may_bring_their_own_scales(small_grids, tmp_path):
     assert plan.grids_of(("np", "dng:pair=10,3")) == {"np": (0.1, 1.0), "dng:pair": (3.0, 10.0)}
+    assert plan.grids_of(("dng:pair,tau=.5", "interval(.1,5,np=2,1)", "reject:odds", "cfg=3")) == {
+        "dng:pair,tau=0.5": (1.0,), "interval(0.1,5,np)": (1.0, 2.0), "reject:odds": (1.2,),
+        "cfg": (3.0,),
+    }  # fmt: skip
     config = small_study(tmp_path, families=("np=0.3", "dng:pair=10,3"), parts=("curves",))
     by_family = {cell.family: cell for cell in plan.cells(config, (0,), 10)}
     assert [s.scale for s in by_family["np"].settings] == [0.3]
@@ -519,6 +561,28 @@ def test_families_of_a_study_may_bring_their_own_scales(small_grids, tmp_path):
 def test_families_that_make_no_sense_are_named(small_grids, tmp_path, families, said):
     with pytest.raises(InputError, match=re.escape(said)):
         study_options.check(small_study(tmp_path, families=families))
+
+
+def test_a_calibration_is_added_to_the_families_that_track(small_grids):
+    words = ("np", "dng:pair=1,3", "interval(1,2,dng=1)", "reject:pair,tau=1", "dng:exact")
+    assert plan.calibrated(words, None) == words
+    with_it = plan.calibrated(words, "c.json")
+    assert with_it == ("np", "dng:pair=1,3,calibration=c.json",
+                       "interval(1,2,dng=1,calibration=c.json)", *words[3:])  # fmt: skip
+    assert plan.calibrated(with_it, "other.json") == with_it
+
+
+def test_rejections_of_a_study_share_one_run(tmp_path):
+    families = ("reject:pair=1,1.5", "reject:exact=1.2")
+    config = small_study(tmp_path / "s", families=families, parts=("curves",), seeds=(0,))
+    config = dataclasses.replace(config, forbid=("0",), steps=4)
+    results = study.main(config)
+    assert results["curves"]["curves"]["reject:pair"]["scales"] == [1.0, 1.5]
+    every = [c for c in plan.cells(config, (0,), 10) if c.family.startswith("reject")]
+    problem = problems.make("digits", ("0",), Source("exact"))
+    for cell in every:  # from the files, and each on its own
+        stored = study_cells.load(tmp_path / "s", cell)
+        np.testing.assert_array_equal(stored.labels, study_cells.run(problem, cell).labels)
 
 
 def test_cells_share_noise_across_rules_and_nothing_across_classes(small_grids, tmp_path):
