@@ -178,10 +178,10 @@ def provenance() -> dict[str, Any]:
         "device": devices[0].device_kind,
         "device_count": len(devices),
         "prng": {
-            "implementation": jax.config.jax_default_prng_impl,
-            "threefry_partitionable": jax.config.jax_threefry_partitionable,
+            "implementation": jax.config.values["jax_default_prng_impl"],
+            "threefry_partitionable": jax.config.values["jax_threefry_partitionable"],
         },
-        "x64": jax.config.jax_enable_x64,
+        "x64": jax.config.values["jax_enable_x64"],
         "git": checkout(ROOT),
     }
 
