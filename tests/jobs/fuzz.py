@@ -320,7 +320,7 @@ def readers(root: Path) -> dict[str, Reader]:
             folder / "run.json",
             json_of,
             lambda p: runs.new_run_folder(p.parent, {"steps": 1}, overwrite=True),
-            0.5,
+            0.1,  # git is asked each time
         ),
         "metrics": Reader(
             folder / "metrics.jsonl", json_of, lambda p: logs.average_of_last(p.parent)
@@ -523,8 +523,11 @@ def command_cases(count: int, seed: int) -> Iterator[tuple[str, int, str, str]]:
             yield name, case, kind, f"{fault} | {shown}" if fault else ""
 
 
-def run(files: int, commands: int, seed: int) -> tuple[dict[str, Counter], list[str]]:
-    """Counts per reader and job, and the faults."""
+def run(
+    files: int, commands: int, seed: int, seconds: float = float("inf")
+) -> tuple[dict[str, Counter], list[str]]:
+    """Counts per reader and job, and the faults; ends after so many seconds."""
+    began = time.monotonic()
     counts: dict[str, Counter] = {}
     faults: list[str] = []
     before = Path.cwd()
@@ -536,6 +539,8 @@ def run(files: int, commands: int, seed: int) -> tuple[dict[str, Counter], list[
         try:
             for cases in (file_cases(files, seed, root), command_cases(commands, seed)):
                 for reader, case, kind, fault in cases:
+                    if time.monotonic() - began > seconds:
+                        break
                     counts.setdefault(reader, Counter())[kind] += 1
                     if kind in ("traceback", "hang"):
                         faults.append(f"{reader}, seed {seed}, case {case}: {kind}: {fault}")
@@ -552,12 +557,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10000, help="cases, two thirds of them files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", type=int, help="of the cases; default: a third")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so many")
     given = parser.parse_args()
     commands = given.count // 3 if given.commands is None else given.commands
     # A case that asks for too much memory fails, and does not take the machine with it.
     resource.setrlimit(resource.RLIMIT_AS, (64 << 30, resource.RLIM_INFINITY))
     began = time.monotonic()
-    counts, faults = run(given.count - commands, commands, given.seed)
+    counts, faults = run(given.count - commands, commands, given.seed, given.seconds)
     kinds = ("right", "refused", "traceback", "hang")
     print(f"{'':26}" + "".join(f"{kind:>11}" for kind in kinds))
     total: Counter = sum(counts.values(), Counter())

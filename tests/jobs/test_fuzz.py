@@ -8,11 +8,11 @@ from tests.jobs import fuzz
 
 
 def test_mutated_files_and_command_lines_end_in_a_sentence_or_the_right_result():
-    counts, faults = fuzz.run(files=260, commands=40, seed=7)
+    counts, faults = fuzz.run(files=160, commands=20, seed=7)
     assert not faults, "\n".join(faults)
-    assert sum(found.total() for found in counts.values()) == 300
-    assert sum(found["refused"] for found in counts.values()) > 150
-    assert sum(found["right"] for found in counts.values()) > 30
+    assert sum(found.total() for found in counts.values()) == 180
+    assert sum(found["refused"] for found in counts.values()) > 80
+    assert sum(found["right"] for found in counts.values()) > 15
 
 
 @pytest.mark.slow
