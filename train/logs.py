@@ -18,13 +18,18 @@ from dng_jax.jobs import runs
 
 
 def read(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl; half a line, left by a killed run, is left out."""
+    """The lines of a run's metrics.jsonl; half a line, left by a killed run, is left out, and so is
+    one that was altered into something else."""
     path, lines = folder / "metrics.jsonl", []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        numbers = isinstance(found, dict) and all(type(v) in (int, float) for v in found.values())
+        if numbers and type(found.get("step")) is int:
+            lines.append(found)
     return lines
 
 
@@ -39,7 +44,8 @@ def average_of_last(folder: Path, share: float = 0.05) -> tuple[dict[str, float]
     end = lines[-1]["step"]
     last = [line for line in lines if line["step"] > (1 - share) * end]
     names = [n for n in last[-1] if n not in ("step", "seconds")]
-    return {n: sum(line[n] for line in last) / len(last) for n in names}, len(last)
+    have = {n: [line[n] for line in last if n in line] for n in names}
+    return {n: sum(values) / len(values) for n, values in have.items()}, len(last)
 
 
 class Log:

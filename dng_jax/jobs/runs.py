@@ -177,10 +177,10 @@ def provenance() -> dict[str, Any]:
         "device": devices[0].device_kind,
         "device_count": len(devices),
         "prng": {
-            "implementation": jax.config.read("jax_default_prng_impl"),
-            "threefry_partitionable": jax.config.read("jax_threefry_partitionable"),
+            "implementation": jax.config.values["jax_default_prng_impl"],
+            "threefry_partitionable": jax.config.values["jax_threefry_partitionable"],
         },
-        "x64": jax.config.read("jax_enable_x64"),
+        "x64": jax.config.values["jax_enable_x64"],
         "git": checkout(ROOT),
     }
 
