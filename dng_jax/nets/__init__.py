@@ -3,6 +3,7 @@
     unet         x, logsnr[, label] -> eps, v or x0: one class, every class, or all heads at once
     classifier   x -> logits and features
     blocks       the layers they are made of
+    checks       refusals of sizes and inputs that they cannot have
 
 Sizes that were trained, with their costs and numbers, are the presets of
 dng_jax/training/presets.py.

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from dng_jax.errors import InputError
+from dng_jax.nets import checks
 from dng_jax.nets.config import Config
 
 
@@ -35,13 +37,11 @@ class ClassifierConfig(Config):
     """In front of the logits, 0 to below 1."""
 
     def __post_init__(self):
-        if not self.widths or min(self.widths) < 1:
-            raise InputError(f"widths must be one or more numbers from 1, got {list(self.widths)}")
-        for name, low in (("num_classes", 2), ("features", 1)):
-            if getattr(self, name) < low:
-                raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        checks.image_shape(self.image_shape)
+        checks.tuple_of(1, "widths", self.widths)
+        checks.whole_numbers(2, num_classes=self.num_classes)
+        checks.whole_numbers(1, features=self.features)
+        checks.share("dropout", self.dropout)
         if min(self.image_shape[:2]) < 2 ** (len(self.widths) - 1):
             raise InputError(
                 f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"
@@ -52,7 +52,8 @@ class ClassifierConfig(Config):
 class Classifier(nn.Module):
     """`apply({"params": p}, x)` -> logits [B, K]; features=True returns (logits, f [B, F]) instead.
 
-    x [B, H, W, C] float32 in [-1, 1]. train=True needs rngs={"dropout": key}.
+    x [B, H, W, C] in [-1, 1], of any float type, taken as float32. train=True needs
+    rngs={"dropout": key}.
     dtype: of the convolutions and products, None for float32; logits and features are float32.
     """
 
@@ -62,9 +63,12 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x, *, features: bool = False, train: bool = False):
         c = self.config
+        checks.batch(x, c.image_shape)
+        x = x.astype(jnp.float32)
         for i, width in enumerate(c.widths):
             if i > 0:
-                x = nn.avg_pool(x, (2, 2), (2, 2))
+                # nn.avg_pool divides by an int, which strict promotion refuses.
+                x = nn.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4.0
             for _ in range(2):
                 x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
         flat = x.reshape(x.shape[0], -1)

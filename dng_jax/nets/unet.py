@@ -52,6 +52,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from dng_jax.nets import checks
 from dng_jax.nets.blocks import (
     Attention,
     Conv3,
@@ -90,7 +91,7 @@ class UNetConfig(Config):
     middle_blocks: int = 2
     """Residual blocks at the lowest level."""
     attention_levels: tuple[int, ...] = ()
-    """Indices of levels with self-attention, and then in the middle too."""
+    """Indices of levels, 0 for the first, with self-attention, and then in the middle too."""
     dropout: float = 0.0
     """In residual blocks, 0 to below 1."""
     patch: int = 1
@@ -112,19 +113,16 @@ class UNetConfig(Config):
         choose(self.conditioning, CONDITIONINGS, "conditioning")
         choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
         choose(self.resample, ("conv", "shuffle"), "resample")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise InputError(
-                f"multipliers must be one or more numbers from 1, got {list(self.multipliers)}"
-            )
+        checks.image_shape(self.image_shape)
+        checks.tuple_of(1, "multipliers", self.multipliers)
+        checks.levels("attention_levels", self.attention_levels, len(self.multipliers))
         for low, names in (
             (1, ("num_classes", "channels", "embed_channels", "head_channels")),
             (0, ("blocks", "middle_blocks", "global_channels")),
         ):
-            for name in names:
-                if not getattr(self, name) >= low:
-                    raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+            checks.whole_numbers(low, **{name: getattr(self, name) for name in names})
+        checks.share("dropout", self.dropout)
+        checks.switch("scale_shift", self.scale_shift)
         if self.patch not in (1, 2, 4):
             raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
         if self.head_kernel not in (1, 3):
@@ -133,15 +131,17 @@ class UNetConfig(Config):
         if any(side % factor for side in self.image_shape[:2]):
             raise InputError(
                 f"images of {self.image_shape[0]}x{self.image_shape[1]} do not divide by {factor}: "
-                "use fewer levels (multipliers) or a smaller patch"
+                "set image_shape to that of your images, or use fewer levels (multipliers) or a"
+                " smaller patch"
             )
 
 
 class UNet(nn.Module):
     """See the file's docstring for the three forms; `apply({"params": p}, x, logsnr[, label])`.
 
-    x [B, H, W, C] float32, logsnr [B] float32 (about -10 to 10), label [B] int32 in 0..K for
-    conditioning "label" only. train=True switches dropout on and needs rngs={"dropout": key}.
+    x [B, H, W, C] and logsnr [B] (about -10 to 10) of any float type, taken as float32; label [B]
+    int32 in 0..K for conditioning "label" only. train=True switches dropout on and needs
+    rngs={"dropout": key}.
     The output is float32, in `config.parameterisation`: read it with schedules.to_eps.
     dtype: of the convolutions and products, None for float32 (see the file's docstring).
     """
@@ -157,7 +157,8 @@ class UNet(nn.Module):
                 f"a network with conditioning '{c.conditioning}' was called "
                 f"{'with' if label is not None else 'without'} a label: only 'label' takes one"
             )
-        dtype = self.dtype
+        checks.batch(x, c.image_shape, logsnr)
+        dtype, x = self.dtype, x.astype(jnp.float32)
         e = nn.Dense(c.embed_channels)(embed_logsnr(logsnr, min(c.channels, 128)))
         e = nn.Dense(c.embed_channels)(nn.silu(e))
         if c.conditioning == "label":
@@ -197,10 +198,12 @@ class UNet(nn.Module):
         c = self.config
         dense, b = partial(nn.Dense, dtype=self.dtype), len(x)
         classes = nn.Embed(c.num_classes + 1, c.embed_channels)(jnp.arange(c.num_classes + 1))
-        e = nn.silu(e[:, None] + classes)
-        flat = jnp.concatenate([h.reshape(b, -1), x.reshape(b, -1)], -1)
-        z = nn.LayerNorm()(dense(c.global_channels, name="gather")(flat))[:, None]
-        scale, shift = jnp.split(dense(2 * c.global_channels, name="modulate")(e), 2, -1)
+        e = nn.silu(e[:, None] + classes[None])
+        flat = jnp.concatenate([h.reshape(b, -1), x.reshape(b, -1).astype(h.dtype)], -1)
+        gathered = dense(c.global_channels, name="gather")(flat).astype(jnp.float32)
+        z = nn.LayerNorm()(gathered)[:, None]
+        modulation = dense(2 * c.global_channels, name="modulate")(e).astype(jnp.float32)
+        scale, shift = jnp.split(modulation, 2, -1)
         z = nn.silu(dense(c.global_channels, name="mix")(nn.silu(z * (1 + scale) + shift)))
         size = int(np.prod(c.image_shape))
         out = dense(size, kernel_init=nn.initializers.zeros, name="spread")(z)
