@@ -60,6 +60,7 @@ __all__ = [
     "NonFiniteError",
     "Result",
     "Rule",
+    "Stateless",
     "Step",
     "check_finite",
     "denoisers",
@@ -67,12 +68,14 @@ __all__ = [
     "initial_noise",
     "mixtures",
     "posterior",
+    "pytree",
     "run_chunks",
     "sample",
     "sample_chunks",
     "sample_keys",
     "sampling",
     "schedules",
+    "static",
     "steps",
     "sweep",
     "sweeps",
@@ -89,7 +92,7 @@ if TYPE_CHECKING:
         steps,
         sweeps,
     )
-    from dng_jax.rules import Denoise, Move, Rule, Step
+    from dng_jax.rules import Denoise, Move, Rule, Stateless, Step, pytree, static
     from dng_jax.sampling import (
         Result,
         check_finite,
@@ -102,7 +105,7 @@ if TYPE_CHECKING:
     from dng_jax.sweeps import sweep
 else:
     _HOMES = {
-        "rules": ("Denoise", "Move", "Rule", "Step"),
+        "rules": ("Denoise", "Move", "Rule", "Stateless", "Step", "pytree", "static"),
         "sampling": (
             "Result",
             "check_finite",

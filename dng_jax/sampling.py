@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, NonFiniteError, choose
-from dng_jax.rules import Denoise, Move, Rule, Step, zeros_per_sample
+from dng_jax.rules import Denoise, Move, Rule, Step, pytree, static, zeros_per_sample
 from dng_jax.steps import StepTable, nearly_deterministic, noise_ratio
 
 _START = 0x7FFFFFFF  # fold_in tag of the initial noise: no row has this index
@@ -226,16 +226,58 @@ def check_keys(keys: jax.Array, x: jax.Array) -> None:
 
 
 def as_pytree(function):
-    """A callable that may cross a jit boundary; InputError for what cannot be called."""
-    if function is not None and not callable(function):
+    """A callable that may cross a jit boundary; InputError for what cannot be called.
+
+    Its arrays are data; everything else in it (functions, names, plain numbers) is program.
+    """
+    if function is None or isinstance(function, _Callable):
+        return function
+    if not callable(function):
         raise InputError(
             "denoise must be callable: denoise(x, row, roles) -> {role: eps};"
             f" got {type(function).__name__}"
         )
-    # A plain function is part of the program: Partial keeps it static and hashes it by identity.
-    leaves = jax.tree.leaves(function)
-    is_opaque = len(leaves) == 1 and leaves[0] is function
-    return jax.tree_util.Partial(function) if is_opaque else function
+    leaves, structure = jax.tree.flatten(function)
+    program = structure, tuple(_ARRAY if _is_array(leaf) else leaf for leaf in leaves)
+    try:
+        hash(program)
+    except TypeError as error:
+        raise InputError(
+            f"{type(function).__name__} holds something that is neither an array nor hashable"
+            f" ({error}): make its numbers arrays, its lists tuples, and a class of your own a"
+            " pytree (dng_jax.pytree)"
+        ) from None
+    return _Callable([leaf for leaf in leaves if _is_array(leaf)], program)
+
+
+_ARRAY = object()
+
+
+@pytree
+class _Callable:
+    # A plain function has no arrays, a module of arrays and functions has both.
+    arrays: list[jax.Array]
+    program: Any = static()
+
+    def __call__(self, *args):
+        structure, others = self.program
+        arrays = iter(self.arrays)
+        leaves = [next(arrays) if other is _ARRAY else other for other in others]
+        function = jax.tree.unflatten(structure, leaves)
+        answer = function(*args)
+        after = jax.tree.leaves(function)
+        if len(after) != len(leaves) or any(a is not b for a, b in zip(after, leaves, strict=True)):
+            raise InputError(
+                f"{type(function).__name__} changed its own state while it predicted, and sampling"
+                " carries none: switch its BatchNorm and dropout to evaluation (module.eval())"
+            )
+        return answer
+
+
+def _is_array(leaf) -> bool:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind not in "OSUMm"
+    return isinstance(leaf, jax.Array)
 
 
 def _names(save: Sequence[str]) -> tuple[str, ...]:

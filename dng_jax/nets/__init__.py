@@ -5,6 +5,7 @@
     blocks       the layers they are made of
     config       UNetConfig, ClassifierConfig: their sizes
     descriptions a network as JSON, and back
+    checks       refusals of sizes and inputs that they cannot have
 
 Sizes that were trained, with their costs and numbers, are the presets of
 dng_jax/training/presets.py.

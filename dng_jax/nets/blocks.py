@@ -36,9 +36,9 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
 
 
 def embed_logsnr(logsnr: jax.Array, channels: int) -> jax.Array:
-    """[B] -> [B, channels]: sin and cos at geometric frequencies, float32."""
-    frequency = jnp.asarray(np.geomspace(0.05, 4.0, channels // 2), jnp.float32)
-    angle = logsnr.astype(jnp.float32)[:, None] * frequency
+    """[B] -> [B, 2 (channels // 2)], at least 2: sin and cos at geometric frequencies, float32."""
+    frequency = jnp.asarray(np.geomspace(0.05, 4.0, max(1, channels // 2)), jnp.float32)
+    angle = logsnr.astype(jnp.float32)[:, None] * frequency[None]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
@@ -52,11 +52,11 @@ class Conv3(nn.Module):
     @nn.compact
     def __call__(self, x):
         init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         tiny = x.shape[1] * x.shape[2] <= 4
-        return (nine_products if tiny else convolution)(x, kernel) + bias
+        return (nine_products if tiny else convolution)(x, kernel) + bias[None, None, None]
 
 
 def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -88,9 +88,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x):
         c, dtype = x.shape[-1], x.dtype
         x = x.astype(jnp.float32)
-        groups = math.gcd(32, max(1, c // 4))
-        scale = self.param("scale", nn.initializers.ones, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
+        groups = math.gcd(32, max(1, c // 4), c)
+        scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)[None, None, None]
+        bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)[None, None, None]
         centred = x - block_average(x.mean((1, 2)), groups)[:, None, None]
         variance = block_average((centred**2).mean((1, 2)), groups)[:, None, None]
         return (centred * (jax.lax.rsqrt(variance + 1e-6) * scale) + bias).astype(dtype)

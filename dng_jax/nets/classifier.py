@@ -12,15 +12,18 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from dng_jax.nets import checks
 from dng_jax.nets.config import ClassifierConfig
 
 
 class Classifier(nn.Module):
     """`apply({"params": p}, x)` -> logits [B, K]; features=True returns (logits, f [B, F]) instead.
 
-    x [B, H, W, C] float32 in [-1, 1]. train=True needs rngs={"dropout": key}.
+    x [B, H, W, C] in [-1, 1], of any float type, taken as float32. train=True needs
+    rngs={"dropout": key}.
     dtype: of the convolutions and products, None for float32; logits and features are float32.
     """
 
@@ -30,9 +33,12 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x, *, features: bool = False, train: bool = False):
         c = self.config
+        checks.batch(x, c.image_shape)
+        x = x.astype(jnp.float32)
         for i, width in enumerate(c.widths):
             if i > 0:
-                x = nn.avg_pool(x, (2, 2), (2, 2))
+                # nn.avg_pool divides by an int, which strict promotion refuses.
+                x = nn.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4.0
             for _ in range(2):
                 x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
         flat = x.reshape(x.shape[0], -1)

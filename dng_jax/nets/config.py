@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from dng_jax.nets import checks
 from dng_jax.schedules import PARAMETERISATIONS
 
 CONDITIONINGS = ("none", "label", "heads")
@@ -105,19 +106,16 @@ class UNetConfig(Config):
         choose(self.conditioning, CONDITIONINGS, "conditioning")
         choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
         choose(self.resample, ("conv", "shuffle"), "resample")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise InputError(
-                f"multipliers must be one or more numbers from 1, got {list(self.multipliers)}"
-            )
+        checks.image_shape(self.image_shape)
+        checks.tuple_of(1, "multipliers", self.multipliers)
+        checks.levels("attention_levels", self.attention_levels, len(self.multipliers))
         for low, names in (
             (1, ("num_classes", "channels", "embed_channels", "head_channels")),
             (0, ("blocks", "middle_blocks", "global_channels")),
         ):
-            for name in names:
-                if not getattr(self, name) >= low:
-                    raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+            checks.whole_numbers(low, **{name: getattr(self, name) for name in names})
+        checks.share("dropout", self.dropout)
+        checks.switch("scale_shift", self.scale_shift)
         if self.patch not in (1, 2, 4):
             raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
         if self.head_kernel not in (1, 3):
@@ -126,7 +124,8 @@ class UNetConfig(Config):
         if any(side % factor for side in self.image_shape[:2]):
             raise InputError(
                 f"images of {self.image_shape[0]}x{self.image_shape[1]} do not divide by {factor}: "
-                "use fewer levels (multipliers) or a smaller patch"
+                "set image_shape to that of your images, or use fewer levels (multipliers) or a"
+                " smaller patch"
             )
 
 
@@ -146,13 +145,11 @@ class ClassifierConfig(Config):
     """Dropout in front of the logits, 0 to below 1."""
 
     def __post_init__(self):
-        if not self.widths or min(self.widths) < 1:
-            raise InputError(f"widths must be one or more numbers from 1, got {list(self.widths)}")
-        for name, low in (("num_classes", 2), ("features", 1)):
-            if getattr(self, name) < low:
-                raise InputError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        checks.image_shape(self.image_shape)
+        checks.tuple_of(1, "widths", self.widths)
+        checks.whole_numbers(2, num_classes=self.num_classes)
+        checks.whole_numbers(1, features=self.features)
+        checks.share("dropout", self.dropout)
         if min(self.image_shape[:2]) < 2 ** (len(self.widths) - 1):
             raise InputError(
                 f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"

@@ -51,6 +51,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
+from dng_jax.nets import checks
 from dng_jax.nets.blocks import (
     Attention,
     Conv3,
@@ -68,8 +69,9 @@ from dng_jax.nets.config import UNetConfig
 class UNet(nn.Module):
     """See the file's docstring for the three forms; `apply({"params": p}, x, logsnr[, label])`.
 
-    x [B, H, W, C] float32, logsnr [B] float32 (about -10 to 10), label [B] int32 in 0..K for
-    conditioning "label" only. train=True switches dropout on and needs rngs={"dropout": key}.
+    x [B, H, W, C] and logsnr [B] (about -10 to 10) of any float type, taken as float32; label [B]
+    int32 in 0..K for conditioning "label" only. train=True switches dropout on and needs
+    rngs={"dropout": key}.
     The output is float32, in `config.parameterisation`: read it with schedules.to_eps.
     dtype: of the convolutions and products, None for float32 (see the file's docstring).
     """
@@ -85,7 +87,8 @@ class UNet(nn.Module):
                 f"a network with conditioning '{c.conditioning}' was called "
                 f"{'with' if label is not None else 'without'} a label: only 'label' takes one"
             )
-        dtype = self.dtype
+        checks.batch(x, c.image_shape, logsnr)
+        dtype, x = self.dtype, x.astype(jnp.float32)
         e = nn.Dense(c.embed_channels)(embed_logsnr(logsnr, min(c.channels, 128)))
         e = nn.Dense(c.embed_channels)(nn.silu(e))
         if c.conditioning == "label":
@@ -125,10 +128,12 @@ class UNet(nn.Module):
         c = self.config
         dense, b = partial(nn.Dense, dtype=self.dtype), len(x)
         classes = nn.Embed(c.num_classes + 1, c.embed_channels)(jnp.arange(c.num_classes + 1))
-        e = nn.silu(e[:, None] + classes)
-        flat = jnp.concatenate([h.reshape(b, -1), x.reshape(b, -1)], -1)
-        z = nn.LayerNorm()(dense(c.global_channels, name="gather")(flat))[:, None]
-        scale, shift = jnp.split(dense(2 * c.global_channels, name="modulate")(e), 2, -1)
+        e = nn.silu(e[:, None] + classes[None])
+        flat = jnp.concatenate([h.reshape(b, -1), x.reshape(b, -1).astype(h.dtype)], -1)
+        gathered = dense(c.global_channels, name="gather")(flat).astype(jnp.float32)
+        z = nn.LayerNorm()(gathered)[:, None]
+        modulation = dense(2 * c.global_channels, name="modulate")(e).astype(jnp.float32)
+        scale, shift = jnp.split(modulation, 2, -1)
         z = nn.silu(dense(c.global_channels, name="mix")(nn.silu(z * (1 + scale) + shift)))
         size = int(np.prod(c.image_shape))
         out = dense(size, kernel_init=nn.initializers.zeros, name="spread")(z)

@@ -77,8 +77,11 @@ def test_one_by_one_heads_are_the_centre_of_three_by_three_ones():
     [
         ({"patch": 3}, "patch 3 is not supported: choose 1, 2 or 4"),
         ({"head_kernel": 2}, "head_kernel 2 is not supported: choose 1 or 3"),
-        ({"multipliers": ()}, "multipliers must be one or more numbers from 1"),
-        ({"multipliers": (1, 0)}, "multipliers must be one or more numbers from 1"),
+        ({"multipliers": ()}, "multipliers must be a tuple of one or more whole"),
+        (
+            {"multipliers": (1, 0)},
+            "multipliers must be a tuple of one or more whole",
+        ),
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"channels": 0}, "channels must be at least 1, got 0"),
         ({"embed_channels": -1}, "embed_channels must be at least 1, got -1"),
@@ -98,8 +101,8 @@ def test_sizes_that_are_not_there_are_refused(changes, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"widths": ()}, "widths must be one or more numbers from 1"),
-        ({"widths": (8, 0)}, "widths must be one or more numbers from 1"),
+        ({"widths": ()}, "widths must be a tuple of one or more whole"),
+        ({"widths": (8, 0)}, "widths must be a tuple of one or more whole"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"features": 0}, "features must be at least 1, got 0"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
@@ -367,3 +370,95 @@ def test_classifier_sizes_give_logits_and_features(name):
     logits, features = jax.eval_shape(shapes, jax.random.key(0))
     assert logits.shape == (2, 10)
     assert features.shape == (2, config.features)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"attention_levels": (9,)}, r"attention_levels must name levels 0\.\.1 once each"),
+        ({"attention_levels": (1, 1)}, r"attention_levels must name levels 0\.\.1 once each"),
+        ({"attention_levels": (-1,)}, r"attention_levels must be a tuple .* from 0, got \(-1,\)"),
+        ({"image_shape": (8, 8)}, r"image_shape \(height, width, channels\) must be a tuple of 3"),
+        ({"image_shape": (8, 8, 0)}, "whole numbers from 1, got"),
+        ({"image_shape": 8}, "whole numbers from 1, got 8"),
+        ({"image_shape": (6, 8, 1)}, "6x8 do not divide by 4: set image_shape to that of your"),
+        ({"channels": "8"}, "channels must be a whole number, got '8'"),
+        ({"channels": 8.5}, "channels must be a whole number, got 8.5"),
+        ({"num_classes": True}, "num_classes must be a whole number, got True"),
+        ({"multipliers": [1, 2]}, "multipliers must be a tuple"),
+        ({"dropout": "x"}, "dropout must be at least 0 and below 1, got 'x'"),
+        ({"scale_shift": "no"}, "scale_shift must be True or False, got 'no'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": 1},
+        {"channels": 3, "scale_shift": False, "resample": "conv"},
+        {"channels": 9},
+        {"head_channels": 9, "embed_channels": 1, "global_channels": 1},
+    ],
+)
+def test_any_number_of_channels_is_a_network(changes):
+    module = nets.UNet(replace(TINY, **changes))
+    inputs = jnp.ones((2, 8, 8, 1)), jnp.zeros(2)
+    out, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), *inputs)
+    assert out.shape == (2, 4, 8, 8, 1)
+
+
+def test_groups_divide_the_channels():
+    for c, groups in ((4, 1), (9, 1), (10, 2), (36, 1), (64, 16), (128, 32)):
+        x = np.random.default_rng(0).normal(3, 2, (2, 3, 3, c)).astype(np.float32)
+        params = {"scale": np.ones(c, np.float32), "bias": np.zeros(c, np.float32)}
+        out = GroupNorm().apply({"params": params}, x)
+        parts = x.reshape(2, 9, groups, c // groups)
+        mean, var = parts.mean((1, 3), keepdims=True), parts.var((1, 3), keepdims=True)
+        np.testing.assert_allclose(
+            out, ((parts - mean) / np.sqrt(var + 1e-6)).reshape(x.shape), atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("form", ["heads", "label", "classifier"])
+def test_networks_take_every_float_under_every_switch(form, dtype):
+    """Images of any float type; JAX's x64 mode, strict promotion of types and of ranks."""
+    whole = replace(TINY, conditioning="heads", global_channels=4, attention_levels=(1,))
+    plain = replace(whole, conditioning="label", scale_shift=False, resample="conv")
+    with (
+        jax.enable_x64(dtype == "float64"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        inputs = [jax.ShapeDtypeStruct((2, 8, 8, 1), dtype)]
+        if form != "classifier":
+            inputs.append(jax.ShapeDtypeStruct((2,), dtype))
+        if form == "label":
+            inputs.append(jax.ShapeDtypeStruct((2,), "int32"))
+        for inner in (None, jnp.bfloat16):
+            module = {
+                "heads": nets.UNet(whole, inner),
+                "label": nets.UNet(plain, inner),
+                "classifier": nets.Classifier(nets.ClassifierConfig((8, 8, 1)), inner),
+            }[form]
+            out, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), *inputs)
+            assert out.dtype == jnp.float32
+            assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_images_of_another_shape_are_named():
+    module = nets.UNet(TINY)
+    for x, logsnr, said in (
+        (jnp.ones((2, 6, 6, 1)), jnp.zeros(2), r"\(2, 6, 6, 1\), the network takes .*\(8, 8, 1\)"),
+        (jnp.ones((8, 8, 1)), jnp.zeros(8), "in a batch"),
+        (jnp.ones((2, 8, 8, 1)), jnp.zeros(()), r"logsnr has shape \(\): .*, \(2,\)"),
+    ):
+        with pytest.raises(InputError, match=said):
+            jax.eval_shape(module.init, jax.random.key(0), x, logsnr)
+    classifier = nets.Classifier(nets.ClassifierConfig((8, 8, 1)))
+    with pytest.raises(InputError, match=r"the network takes images of \(8, 8, 1\)"):
+        jax.eval_shape(classifier.init, jax.random.key(0), jnp.ones((2, 8, 8, 3)))
