@@ -16,6 +16,7 @@ import pytest
 
 from dng_jax import data, plots, weights
 from dng_jax.errors import InputError, MissingDataError
+from dng_jax.experiments.generating import Generated
 from dng_jax.jobs import cli, options, runs
 from dng_jax.metrics import Reference
 from dng_jax.weights import pretrained
