@@ -16,7 +16,7 @@ from dng_jax.experiments.generating import Draw, Generated, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import at_least, distinct
+from dng_jax.jobs.options import at_least, command, distinct, program
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.steps import StepTable
@@ -42,7 +42,11 @@ def main(config: Config) -> list[dict[str, Any]]:
     table = problem.table(config.sampler, config.steps)
     rules = [rule_specs.build(spec, problem, config.options) for spec in specs]
     folder = runs.new_run_folder(
-        config.run.out, config, job="class_removal", overwrite=config.run.overwrite
+        config.run.out,
+        config,
+        job="class_removal",
+        overwrite=config.run.overwrite,
+        facts={"command": command(program(__package__), config, Config())},
     )
 
     # ---- sample and classify
