@@ -42,6 +42,7 @@ the step, `update` scores the step that was taken.
     experiments  what jobs sample, by which rule, and which classifier counts it
     jobs         run folders, tables, devices, options: what every job needs
     lazy         names imported when they are asked for
+    version      what pyproject.toml says
     cli          the command `dng`
     disk         files written whole or not at all
     arrays       files of arrays (.npy, .npz), checked before anything is allocated
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
         sample_keys,
     )
     from dng_jax.sweeps import sweep
+    from dng_jax.version import __version__ as __version__
 else:
     _HOMES = {
         "rules": ("Denoise", "Move", "Rule", "Stateless", "Step", "pytree", "static"),
@@ -116,5 +118,6 @@ else:
             "sample_keys",
         ),
         "sweeps": ("sweep",),
+        "version": ("__version__",),
     }
-    __getattr__, __dir__ = exporter(__name__, __all__, _HOMES)
+    __getattr__, __dir__ = exporter(__name__, [*__all__, "__version__"], _HOMES)

@@ -13,13 +13,13 @@ imported before it is named.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs import completion
+from dng_jax.version import __version__
 
 
 class Job(NamedTuple):
@@ -50,7 +50,7 @@ def main(words: list[str] | None = None) -> None:
         print(overview())
         return
     if words[0] == "--version":
-        print(f"dng_jax {importlib.metadata.version('dng-jax')}")
+        print(f"dng_jax {__version__}")
         return
     try:
         if words[0] == "completion":

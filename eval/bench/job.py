@@ -7,7 +7,7 @@ from typing import Any
 
 from dng_jax.errors import choose
 from dng_jax.jobs import runs
-from dng_jax.jobs.options import at_least
+from dng_jax.jobs.options import at_least, command, program
 from dng_jax.jobs.tables import Table, write_tables
 from dng_jax.training import presets
 
@@ -34,7 +34,11 @@ def main(config: Config) -> dict[str, Any]:
     # ---- build
     config.devices.select()
     folder = runs.new_run_folder(
-        config.run.out, config, job="bench", overwrite=config.run.overwrite
+        config.run.out,
+        config,
+        job="bench",
+        overwrite=config.run.overwrite,
+        facts={"command": command(program(__package__), config, Config())},
     )
     timing.count_compilations()
 

@@ -21,7 +21,7 @@ from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import at_least, seed
+from dng_jax.jobs.options import at_least, command, program, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
 from dng_jax.posterior.evidence import Evidence
@@ -42,7 +42,11 @@ def main(config: Config) -> list[dict[str, Any]]:
     problem = problems.make(config.dataset, ("0",), config.source)
     tables = {name: problem.table(name, config.steps) for name in config.samplers}
     folder = runs.new_run_folder(
-        config.run.out, config, job="calibration", overwrite=config.run.overwrite
+        config.run.out,
+        config,
+        job="calibration",
+        overwrite=config.run.overwrite,
+        facts={"command": command(program(__package__), config, Config())},
     )
     labelled = labelled_images(config)
     if isinstance(labelled, MissingDataError):

@@ -24,7 +24,7 @@ from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import devices, runs
 from dng_jax.jobs.cells import interval, titled
-from dng_jax.jobs.options import at_least, seed
+from dng_jax.jobs.options import at_least, command, program, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.metrics.forecasts import posterior_error
@@ -56,7 +56,11 @@ def main(config: Config) -> dict[str, Any]:
     # ---- build
     devices.select()
     folder = runs.new_run_folder(
-        config.run.out, config, job="exact", overwrite=config.run.overwrite
+        config.run.out,
+        config,
+        job="exact",
+        overwrite=config.run.overwrite,
+        facts={"command": command(program(__package__), config, Config())},
     )
     problem = problems.make("digits", ("0",), Source("exact"))
     digits, gaussians, shape = problem.mixture, three_gaussians(), problem.info.shape

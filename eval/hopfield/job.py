@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from dng_jax.jobs import devices, runs
-from dng_jax.jobs.options import seed
+from dng_jax.jobs.options import command, program, seed
 from dng_jax.jobs.tables import publish
 
 from .common import Outcome, precise
@@ -30,7 +30,11 @@ def run(config: Any) -> dict[str, Any]:
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)
     }
     folder = runs.new_run_folder(
-        config.run.out, asked, job=f"hopfield-{name}", overwrite=config.run.overwrite
+        config.run.out,
+        asked,
+        job=f"hopfield-{name}",
+        overwrite=config.run.overwrite,
+        facts={"command": command(f"{program(__package__)} {name}", config, type(config)())},
     )
     with precise(getattr(config, "precision", "float32")):
         outcome: Outcome = job.run(config, prepared, folder)

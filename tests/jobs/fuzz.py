@@ -48,11 +48,13 @@ from dng_jax.jobs import devices, runs
 from dng_jax.metrics import Reference
 from dng_jax.training.checkpoints import Checkpoints
 from dng_jax.weights import tensors
-from eval import calibration, class_removal, exact
-from eval.bench import __main__ as bench
+from eval.bench import job as bench
+from eval.calibration import job as calibration
+from eval.class_removal import job as class_removal
+from eval.exact import job as exact
 from eval.hopfield import __main__ as hopfield
 from eval.hopfield import sets
-from eval.study import __main__ as study
+from eval.study import job as study
 from eval.study import cells, report
 from hopfield_jax import projections
 from train import logs, start
@@ -375,7 +377,7 @@ def jobs() -> dict[str, Job]:
         ),
     }
     for name, job in hopfield.COMMANDS.items():
-        made[f"hopfield {name}"] = Job((job.Config,), hopfield.main, (name,), 0.2)
+        made[f"hopfield {name}"] = Job((job,), hopfield.main, (name,), 0.2)
     return made
 
 

@@ -10,7 +10,9 @@ import pytest
 from dng_jax.jobs import cells
 from dng_jax.metrics import class_report, tradeoff
 from dng_jax.metrics.forecasts import class_forecasts
-from eval import calibration, class_removal, exact
+from eval.calibration import job as calibration
+from eval.class_removal import job as class_removal
+from eval.exact import job as exact
 from eval.study import report, tables
 
 ALLOWED = np.arange(4) != 0

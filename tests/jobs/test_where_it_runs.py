@@ -9,7 +9,6 @@ import os
 import pwd
 import resource
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,9 @@ from dng_jax.experiments.generating import Generated
 from dng_jax.jobs import cli, options, runs
 from dng_jax.metrics import Reference
 from dng_jax.weights import pretrained
-from eval import calibration, class_removal, exact
+from eval.calibration import job as calibration
+from eval.class_removal import job as class_removal
+from eval.exact import job as exact
 from eval.hopfield import __main__ as hopfield
 from eval.study import cells
 from eval.study import options as study
@@ -113,7 +114,6 @@ def test_no_home_is_no_reason_to_fail(monkeypatch):
     for name in ("HOME", "TFDS_DATA_DIR", "DNG_JAX_DATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    monkeypatch.setattr(data.search, "SHARED", Path("nowhere"), raising=False)
     # Not there, and where to put it is said before anything is asked of the network.
     with pytest.raises(MissingDataError, match="by TFDS_DATA_DIR: no home folder is known"):
         data.load("cifar10")
