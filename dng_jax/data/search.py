@@ -4,8 +4,7 @@ With an explicit folder: there, and nowhere else. Otherwise, first hit wins:
 
 1. raw files in the folder that the environment variable DNG_JAX_DATA names;
 2. sets prepared by TensorFlow Datasets in $DNG_JAX_DATA, then in $TFDS_DATA_DIR or else in
-   ~/tensorflow_datasets (in the folder for temporary files where there is no home); the last is
-   where a download is prepared.
+   ~/tensorflow_datasets; the last is where a download is prepared.
 
 The raw files of a set lie in a subfolder of its name (<folder>/mnist/*.gz) or in the folder itself.
 """
@@ -13,14 +12,12 @@ The raw files of a set lie in a subfolder of its name (<folder>/mnist/*.gz) or i
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from dng_jax.errors import InputError
 
 VARIABLE = "DNG_JAX_DATA"
-TFDS = "~/tensorflow_datasets"
 
 
 class Paths(NamedTuple):
@@ -37,7 +34,8 @@ def paths(data_dir: str | os.PathLike | None) -> Paths:
         return Paths(only, only)
     named = os.environ.get(VARIABLE)
     own = (_existing(named, VARIABLE),) if named else ()
-    return Paths(own, (*own, _expanded(os.environ.get("TFDS_DATA_DIR") or TFDS)))
+    tfds = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Paths(own, (*own, _expanded(tfds)))
 
 
 def _existing(folder: str | os.PathLike, named_by: str) -> Path:
@@ -48,9 +46,5 @@ def _existing(folder: str | os.PathLike, named_by: str) -> Path:
 
 
 def _expanded(folder: str | os.PathLike) -> Path:
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError:  # no home, as in containers and for cron
-        if folder == TFDS:
-            return Path(tempfile.gettempdir()) / "tensorflow_datasets"
-        raise InputError(f"there is no home folder to find {folder} in: name all of it") from None
+    # In containers and for cron there may be no home: then ~ stays, and nothing is found in it.
+    return Path(os.path.expanduser(folder))

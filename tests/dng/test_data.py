@@ -275,17 +275,6 @@ def test_a_folder_beside_the_checkout_is_no_place_to_look(nowhere):
     assert search.paths(None) == ((), (nowhere / "tfds",))
 
 
-def test_without_a_home_sets_are_prepared_among_temporary_files(monkeypatch):
-    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError()))
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.delenv(search.VARIABLE, raising=False)
-    (folder,) = search.paths(None).prepared
-    assert folder.name == "tensorflow_datasets"
-    assert folder.parent.is_dir()
-    with pytest.raises(InputError, match=r"no home folder to find ~/mnist in"):
-        search.paths("~/mnist")
-
-
 def truncate(content):
     return content[:-7]
 

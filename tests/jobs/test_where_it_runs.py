@@ -15,6 +15,7 @@ import pytest
 
 from dng_jax import data, plots, weights
 from dng_jax.errors import InputError, MissingDataError
+from dng_jax.experiments import rule_specs
 from dng_jax.experiments.generating import Generated
 from dng_jax.jobs import cli, options, runs
 from dng_jax.metrics import Reference
@@ -158,10 +159,10 @@ def test_provenance_says_what_random_numbers_depend_on():
         ({"steps": 0}, "steps"),
         ({"steps": -3}, "steps"),
         (
-            {"options": class_removal.TrackerOptions(probes=1_000_000)},
+            {"options": rule_specs.TrackerOptions(probes=1_000_000)},
             "--probes must be at most 64",
         ),
-        ({"options": class_removal.TrackerOptions(probes=-1)}, "--probes must be at least 0"),
+        ({"options": rule_specs.TrackerOptions(probes=-1)}, "--probes must be at least 0"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused_before_a_folder_is_made(
