@@ -56,7 +56,7 @@ from eval.hopfield import __main__ as hopfield
 from eval.hopfield import sets
 from eval.study import job as study
 from eval.study import cells, report
-from hopfield_jax import projections
+from hopfield_jax import attention, projections
 from train import logs, start
 from train import options as train
 
@@ -484,12 +484,13 @@ def stopped_jobs() -> Iterator[None]:
     def reached(*_, **__):
         raise ReachedError
 
-    held = devices.select, runs.new_run_folder
-    devices.select = runs.new_run_folder = reached
+    held = devices.select, runs.new_run_folder, attention.report
+    # The last is where `hopfield attention` begins its work, before it has a folder.
+    devices.select = runs.new_run_folder = attention.report = reached
     try:
         yield
     finally:
-        devices.select, runs.new_run_folder = held
+        devices.select, runs.new_run_folder, attention.report = held
 
 
 def file_cases(count: int, seed: int, root: Path) -> Iterator[tuple[str, int, str, str]]:
