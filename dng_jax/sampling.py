@@ -225,17 +225,17 @@ def check_keys(keys: jax.Array, x: jax.Array) -> None:
         )
 
 
-def as_pytree(function, form: str = "denoise(x, row, roles) -> {role: eps}"):
+def as_pytree(function):
     """A callable that may cross a jit boundary; InputError for what cannot be called.
 
     Its arrays are data; everything else in it (functions, names, plain numbers) is program.
-    form: what it is and how it is called, for the message.
     """
     if function is None or isinstance(function, _Callable):
         return function
     if not callable(function):
         raise InputError(
-            f"{form.partition('(')[0]} must be callable: {form}; got {type(function).__name__}"
+            "denoise must be callable: denoise(x, row, roles) -> {role: eps};"
+            f" got {type(function).__name__}"
         )
     leaves, structure = jax.tree.flatten(function)
     program = structure, tuple(_ARRAY if _is_array(leaf) else leaf for leaf in leaves)

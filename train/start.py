@@ -170,9 +170,7 @@ def load(job: Job, place: Place) -> tuple[np.ndarray, np.ndarray]:
             f" take {-(-job.batch_size // len(place.devices)) * len(place.devices)}"
         )
     images, labels, info = data.load(job.dataset, job.split)
-    shape = " ".join(map(str, info.shape))
-    fitting = f"--network.image-shape {shape} --network.num-classes {info.num_classes}"
-    data.must_fit(job.network, info, "the network", f"add {fitting}, or choose another --preset")
+    data.must_fit(job.network, info, "the network")
     only = job.only_class if isinstance(job, DiffusionJob) else None
     if only is not None:
         if not 0 <= only < info.num_classes:

@@ -21,16 +21,16 @@ class Info(NamedTuple):
     shape: tuple[int, int, int]
 
 
-def must_fit(network: Any, info: Info, name: str, remedy: str = "choose another network") -> None:
+def must_fit(network: Any, info: Info, name: str) -> None:
     """InputError unless a network's configuration has the image_shape and num_classes of the data.
 
-    name: what the network is called in the message; remedy: what to do about it.
+    name: what the network is called in the message.
     """
     if tuple(network.image_shape) != tuple(info.shape) or network.num_classes != info.num_classes:
         shape, wanted = ("x".join(map(str, s)) for s in (network.image_shape, info.shape))
         raise InputError(
             f"{name} is made for {network.num_classes} classes of images {shape}, {info.name} has"
-            f" {info.num_classes} of {wanted}: {remedy}"
+            f" {info.num_classes} of {wanted}: choose another network"
         )
 
 

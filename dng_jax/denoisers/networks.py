@@ -26,7 +26,6 @@ from dng_jax.schedules import PARAMETERISATIONS, Parameterisation, to_eps
 from dng_jax.steps import StepRow
 
 Level = Callable[[StepRow], jax.Array]
-LEVEL = "level(row) -> number"
 
 
 class _Network:
@@ -176,7 +175,7 @@ def label_network(
     labels = _indices(_agreed(module, num_classes), conditions)
     params, apply_fn = prepare(module, params, ("x", "logsnr", "label"))
     kind = _predicts(module, parameterisation)
-    return LabelNetwork(params, labels, apply_fn, kind, as_pytree(level, LEVEL))
+    return LabelNetwork(params, labels, apply_fn, kind, _row_to_level(level))
 
 
 def heads_network(
@@ -196,7 +195,7 @@ def heads_network(
     heads = _indices(_agreed(module, num_classes), conditions)
     params, apply_fn = prepare(module, params, ("x", "logsnr"))
     kind = _predicts(module, parameterisation)
-    return HeadsNetwork(params, heads, apply_fn, kind, as_pytree(level, LEVEL))
+    return HeadsNetwork(params, heads, apply_fn, kind, _row_to_level(level))
 
 
 def plain_network(
@@ -208,9 +207,7 @@ def plain_network(
 ) -> PlainNetwork:
     """Unconditional module(x, logsnr); everything else as in `label_network`."""
     params, apply_fn = prepare(module, params, ("x", "logsnr"))
-    return PlainNetwork(
-        params, apply_fn, _predicts(module, parameterisation), as_pytree(level, LEVEL)
-    )
+    return PlainNetwork(params, apply_fn, _predicts(module, parameterisation), _row_to_level(level))
 
 
 def with_conditions(denoiser, conditions: Mapping[str, int]):
@@ -269,6 +266,14 @@ def _predicts(module, parameterisation: Parameterisation | None) -> Parameterisa
     kind: Any = own if parameterisation is None else parameterisation
     choose(kind, PARAMETERISATIONS, "parameterisation")
     return kind
+
+
+def _row_to_level(level: Level | None) -> Level | None:
+    if level is not None and not callable(level):
+        raise InputError(
+            f"level must be callable, level(row) -> number; got {type(level).__name__}"
+        )
+    return as_pytree(level)
 
 
 def _indices(num_classes: int, conditions: Mapping[str, int] | None) -> dict[str, jax.Array]:

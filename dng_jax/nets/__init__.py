@@ -3,6 +3,7 @@
     unet         x, logsnr[, label] -> eps, v or x0: one class, every class, or all heads at once
     classifier   x -> logits and features
     blocks       the layers they are made of
+    config       UNetConfig, ClassifierConfig: their sizes
     checks       refusals of sizes and inputs that they cannot have
 
 Sizes that were trained, with their costs and numbers, are the presets of
@@ -14,8 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 from dng_jax.errors import InputError, choose
-from dng_jax.nets.classifier import Classifier, ClassifierConfig
-from dng_jax.nets.unet import UNet, UNetConfig
+from dng_jax.nets.classifier import Classifier
+from dng_jax.nets.config import ClassifierConfig, UNetConfig
+from dng_jax.nets.unet import UNet
 
 __all__ = [
     "Classifier",

@@ -9,44 +9,14 @@ normalisation across pixels or examples, so one image's logits never depend on a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dng_jax.errors import InputError
 from dng_jax.nets import checks
-from dng_jax.nets.config import Config
-
-
-@dataclass(frozen=True)
-class ClassifierConfig(Config):
-    """Static description of a classifier; see the file's docstring."""
-
-    image_shape: tuple[int, int, int]
-    """H, W, C."""
-    num_classes: int = 10
-    """K, at least 2."""
-    widths: tuple[int, ...] = (32, 48)
-    """Channels of each stage, every stage half as large as the one before."""
-    features: int = 64
-    """F, the width of the penultimate layer."""
-    dropout: float = 0.2
-    """In front of the logits, 0 to below 1."""
-
-    def __post_init__(self):
-        checks.image_shape(self.image_shape)
-        checks.tuple_of(1, "widths", self.widths)
-        checks.whole_numbers(2, num_classes=self.num_classes)
-        checks.whole_numbers(1, features=self.features)
-        checks.share("dropout", self.dropout)
-        if min(self.image_shape[:2]) < 2 ** (len(self.widths) - 1):
-            raise InputError(
-                f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"
-                f" {len(self.widths) - 1} times: name fewer widths"
-            )
+from dng_jax.nets.config import ClassifierConfig
 
 
 class Classifier(nn.Module):

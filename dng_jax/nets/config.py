@@ -1,11 +1,15 @@
-"""A network's static description: plain values, so that it round-trips through JSON."""
+"""Static descriptions of networks: plain values, so that they round-trip through JSON."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from dng_jax.errors import choose
+from dng_jax.errors import InputError, choose
+from dng_jax.nets import checks
+from dng_jax.schedules import PARAMETERISATIONS
+
+CONDITIONINGS = ("none", "label", "heads")
 
 
 @dataclass(frozen=True)
@@ -23,3 +27,98 @@ class Config:
         for name in values:
             choose(name, known, f"field of {cls.__name__}")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class UNetConfig(Config):
+    """Static description of a U-Net; see dng_jax.nets.unet."""
+
+    image_shape: tuple[int, int, int]
+    """Height, width and channels of an image."""
+    num_classes: int = 10
+    """Number of classes K, at least 1."""
+    conditioning: str = "none"
+    """none, label or heads."""
+    parameterisation: str = "eps"
+    """What is predicted: eps, v, x0, score or flow."""
+    channels: int = 64
+    """Channels of the first level, at least 1."""
+    multipliers: tuple[int, ...] = (1, 2)
+    """Channels of level i are channels * multipliers[i], each from 1; a level is half as large as
+    the one before."""
+    blocks: int = 2
+    """Residual blocks per level on the way down, at least 0; one more on the way up."""
+    middle_blocks: int = 2
+    """Residual blocks at the lowest level, at least 0."""
+    attention_levels: tuple[int, ...] = ()
+    """Levels with self-attention, counted from 0; where there are any, in the middle too."""
+    dropout: float = 0.0
+    """Dropout in residual blocks, 0 to below 1."""
+    patch: int = 1
+    """1, 2 or 4: patch x patch pixels are folded into channels."""
+    head_channels: int = 128
+    """With heads: channels in front of the last layer, at least 1."""
+    head_kernel: int = 3
+    """With heads: the side of the last convolution's kernel, 1 or 3."""
+    global_channels: int = 0
+    """With heads: channels of the dense network over all positions; 0: none."""
+    embed_channels: int = 256
+    """Channels of the embedding of the noise level, at least 1."""
+    resample: str = "conv"
+    """conv (strided, nearest + conv3) or shuffle (space to depth around a product, for CPUs)."""
+    scale_shift: bool = False
+    """Whether the noise level scales and shifts after the norm, or is added before it."""
+
+    def __post_init__(self):
+        choose(self.conditioning, CONDITIONINGS, "conditioning")
+        choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
+        choose(self.resample, ("conv", "shuffle"), "resample")
+        checks.image_shape(self.image_shape)
+        checks.tuple_of(1, "multipliers", self.multipliers)
+        checks.levels("attention_levels", self.attention_levels, len(self.multipliers))
+        for low, names in (
+            (1, ("num_classes", "channels", "embed_channels", "head_channels")),
+            (0, ("blocks", "middle_blocks", "global_channels")),
+        ):
+            checks.whole_numbers(low, **{name: getattr(self, name) for name in names})
+        checks.share("dropout", self.dropout)
+        checks.switch("scale_shift", self.scale_shift)
+        if self.patch not in (1, 2, 4):
+            raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
+        if self.head_kernel not in (1, 3):
+            raise InputError(f"head_kernel {self.head_kernel} is not supported: choose 1 or 3")
+        factor = self.patch * 2 ** (len(self.multipliers) - 1)
+        if any(side % factor for side in self.image_shape[:2]):
+            raise InputError(
+                f"images of {self.image_shape[0]}x{self.image_shape[1]} do not divide by {factor}: "
+                "set image_shape to that of your images, or use fewer levels (multipliers) or a"
+                " smaller patch"
+            )
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(Config):
+    """Static description of a classifier; see dng_jax.nets.classifier."""
+
+    image_shape: tuple[int, int, int]
+    """Height, width and channels of an image."""
+    num_classes: int = 10
+    """Number of classes K, at least 2."""
+    widths: tuple[int, ...] = (32, 48)
+    """Channels of each stage, at least 1; every stage is half as large as the one before."""
+    features: int = 64
+    """F, the width of the penultimate layer, at least 1."""
+    dropout: float = 0.2
+    """Dropout in front of the logits, 0 to below 1."""
+
+    def __post_init__(self):
+        checks.image_shape(self.image_shape)
+        checks.tuple_of(1, "widths", self.widths)
+        checks.whole_numbers(2, num_classes=self.num_classes)
+        checks.whole_numbers(1, features=self.features)
+        checks.share("dropout", self.dropout)
+        if min(self.image_shape[:2]) < 2 ** (len(self.widths) - 1):
+            raise InputError(
+                f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"
+                f" {len(self.widths) - 1} times: name fewer widths"
+            )

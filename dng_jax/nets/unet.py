@@ -43,7 +43,6 @@ output stay float32. None: all of it float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -51,7 +50,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError, choose
+from dng_jax.errors import InputError
 from dng_jax.nets import checks
 from dng_jax.nets.blocks import (
     Attention,
@@ -64,76 +63,7 @@ from dng_jax.nets.blocks import (
     embed_logsnr,
     space_to_depth,
 )
-from dng_jax.nets.config import Config
-from dng_jax.schedules import PARAMETERISATIONS
-
-CONDITIONINGS = ("none", "label", "heads")
-
-
-@dataclass(frozen=True)
-class UNetConfig(Config):
-    """Static description of a U-Net; see the file's docstring."""
-
-    image_shape: tuple[int, int, int]
-    """H, W, C."""
-    num_classes: int = 10
-    """K, at least 1."""
-    conditioning: str = "none"
-    """none, label or heads."""
-    parameterisation: str = "eps"
-    """What is predicted: eps, v or x0."""
-    channels: int = 64
-    """Channels of the first level."""
-    multipliers: tuple[int, ...] = (1, 2)
-    """Channels of level i are channels * multipliers[i], each level half as large."""
-    blocks: int = 2
-    """Residual blocks per level on the way down; one more on the way up."""
-    middle_blocks: int = 2
-    """Residual blocks at the lowest level."""
-    attention_levels: tuple[int, ...] = ()
-    """Indices of levels, 0 for the first, with self-attention, and then in the middle too."""
-    dropout: float = 0.0
-    """In residual blocks, 0 to below 1."""
-    patch: int = 1
-    """1, 2 or 4: patch x patch pixels are folded into channels."""
-    head_channels: int = 128
-    """Of heads: channels in front of the last layer."""
-    head_kernel: int = 3
-    """Of heads: 1 or 3, the side of the last convolution's kernel."""
-    global_channels: int = 0
-    """Of heads: channels of the dense network over all positions; 0: none."""
-    embed_channels: int = 256
-    """Channels of the embedding of the noise level."""
-    resample: str = "conv"
-    """conv (strided, nearest + conv3) or shuffle (space to depth around a product, for CPUs)."""
-    scale_shift: bool = False
-    """Whether the noise level scales and shifts after the norm, or is added before it."""
-
-    def __post_init__(self):
-        choose(self.conditioning, CONDITIONINGS, "conditioning")
-        choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
-        choose(self.resample, ("conv", "shuffle"), "resample")
-        checks.image_shape(self.image_shape)
-        checks.tuple_of(1, "multipliers", self.multipliers)
-        checks.levels("attention_levels", self.attention_levels, len(self.multipliers))
-        for low, names in (
-            (1, ("num_classes", "channels", "embed_channels", "head_channels")),
-            (0, ("blocks", "middle_blocks", "global_channels")),
-        ):
-            checks.whole_numbers(low, **{name: getattr(self, name) for name in names})
-        checks.share("dropout", self.dropout)
-        checks.switch("scale_shift", self.scale_shift)
-        if self.patch not in (1, 2, 4):
-            raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
-        if self.head_kernel not in (1, 3):
-            raise InputError(f"head_kernel {self.head_kernel} is not supported: choose 1 or 3")
-        factor = self.patch * 2 ** (len(self.multipliers) - 1)
-        if any(side % factor for side in self.image_shape[:2]):
-            raise InputError(
-                f"images of {self.image_shape[0]}x{self.image_shape[1]} do not divide by {factor}: "
-                "set image_shape to that of your images, or use fewer levels (multipliers) or a"
-                " smaller patch"
-            )
+from dng_jax.nets.config import UNetConfig
 
 
 class UNet(nn.Module):

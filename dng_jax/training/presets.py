@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.options import at_least, option
 from dng_jax.nets import ClassifierConfig, UNetConfig
-from dng_jax.nets.unet import CONDITIONINGS
+from dng_jax.nets.config import CONDITIONINGS
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 

@@ -15,7 +15,7 @@ from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
 from dng_jax.metrics import Reference, features
 from dng_jax.nets.blocks import Conv3, GroupNorm, depth_to_space, space_to_depth
-from dng_jax.nets.unet import CONDITIONINGS
+from dng_jax.nets.config import CONDITIONINGS
 from dng_jax.training import presets
 from dng_jax.weights import pretrained
 
