@@ -54,8 +54,8 @@ from eval.class_removal import job as class_removal
 from eval.exact import job as exact
 from eval.hopfield import __main__ as hopfield
 from eval.hopfield import sets
-from eval.study import job as study
 from eval.study import cells, report
+from eval.study import job as study
 from hopfield_jax import attention, projections
 from train import logs, start
 from train import options as train
