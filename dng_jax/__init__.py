@@ -56,7 +56,7 @@ from dng_jax import (
     sweeps,
 )
 from dng_jax.errors import InputError, NonFiniteError
-from dng_jax.rules import Denoise, Move, Rule, Step
+from dng_jax.rules import Denoise, Move, Rule, Stateless, Step, pytree, static
 from dng_jax.sampling import (
     Result,
     check_finite,
@@ -75,6 +75,7 @@ __all__ = [
     "NonFiniteError",
     "Result",
     "Rule",
+    "Stateless",
     "Step",
     "check_finite",
     "denoisers",
@@ -82,12 +83,14 @@ __all__ = [
     "initial_noise",
     "mixtures",
     "posterior",
+    "pytree",
     "run_chunks",
     "sample",
     "sample_chunks",
     "sample_keys",
     "sampling",
     "schedules",
+    "static",
     "steps",
     "sweep",
     "sweeps",

@@ -32,9 +32,10 @@ class Temperature:
         """Linear weights of the values at this row, [n], summing to 1."""
         n = self.knots.shape[-1]
         if n == 1:
-            return jnp.ones(1, jnp.float32)
-        position = jnp.interp(row.logsnr, self.knots, jnp.arange(n, dtype=jnp.float32))
-        return jnp.maximum(0.0, 1 - jnp.abs(position - jnp.arange(n)))
+            return jnp.ones_like(self.values)
+        order = jnp.arange(n, dtype=self.values.dtype)
+        position = jnp.interp(row.logsnr, self.knots, order)
+        return jnp.maximum(0.0, 1 - jnp.abs(position - order))
 
 
 def temperature(value) -> Temperature:
@@ -55,4 +56,6 @@ def temperature(value) -> Temperature:
         if not np.all(np.diff(np.asarray(knots)) > 0):
             raise InputError("the log-SNR knots of a temperature must increase")
         return Temperature(jnp.asarray(knots, jnp.float32), number(values, "temperature", low=0))
-    return Temperature(jnp.zeros(1), number(value, "temperature", low=0).reshape(1))
+    return Temperature(
+        jnp.zeros(1, jnp.float32), number(value, "temperature", low=0, axes=0).reshape(1)
+    )
