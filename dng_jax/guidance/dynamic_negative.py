@@ -85,8 +85,8 @@ def dynamic_negative(
     guidance_scale: lambda_0 >= 0, a number or one per image [B], as scale_max is. base: "model"
     uses the base network's prediction; "mixture" the posterior-weighted mixture of the tracker's
     classes, which needs no base prediction (only for trackers that know the allowed classes'
-    prediction, and their default). scale_max: cap on lambda_t; default none, but 99 for a tracker over classes with base "model", which has no cap
-    of its own.
+    prediction, and their default). scale_max: cap on lambda_t; default none, but 99 for a tracker
+    over classes with base "model", which has no cap of its own.
     """
     base = base or ("mixture" if tracker.knows_allowed else "model")
     choose(base, ("model", "mixture"), "base")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tyro
 
-from dng_jax.errors import InputError, choose
+from dng_jax.errors import InputError, check_seed, choose
 from dng_jax.jobs.options import RunOptions
 from dng_jax.jobs.tables import Table
 from hopfield_jax import spectrum, theory
@@ -31,6 +31,9 @@ class Options:
 
     seed: int = 0
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
