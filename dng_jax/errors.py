@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,6 +23,14 @@ class NonFiniteError(FloatingPointError):
     """A network or a rule produced NaN or infinity; names the sampling step and the sample."""
 
 
+def check_seed(seed: int) -> int:
+    """Returns a seed in 0..2^64-1; InputError for any other: two seeds never mean one image."""
+    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
+    if not whole or not 0 <= operator.index(seed) < 2**64:
+        raise InputError(f"a seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
+    return operator.index(seed)
+
+
 def find(table: Mapping[str, T], role: str) -> T:
     """table[role]; raises InputError naming the roles that a denoiser does answer."""
     if role not in table:
@@ -31,6 +39,16 @@ def find(table: Mapping[str, T], role: str) -> T:
             " name it in the denoiser's conditions"
         )
     return table[role]
+
+
+def distinct_roles(roles: Sequence[str], kind: str) -> tuple[str, ...]:
+    """Roles as a tuple; InputError for none, a bare string, or one that is named twice."""
+    if not roles or isinstance(roles, str):
+        raise InputError(f"name at least one {kind}, in a tuple; got {roles!r}")
+    twice = [role for role in roles if list(roles).count(role) > 1]
+    if twice:
+        raise InputError(f"the {kind} '{twice[0]}' is named twice: name each once")
+    return tuple(roles)
 
 
 def choose(name: str, known: Iterable[str], kind: str) -> str:

@@ -14,13 +14,14 @@ network at inverse temperature alpha / sigma^2.
 
 Components are stored per class, padded to the largest class: means [K, M, d], so that all class
 denoisers come out of two batched matrix products. All arithmetic is float32 at highest precision,
-float64 where JAX's x64 mode is on and the mixture was made so.
+float64 where the mixture or x is (JAX's x64 mode).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, find
-from dng_jax.rules import class_roles
+from dng_jax.rules import chain_dtype, class_roles, in_dtype
 from dng_jax.steps import StepRow
 
 
@@ -71,6 +72,7 @@ class Mixture:
 
     def class_eps(self, x, alpha, sigma) -> tuple[jax.Array, jax.Array]:
         """eps_k for every class [B, K, ...] and log p(k | x_t) [B, K], from one pass."""
+        self, x, alpha, sigma = self._same_dtype(x, alpha, sigma)
         logits, _ = self._logits(x, alpha, sigma)
         log_posterior = jax.nn.log_softmax(jax.nn.logsumexp(logits, axis=2).T, axis=1)
         r = jax.nn.softmax(logits, axis=2) * (sigma / self._variance(alpha, sigma))[:, None, :]
@@ -101,6 +103,10 @@ class Mixture:
         x, k = jax.vmap(one)(keys)
         return x.reshape(len(x), *(shape or x.shape[1:])), k
 
+    def _same_dtype(self, x, alpha, sigma):
+        dtype = jnp.promote_types(self.means.dtype, chain_dtype(x))
+        return in_dtype(self, dtype), *(jnp.asarray(a, dtype) for a in (x, alpha, sigma))
+
     def _variance(self, alpha, sigma):
         return alpha**2 * self.scales**2 + sigma**2
 
@@ -108,6 +114,7 @@ class Mixture:
         # l_km [K, B, M] less a part common to all components, [B]. |x|^2 enters only through the
         # differences of 1/v, which vanish for equal scales: at low noise the terms it would
         # otherwise cancel against cost all digits of float32.
+        self, x, alpha, sigma = self._same_dtype(x, alpha, sigma)
         flat = x.reshape(x.shape[0], -1)
         d = flat.shape[1]
         if d != self.means.shape[2]:
@@ -168,8 +175,11 @@ def patterns(images, labels, scale: float = 0.15, dtype=jnp.float32) -> Mixture:
     return gaussians(images, scale, classes=labels, dtype=dtype)
 
 
-def _members(who: str, classes: Sequence[int], num_classes: int) -> np.ndarray:
-    index = np.unique(np.asarray(list(classes), int))
+def _members(who: str, classes: Iterable[int], num_classes: int) -> np.ndarray:
+    given = np.asarray(list(classes))
+    if given.size and not np.issubdtype(given.dtype, np.integer):
+        raise InputError(f"{who} names classes {given.tolist()}: give whole numbers")
+    index = np.unique(given.astype(int))
     if index.size == 0 or index[0] < 0 or index[-1] >= num_classes:
         raise InputError(
             f"{who} names classes {index.tolist()}: choose at least one class of"
@@ -196,24 +206,33 @@ class MixtureDenoiser:
         out = {}
         for role in roles:
             weights = jax.nn.softmax(
-                jnp.where(find(self.conditions, role) > 0, log_posterior, -jnp.inf), axis=1
+                jnp.where(find(self.conditions, role)[None] > 0, log_posterior, -jnp.inf), axis=1
             )
             mean = jnp.einsum("bk,bkd->bd", weights, flat, precision="highest")
             out[role] = mean.reshape(x.shape)
         return out
 
+    def with_conditions(self, conditions: Mapping[str, int | Sequence[int]]) -> MixtureDenoiser:
+        """The same mixture with other classes, one or several, behind some roles."""
+        k = self.mixture.num_classes
+        return dataclasses.replace(self, conditions=self.conditions | _masks(conditions, k))
+
 
 def mixture_denoiser(
-    mixture: Mixture, conditions: Mapping[str, Sequence[int]] | None = None
+    mixture: Mixture, conditions: Mapping[str, int | Sequence[int]] | None = None
 ) -> MixtureDenoiser:
-    """Exact denoiser. Roles "base" and "class:0".."class:K-1" always; others as {role: classes}."""
+    """Exact denoiser. Roles "base" and "class:0".."class:K-1" always; others as {role: class}, or
+    {role: classes}."""
     k = mixture.num_classes
-    sets: dict[str, Sequence[int]] = {"base": range(k)}
-    sets |= {role: (i,) for i, role in enumerate(class_roles(k))}
-    sets |= dict(conditions or {})
+    sets: dict[str, int | Sequence[int]] = {"base": range(k)}
+    sets |= {role: i for i, role in enumerate(class_roles(k))}
+    return MixtureDenoiser(mixture, _masks(sets | dict(conditions or {}), k))
+
+
+def _masks(sets: Mapping[str, int | Sequence[int]], num_classes: int) -> dict[str, jax.Array]:
     masks = {}
     for role, classes in sets.items():
-        mask = np.zeros(k, np.float32)
-        mask[_members(f"role '{role}'", classes, k)] = 1
+        mask = np.zeros(num_classes, np.float32)
+        mask[_members(f"role '{role}'", np.atleast_1d(classes), num_classes)] = 1
         masks[role] = jnp.asarray(mask)
-    return MixtureDenoiser(mixture, masks)
+    return masks

@@ -10,14 +10,22 @@ functions. At each step the sampler asks the denoiser for the predictions of the
 
 delta is relative to the base prediction where the rule asks for one, and the whole prediction where
 it does not; deltas of several rules add (`Sum`). info is a dict of scalars per image, [B] each.
-Numbers of a rule are traced leaves (float32), so changing one never recompiles; names of roles,
-counts and switches are static.
+Numbers of a rule are traced leaves, so changing one never recompiles; names of roles, counts and
+switches are static. A number may also be an array [B], one for each image of the batch; those of a
+tracker are the same for all images.
+
+Outside the noise levels that a rule is limited to (`interval`) its delta is `rule.outside(step)`,
+where it has such a method: what the rule falls back to. Without one it is 0, the base.
+
+Chains run in float32, or in float64 where x is (JAX's x64 mode): the sampler brings numbers, step
+table and predictions to the dtype of x. Half precision is a matter of the network alone; a step's
+evidence is a small difference, which float16 and bfloat16 do not hold.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
@@ -34,6 +42,7 @@ T = TypeVar("T")
 class Denoise(Protocol):
     """Predicts eps for every role asked for, in one call: x [B, ...] -> {role: eps [B, ...]}.
 
+    Predictions are floats of any precision, exactly of the shape of x.
     A plain function will do. A denoiser that costs network evaluations may also say how many:
     `calls(roles) -> int`, per image and step, which jobs report where it is there.
     """
@@ -69,7 +78,7 @@ class Move(NamedTuple):
 
 @runtime_checkable
 class Rule(Protocol):
-    """A guidance rule; see the module's equations."""
+    """A guidance rule; see the module's equations. It may have `outside(step) -> delta` as well."""
 
     @property
     def roles(self) -> tuple[str, ...]: ...
@@ -101,6 +110,11 @@ def pytree(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
+def known(value) -> bool:
+    """Whether a value can be looked at now, outside any transformation."""
+    return not isinstance(value, jax.core.Tracer)
+
+
 def number(
     value,
     name: str,
@@ -109,19 +123,29 @@ def number(
     high: float = np.inf,
     open_: bool = False,
     finite: bool = True,
+    axes: int = 1,
 ) -> jax.Array:
     """A float32 leaf from a number or array; InputError where a known value is out of range.
 
     low, high: allowed range, ends included unless open_; finite=False lets infinities pass.
+    axes: 0 for a single number, 1 for a number or an array of them (one per image, concept, knot).
     """
-    if not isinstance(value, jax.core.Tracer):
-        known = np.asarray(value, np.float64)
-        inside = (known > low) & (known < high) if open_ else (known >= low) & (known <= high)
+    if np.ndim(value) > axes or 0 in np.shape(value):
+        several = " or an array with one axis" if axes else ""
+        raise InputError(
+            f"{name} must be a number{several}, got an array of shape {np.shape(value)}"
+        )
+    if known(value):
+        try:
+            given = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"{name} must be a number, got {value!r}") from None
+        inside = (given > low) & (given < high) if open_ else (given >= low) & (given <= high)
         if not inside.all():
             ends = "strictly between" if open_ else "between"
-            raise InputError(f"{name} must lie {ends} {low:g} and {high:g}, got {known.tolist()}")
-        if finite and not np.isfinite(known).all():
-            raise InputError(f"{name} must be finite, got {known.tolist()}")
+            raise InputError(f"{name} must lie {ends} {low:g} and {high:g}, got {given.tolist()}")
+        if finite and not np.isfinite(given).all():
+            raise InputError(f"{name} must be finite, got {given.tolist()}")
     return jnp.asarray(value, jnp.float32)
 
 
@@ -137,12 +161,78 @@ def class_roles(num_classes: int) -> tuple[str, ...]:
     return tuple(f"class:{k}" for k in range(num_classes))
 
 
-def per_sample(scalar: jax.Array, x: jax.Array) -> jax.Array:
-    """[B] (or []) shaped to broadcast against x [B, ...]."""
-    scalar = jnp.asarray(scalar)
-    return scalar.reshape(scalar.shape + (1,) * (x.ndim - scalar.ndim)) if scalar.ndim else scalar
+def one_each(value: jax.Array, x: jax.Array, name: str) -> jax.Array:
+    """A number [], or one for each image of x, [B], as it is; InputError for another shape."""
+    if jnp.shape(value) not in ((), x.shape[:1]):
+        raise InputError(
+            f"{name} has shape {jnp.shape(value)}: give one number, or one for each of the"
+            f" {x.shape[0]} images, shape {x.shape[:1]}"
+        )
+    return value
+
+
+def per_sample(value: jax.Array, x: jax.Array, name: str = "a number per image") -> jax.Array:
+    """[B] or [] shaped to broadcast against x [B, ...]; InputError for another shape."""
+    value = jnp.asarray(one_each(value, x, name))
+    return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
 
 
 def zeros_per_sample(x: jax.Array) -> jax.Array:
-    """Float32 zeros [B] that inherit x's sharding (a fresh zeros(B) would not)."""
-    return jnp.sum(jnp.zeros_like(x, jnp.float32), axis=tuple(range(1, x.ndim)))
+    """Zeros [B] of the chain's dtype that inherit x's sharding (a fresh zeros(B) would not)."""
+    return jnp.sum(jnp.zeros_like(x, chain_dtype(x)), axis=tuple(range(1, x.ndim)))
+
+
+def chain_dtype(x: jax.Array) -> Any:
+    """Of a chain on x: float32, or float64 where x is."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def in_dtype(tree: T, dtype: Any) -> T:
+    """The tree with every float in this dtype; whole numbers and keys as they are."""
+
+    def cast(leaf):
+        kind = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(kind, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def fall_back(rule: Rule, step: Step) -> jax.Array:
+    """delta of a rule where it does not guide: its `outside`, or 0."""
+    outside = getattr(rule, "outside", None)
+    return jnp.zeros_like(step.x) if outside is None else outside(step)
+
+
+def predict(denoise: Denoise, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
+    """Asks a denoiser; its answers {role: eps [B, ...]} in the dtype of x.
+
+    InputError, when it is traced, where an answer is missing or is no array of floats like x: a
+    smaller one would broadcast, and sample images that look like any other.
+    """
+    answers = denoise(x, row, roles)
+    if not isinstance(answers, Mapping):
+        raise InputError(
+            "denoise(x, row, roles) must return a dict {role: eps}, got a"
+            f" {type(answers).__name__}"
+        )
+    return {role: _answer(answers, role, x) for role in roles}
+
+
+def _answer(answers: Mapping[str, Any], role: str, x: jax.Array) -> jax.Array:
+    if role not in answers:
+        raise InputError(
+            f"the denoiser gave no prediction for role '{role}' (it gave"
+            f" {', '.join(map(str, answers)) or 'none'}): let it answer every role it is asked"
+        )
+    eps = answers[role]
+    if jnp.shape(eps) != x.shape:
+        raise InputError(
+            f"the denoiser's prediction for role '{role}' has shape {jnp.shape(eps)}: it must have"
+            f" that of x, {x.shape}"
+        )
+    if not jnp.issubdtype(jnp.result_type(eps), jnp.floating):
+        raise InputError(
+            f"the denoiser's prediction for role '{role}' is of type {jnp.result_type(eps)}:"
+            " it must be an array of floats"
+        )
+    return jnp.asarray(eps, x.dtype)

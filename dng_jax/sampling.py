@@ -8,7 +8,9 @@ For every row (dng_jax.steps) and every sample b, with sample key K_b:
     x_next = mean + std z
 
 All randomness of sample b derives from its own key and the row's index, so an image does not depend
-on batch size, on how the scan is cut, on resuming or on the number of devices.
+on batch size, on how the scan is cut, on resuming or on the number of devices. Keys are JAX's
+Threefry whatever `jax_default_prng_impl` says, since under vmap the numbers of "rbg" depend on the
+batch; and normals are drawn in float32, so that a seed means one image in float64 too.
 """
 
 from __future__ import annotations
@@ -23,11 +25,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError, NonFiniteError, choose
-from dng_jax.rules import Denoise, Move, Rule, Step, pytree, static, zeros_per_sample
+from dng_jax.errors import InputError, NonFiniteError, check_seed, choose
+from dng_jax.rules import (
+    Denoise,
+    Move,
+    Rule,
+    Step,
+    chain_dtype,
+    in_dtype,
+    predict,
+    pytree,
+    static,
+    zeros_per_sample,
+)
 from dng_jax.steps import StepTable, nearly_deterministic, noise_ratio
 
 _START = 0x7FFFFFFF  # fold_in tag of the initial noise: no row has this index
+_PRNG = "threefry2x32"
 SAVE = ("x", "denoised")
 
 
@@ -63,16 +77,35 @@ class Progress(NamedTuple):
     trace: dict[str, jax.Array]
 
 
+def root_key(seed: int) -> jax.Array:
+    """The typed Threefry key [] of a seed in 0..2^64-1, all of whose bits count.
+
+    `jax.random.key` drops the upper 32 (outside x64 mode), and obeys `jax_default_prng_impl`.
+    """
+    seed = check_seed(seed)
+    check_config()
+    halves = jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32)
+    return jax.random.wrap_key_data(halves, impl=_PRNG)
+
+
 def sample_keys(seed: int, count: int, start: int = 0) -> jax.Array:
-    """Typed keys [count] of samples start, start+1, ...: fold_in(key(seed), number)."""
-    root = jax.random.key(seed)
-    return jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(start, start + count))
+    """Typed keys [count] of samples start, start+1, ...: fold_in(root_key(seed), number).
+
+    seed in 0..2^64-1; InputError outside, and for numbers of samples outside 0..2^32-1.
+    """
+    if count < 0 or start < 0 or start + count > 2**32:
+        raise InputError(f"samples are numbered 0..2^32-1, got {count} from number {start}")
+    root = root_key(seed)
+    numbers = np.arange(start, start + count, dtype=np.uint32)
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(numbers)
 
 
 def initial_noise(keys: jax.Array, shape: Sequence[int], table: StepTable) -> jax.Array:
-    """x_T [B, *shape] for unit-variance data: normal of variance alpha_T^2 + sigma_T^2."""
-    draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _START), tuple(shape)))
-    return jnp.sqrt(table.alpha[0] ** 2 + table.sigma[0] ** 2) * draw(keys)
+    """x_T float32 [B, *shape] for unit-variance data: normal of variance alpha_T^2 + sigma_T^2."""
+    check_typed(keys)
+    alpha, sigma = (jnp.asarray(column[0], jnp.float32) for column in (table.alpha, table.sigma))
+    draw = jax.vmap(lambda key: _normal(jax.random.fold_in(key, _START), tuple(shape)))
+    return jnp.sqrt(alpha**2 + sigma**2) * draw(keys)
 
 
 def sample(
@@ -88,7 +121,8 @@ def sample(
     """Runs the whole table as one scan.
 
     denoise: a pytree with __call__ (weights are then data, not program) or a plain function.
-    keys [B] typed PRNG keys, one per sample; x [B, ...] the initial noise (`initial_noise`).
+    keys [B] typed PRNG keys, one per sample; x [B, ...] the initial noise (`initial_noise`), of
+    any float type; float16 and bfloat16 become float32 (dng_jax.rules).
     The trace always holds the rule's scalars per image; save adds "x" (x_t before the step) and
     "denoised" (x_0 read off the guided prediction), observe(state, step) anything else.
     Compiles once per shape and kind of rule. May be called inside jit, vmap and grad.
@@ -163,8 +197,12 @@ def start(rule: Rule, x: jax.Array) -> Carry:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"x must be an array of floats (see initial_noise), got {x.dtype}")
+    if x.ndim == 0 or 0 in x.shape:
+        raise InputError(f"x must hold at least one image, got shape {x.shape}")
+    x = x.astype(chain_dtype(x))
     never = zeros_per_sample(x).astype(jnp.int32) + _START
-    return Carry(x, rule.init_state(x), never, jnp.zeros((), jnp.int32))
+    state = in_dtype(rule, x.dtype).init_state(x)
+    return Carry(x, state, never, jnp.zeros((), jnp.int32))
 
 
 def check_finite(carry: Carry | Result, steps: int, first_sample: int = 0) -> None:
@@ -182,46 +220,102 @@ def check_finite(carry: Carry | Result, steps: int, first_sample: int = 0) -> No
 
 @functools.partial(jax.jit, static_argnames=("save",))
 def _scan(denoise, table, rule, keys, carry, save, observe):
+    shape, dtype = carry.x.shape[1:], carry.x.dtype
+    rule = in_dtype(rule, dtype)
+
     def body(carry: Carry, row):
         def evaluate(x):
-            return denoise(x, row, rule.roles)
+            return predict(denoise, x, row, rule.roles)
 
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, row.index))(keys)
         step = Step(row, carry.x, evaluate(carry.x), evaluate, step_keys)
         delta, state, info = rule.apply(carry.state, step)
-        eps = step.base + delta
+        eps = step.base + _like_x(delta, carry.x, rule)
         mean = row.c_x * carry.x + row.c_eps * eps
-        shape, dtype = carry.x.shape[1:], carry.x.dtype
-        z = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(step_keys)
+        z = jax.vmap(lambda key: _normal(key, shape).astype(dtype))(step_keys)
         x_next = mean + row.std * z
-        out = dict(info)
+        out = _per_image(info, carry.x, rule)
         if observe is not None:
             out |= observe(state, step)
         if "x" in save:
             out["x"] = carry.x
         if "denoised" in save:
             out["denoised"] = (carry.x - row.sigma * eps) / row.alpha
-        state = rule.update(state, step, Move(mean, x_next))
+        state = _same_kind(rule.update(state, step, Move(mean, x_next)), carry.state, rule)
         # The predictions too: a rule may mask or ignore one that has gone wrong.
         finite = functools.reduce(jnp.logical_and, map(_finite, (eps, *step.preds.values())))
         bad_step = jnp.where(finite, carry.bad_step, jnp.minimum(carry.bad_step, row.index))
         return Carry(x_next, state, bad_step, row.index + 1), out
 
-    return jax.lax.scan(body, carry, jax.tree.map(jnp.asarray, table))
+    return jax.lax.scan(body, carry, in_dtype(jax.tree.map(jnp.asarray, table), dtype))
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(key, shape, jnp.float32)
 
 
 def _finite(value: jax.Array) -> jax.Array:
     return jnp.isfinite(value).all(axis=tuple(range(1, value.ndim)))
 
 
+def _like_x(delta, x: jax.Array, rule: Rule) -> jax.Array:
+    if jnp.shape(delta) != x.shape:
+        raise InputError(
+            f"apply of the rule {type(rule).__name__} returned a delta of shape"
+            f" {jnp.shape(delta)}: it must have that of x, {x.shape}"
+        )
+    return jnp.asarray(delta, x.dtype)
+
+
+def _per_image(info: dict[str, jax.Array], x: jax.Array, rule: Rule) -> dict[str, jax.Array]:
+    for name, value in info.items():
+        if jnp.shape(value)[:1] != x.shape[:1]:
+            raise InputError(
+                f"info '{name}' of the rule {type(rule).__name__} has shape {jnp.shape(value)}:"
+                f" it needs an entry for each of the {x.shape[0]} images, shape {x.shape[:1]}"
+            )
+    return dict(info)
+
+
+def _same_kind(state, before, rule: Rule):
+    # A state whose shape changes along the chain has no scan; its dtype is the first state's.
+    if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, before):
+        raise InputError(
+            f"update of the rule {type(rule).__name__} returned a state of another shape than"
+            f" init_state: {jax.tree.map(jnp.shape, state)},"
+            f" not {jax.tree.map(jnp.shape, before)}"
+        )
+    return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), state, before)
+
+
 def check_keys(keys: jax.Array, x: jax.Array) -> None:
-    """InputError unless there is one typed key for each image of x."""
-    if not jnp.issubdtype(jnp.asarray(keys).dtype, jax.dtypes.prng_key):
-        raise InputError("keys must be typed PRNG keys: make them with sample_keys(seed, count)")
+    """InputError unless there is one typed Threefry key for each image of x."""
+    check_typed(keys)
     if keys.shape != x.shape[:1]:
         raise InputError(
             f"{x.shape[0]} images need one key each, got keys of shape {keys.shape}:"
             " make them with sample_keys(seed, count)"
+        )
+
+
+def check_typed(keys: jax.Array) -> None:
+    """InputError for keys, or settings of JAX, with which an image would depend on its batch."""
+    if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
+        raise InputError("keys must be typed PRNG keys: make them with sample_keys(seed, count)")
+    if str(jax.random.key_impl(keys)) != _PRNG:
+        raise InputError(
+            f"keys must be of JAX's {_PRNG}, got {jax.random.key_impl(keys)}, whose numbers depend"
+            " on the batch: make them with sample_keys(seed, count)"
+        )
+    check_config()
+
+
+def check_config() -> None:
+    """InputError for a setting of JAX with which a seed would mean other images."""
+    if not jax.config.values["jax_threefry_partitionable"]:
+        raise InputError(
+            "jax_threefry_partitionable is off, and every seed would give other images: unset"
+            " JAX_THREEFRY_PARTITIONABLE, or set it to 1"
         )
 
 

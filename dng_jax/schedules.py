@@ -24,7 +24,7 @@ Schedules are made once, on the host, in float64; step tables turn them into flo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -32,14 +32,18 @@ from dng_jax.errors import InputError, choose
 
 Parameterisation = Literal["eps", "x0", "v", "score", "flow"]
 PARAMETERISATIONS = ("eps", "x0", "v", "score", "flow")
-Spacing = Literal["uniform", "trailing", "leading", "logsnr"]
+Spacing = Literal[
+    "uniform", "trailing", "leading", "logsnr", "diffusers-trailing", "diffusers-leading"
+]
+SPACINGS = get_args(Spacing)
 
 
 class Schedule(NamedTuple):
     """Noise levels, least noisy first.
 
     alpha, sigma: float64 NumPy arrays of shape [T], with alpha > 0 and sigma > 0; the clean
-    level (alpha 1, sigma 0) is not part of a schedule: every step table ends there.
+    level (alpha 1, sigma 0) is not part of a schedule: every step table ends there. One of your
+    own passes `check` wherever it is used.
     """
 
     alpha: np.ndarray
@@ -58,10 +62,10 @@ class Schedule(NamedTuple):
 def from_betas(betas: np.ndarray) -> Schedule:
     """Variance preserving, from betas [T] in (0, 1): alpha_t^2 = prod_{s<=t} (1 - beta_s)."""
     betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
+    if betas.ndim != 1 or not betas.size or not np.all((betas > 0) & (betas < 1)):
         raise InputError("betas must be a vector of numbers strictly between 0 and 1")
     log_alpha_bar = np.cumsum(np.log1p(-betas))
-    return Schedule(np.exp(log_alpha_bar / 2), np.sqrt(-np.expm1(log_alpha_bar)))
+    return check(Schedule(np.exp(log_alpha_bar / 2), np.sqrt(-np.expm1(log_alpha_bar))))
 
 
 def linear(levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
@@ -86,10 +90,13 @@ def cosine(levels: int = 1000, shift: float = 0.008, beta_max: float = 0.999) ->
 def edm(
     levels: int = 100, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Schedule:
-    """Variance-exploding sigmas of Karras et al. 2022, eq. 5; alpha = 1."""
+    """Variance-exploding sigmas of Karras et al. 2022, eq. 5; alpha = 1. One level: sigma_max."""
     if not 0 < sigma_min < sigma_max:
         raise InputError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-    ramp = np.linspace(sigma_min ** (1 / rho), sigma_max ** (1 / rho), _count(levels))
+    if not (0 < rho < np.inf and sigma_max < np.inf):
+        raise InputError(f"need finite sigma_max and rho > 0, got {sigma_max} and {rho}")
+    first = sigma_max if _count(levels) == 1 else sigma_min
+    ramp = np.linspace(first ** (1 / rho), sigma_max ** (1 / rho), levels)
     return Schedule(np.ones(levels), ramp**rho)
 
 
@@ -104,7 +111,38 @@ def flow(levels: int = 1000, t_max: float = 0.999) -> Schedule:
     return Schedule(1 - t, t)
 
 
-def respace(schedule: Schedule, steps: int, spacing: Spacing = "trailing") -> Schedule:
+def check(schedule: Schedule) -> Schedule:
+    """The schedule, where each level has signal and noise and less signal than the one before.
+
+    InputError otherwise: infinities and NaN are what a step table would make of it.
+    """
+    alpha, sigma = (np.asarray(values, np.float64) for values in schedule)
+    if alpha.ndim != 1 or alpha.shape != sigma.shape or not alpha.size:
+        raise InputError(
+            f"a schedule needs alpha and sigma of one length, got shapes {alpha.shape} and"
+            f" {sigma.shape}"
+        )
+    bad = ~((alpha > 0) & (sigma > 0) & np.isfinite(alpha) & np.isfinite(sigma))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise InputError(
+            f"level {i} of the schedule has alpha {alpha[i]:g} and sigma {sigma[i]:g}: both must"
+            " be finite and above 0 (the clean image is not a level, and pure noise has no"
+            " prediction of x_0: leave it out, or end just before it)"
+        )
+    schedule = Schedule(alpha, sigma)
+    rising = np.flatnonzero(np.diff(schedule.logsnr) >= 0)
+    if rising.size:
+        raise InputError(
+            f"level {rising[0] + 1} of the schedule is no noisier than the one before it: list the"
+            " levels from the least noisy to the noisiest, each once"
+        )
+    return schedule
+
+
+def respace(
+    schedule: Schedule, steps: int, spacing: Spacing = "trailing", *, offset: int = 0
+) -> Schedule:
     """A subset of `steps` levels of the schedule (spacing "logsnr": levels between them).
 
     uniform   round(linspace(0, T-1, steps)): both ends
@@ -112,14 +150,23 @@ def respace(schedule: Schedule, steps: int, spacing: Spacing = "trailing") -> Sc
     leading   floor(i T / steps): counted from the least noisy level; starts below the noisiest
     logsnr    uniform in log-SNR between both ends, interpolated: such levels need a network that
               takes a continuous noise level
-    Raises InputError where steps is not in 1..T.
+
+    and, for networks that are run by diffusers, its grids (they differ where T % steps != 0):
+
+    diffusers-trailing  round(T - i T / steps) - 1
+    diffusers-leading   i (T // steps) + offset, offset being its `steps_offset`
+
+    Raises InputError where steps is not in 1..T, or offset leads out of the schedule.
     """
+    schedule = check(schedule)
     total = len(schedule.alpha)
     if not 1 <= steps <= total:
         raise InputError(
             f"{steps} steps lie outside the schedule: choose between 1 and its {total} levels"
         )
-    choose(spacing, ("uniform", "trailing", "leading", "logsnr"), "spacing")
+    choose(spacing, SPACINGS, "spacing")
+    if offset and spacing != "diffusers-leading":
+        raise InputError(f"an offset belongs to spacing 'diffusers-leading', not to '{spacing}'")
     i = np.arange(steps)
     if spacing == "logsnr":
         return _at_logsnr(schedule, np.linspace(schedule.logsnr[0], schedule.logsnr[-1], steps))
@@ -129,7 +176,13 @@ def respace(schedule: Schedule, steps: int, spacing: Spacing = "trailing") -> Sc
         else np.array([total - 1]),
         "trailing": total - 1 - (i[::-1] * total) // steps,
         "leading": (i * total) // steps,
+        "diffusers-trailing": np.round(total - i[::-1] * (total / steps)) - 1,
+        "diffusers-leading": i * (total // steps) + offset,
     }[spacing].astype(int)
+    if index[0] < 0 or index[-1] >= total:
+        raise InputError(
+            f"offset {offset} leads to levels {index[0]}..{index[-1]}, outside 0..{total - 1}"
+        )
     return Schedule(schedule.alpha[index], schedule.sigma[index])
 
 
@@ -175,6 +228,6 @@ def from_eps(eps, x, alpha, sigma, parameterisation: Parameterisation = "eps"):
 
 
 def _count(levels: int) -> int:
-    if levels < 1:
-        raise InputError(f"a schedule needs at least one level, got {levels}")
-    return levels
+    if levels < 1 or levels != int(levels):
+        raise InputError(f"a schedule needs a whole number of levels, at least 1, got {levels}")
+    return int(levels)

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, choose
-from dng_jax.schedules import Schedule, Spacing, respace
+from dng_jax.schedules import Schedule, Spacing, check, respace
 
 Variance = Literal["posterior", "beta"]
 
@@ -180,8 +180,7 @@ class _Levels(NamedTuple):
 
 
 def _levels(schedule: Schedule, steps: int | None, spacing: Spacing) -> _Levels:
-    if steps is not None:
-        schedule = respace(schedule, steps, spacing)
+    schedule = check(schedule) if steps is None else respace(schedule, steps, spacing)
     alpha, sigma = schedule.alpha[::-1], schedule.sigma[::-1]
     alpha_next, sigma_next = np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0)
     a = alpha / alpha_next

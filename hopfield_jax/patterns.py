@@ -95,6 +95,14 @@ def equidistant(
     return check(_place(x, d, seed))
 
 
+def generator(seed) -> np.random.Generator:
+    """numpy.random.default_rng of a seed; InputError for a negative number among them."""
+    try:
+        return np.random.default_rng(seed)
+    except (ValueError, TypeError):
+        raise InputError(f"a seed must be a whole number >= 0, got {seed!r}") from None
+
+
 def random(seed, N: int, d: int, norm: float = 1.0) -> np.ndarray:
     """N independent patterns, uniform on the sphere of radius `norm` in R^d.
 
@@ -104,7 +112,7 @@ def random(seed, N: int, d: int, norm: float = 1.0) -> np.ndarray:
         raise InputError(f"the norm of patterns must be a finite number > 0, got {norm:g}")
     if N < 2 or d < 1:
         raise InputError(f"random patterns need N >= 2 and d >= 1, got N = {N}, d = {d}")
-    x = np.random.default_rng(seed).normal(size=(N, d))
+    x = generator(seed).normal(size=(N, d))
     return check(norm * x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
@@ -207,7 +215,7 @@ def _place(x: np.ndarray, d: int | None, seed: int | None) -> np.ndarray:
         raise InputError(f"{len(x)} such patterns need at least {n} dimensions, got d = {d}")
     if seed is None:
         return np.pad(x, ((0, 0), (0, d - n)))
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, n)))
+    q, r = np.linalg.qr(generator(seed).normal(size=(d, n)))
     return x @ (q * np.sign(np.diag(r))).T
 
 

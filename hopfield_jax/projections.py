@@ -22,6 +22,7 @@ import numpy as np
 from dng_jax import disk
 from dng_jax.errors import InputError, choose
 from dng_jax.weights import tensors
+from hopfield_jax.patterns import generator
 
 LAYOUTS = ("out_in", "in_out")
 Layout = Literal["out_in", "in_out"]
@@ -80,7 +81,7 @@ def project(
 def random_projection(seed, width: int, heads: int, head_dim: int) -> np.ndarray:
     """W [heads * head_dim, width] of independent N(0, 1/width) entries, as at initialisation."""
     shape = (heads * head_dim, width)
-    return np.random.default_rng(seed).normal(size=shape) / math.sqrt(width)
+    return generator(seed).normal(size=shape) / math.sqrt(width)
 
 
 def standardised(x: np.ndarray) -> np.ndarray:

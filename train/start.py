@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from dng_jax import data, sweeps, training, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
+from dng_jax.sampling import root_key
 from dng_jax.training import TrainState
 from dng_jax.training.presets import DiffusionJob, Job
 
@@ -193,7 +194,7 @@ def prepare(
     optimiser = training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
     )
-    fresh = partial(training.init_state, module, optimiser, jax.random.key(job.seed))
+    fresh = partial(training.init_state, module, optimiser, root_key(job.seed))
     init = read_init(options.init, fresh)
     open_run(out, job, options.resume, place, init)
     state = first_state(fresh, init, out, place)

@@ -71,7 +71,7 @@ def closed_form(mixture: Mixture, x: np.ndarray, labels: np.ndarray) -> Classifi
     most_likely = jax.jit(lambda x: jnp.argmax(mixture.log_posterior(x, 1.0, 0.0), axis=1))
 
     def classify(images):
-        return np.asarray(most_likely(images)), pixels(images)
+        return np.asarray(most_likely(features.unit_images(images))), pixels(images)
 
     def real(forbidden):
         kept = x[~np.isin(labels, forbidden)].reshape(-1, x[0].size)

@@ -1,8 +1,13 @@
 r"""Rules made of rules.
 
 Sum        delta = sum_i delta_i; every rule sees the base prediction
-Interval   delta inside low < logsnr(x_t) < high, 0 outside (limited-interval guidance,
-           Kynkaanniemi et al. 2024, arXiv 2404.07724); the rule's tracker runs throughout
+Interval   delta where sigma_min < sigma_t / alpha_t <= sigma_max (limited-interval guidance,
+           Kynkaanniemi et al. 2024, arXiv 2404.07724, eq. 5), elsewhere what the rule falls back
+           to: CFG and negative_in_place to their prompt (w = 1), DNG to the base, a sum to the sum.
+           The rule's tracker runs throughout.
+
+A level within 8 units of rounding of a bound counts as equal to it, so that a bound that was read
+off a schedule in any precision is the level it was read from: sigma_max inside, sigma_min outside.
 """
 
 from __future__ import annotations
@@ -12,7 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.rules import Move, Rule, Step, number, pytree
+from dng_jax.rules import (
+    Move,
+    Rule,
+    Step,
+    fall_back,
+    known,
+    number,
+    one_each,
+    per_sample,
+    pytree,
+)
 
 
 @pytree
@@ -36,6 +51,10 @@ class Sum:
         info = {f"{name}:{i}": v for i, one in enumerate(infos) for name, v in one.items()}
         return sum(deltas), states, info
 
+    def outside(self, step: Step):
+        """The sum of what the rules fall back to."""
+        return sum(fall_back(rule, step) for rule in self.rules)
+
     def update(self, state, step: Step, move: Move):
         return tuple(rule.update(s, step, move) for rule, s in zip(self.rules, state, strict=True))
 
@@ -45,8 +64,8 @@ class Interval:
     """A rule that guides only between two noise levels. Make it with `interval`."""
 
     rule: Rule
-    low: jax.Array
-    high: jax.Array
+    sigma_min: jax.Array
+    sigma_max: jax.Array
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -57,8 +76,17 @@ class Interval:
 
     def apply(self, state, step: Step):
         delta, state, info = self.rule.apply(state, step)
-        inside = (step.row.logsnr > self.low) & (step.row.logsnr < self.high)
-        return jnp.where(inside, delta, 0.0), state, info
+        level = step.row.sigma / step.row.alpha
+        low, high = (
+            one_each(getattr(self, n), step.x, n) * (1 + 8 * jnp.finfo(level.dtype).eps)
+            for n in ("sigma_min", "sigma_max")
+        )
+        inside = per_sample((level > low) & (level <= high), step.x)
+        return jnp.where(inside, delta, fall_back(self.rule, step)), state, info
+
+    def outside(self, step: Step):
+        """What the rule falls back to."""
+        return fall_back(self.rule, step)
 
     def update(self, state, step: Step, move: Move):
         return self.rule.update(state, step, move)
@@ -72,9 +100,13 @@ def sum_of(*rules: Rule) -> Sum:
 
 
 def interval(rule: Rule, *, sigma_min: float = 0.0, sigma_max: float = np.inf) -> Interval:
-    """Limits a rule to noise levels sigma_min < sigma/alpha < sigma_max (EDM's sigma)."""
-    if not 0 <= sigma_min < sigma_max:
+    """Limits a rule to noise levels sigma_min < sigma/alpha <= sigma_max (EDM's sigma).
+
+    Bounds are numbers or one per image [B], and may be traced: they are data, not program.
+    InputError where a known pair is out of order.
+    """
+    low = number(sigma_min, "sigma_min", low=0)
+    high = number(sigma_max, "sigma_max", low=0, finite=False)
+    if known(low) and known(high) and not bool(jnp.all(low < high)):
         raise InputError(f"need 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-    with np.errstate(divide="ignore"):
-        low, high = -2 * np.log(sigma_max), -2 * np.log(np.float64(sigma_min))
-    return Interval(rule, number(low, "low", finite=False), number(high, "high", finite=False))
+    return Interval(rule, low, high)

@@ -16,7 +16,8 @@ eps_b = p eps_n + (1 - p) eps_a, which gives, without any division,
 so that at lambda_0 = 1 it is eps_a itself, whatever p is. A cap scale_max on lambda_t belongs to
 the first form, where p -> 1 divides; in the second it would turn certain chains towards what is
 forbidden (at p = .999 and a cap of 99, nine tenths of the way), and there is none by default.
-lambda_0 = 0 leaves the base model unguided and the tracker running: a detector.
+lambda_0 = 0 leaves the base model unguided and the tracker running: a detector. Outside an interval
+of noise levels the rule falls back to the base prediction.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 
 from dng_jax.errors import InputError, choose
 from dng_jax.posterior.view import Tracker
-from dng_jax.rules import Move, Step, number, per_sample, pytree, static
+from dng_jax.rules import Move, Step, number, one_each, per_sample, pytree, static
 
 # Beyond this the odds leave float32, and guidance_scale = 0 times infinity would be NaN.
 _LOG_ODDS_MAX = 80.0
@@ -52,15 +53,17 @@ class DynamicNegative:
     def apply(self, state, step: Step):
         view = self.tracker.view(state, step)
         odds = jnp.exp(jnp.minimum(view.log_odds, _LOG_ODDS_MAX))
-        lambda_t = jnp.minimum(self.guidance_scale * odds, self.scale_max)
+        guidance_scale = one_each(self.guidance_scale, step.x, "guidance_scale")
+        scale_max = one_each(self.scale_max, step.x, "scale_max")
+        lambda_t = jnp.minimum(guidance_scale * odds, scale_max)
         p, not_p = jax.nn.sigmoid(view.log_odds), jax.nn.sigmoid(-view.log_odds)
         info = {"lambda": lambda_t, "posterior": p}
         if self.base == "model" or view.eps_allowed is None:
             return -per_sample(lambda_t, step.x) * (view.eps_forbidden - step.base), state, info
         # Infinity stays out of the product: 0 * inf would be NaN, here and in derivatives.
-        uncapped = jnp.isinf(self.scale_max)
-        cap = jnp.where(uncapped, jnp.inf, jnp.where(uncapped, 0.0, self.scale_max) * not_p)
-        pushed = jnp.minimum(self.guidance_scale * p, cap)
+        uncapped = jnp.isinf(scale_max)
+        cap = jnp.where(uncapped, jnp.inf, jnp.where(uncapped, 0.0, scale_max) * not_p)
+        pushed = jnp.minimum(guidance_scale * p, cap)
         guided = view.eps_allowed + per_sample(p - pushed, step.x) * (
             view.eps_forbidden - view.eps_allowed
         )
@@ -79,11 +82,11 @@ def dynamic_negative(
 ) -> DynamicNegative:
     """DNG with any tracker.
 
-    guidance_scale: lambda_0 >= 0. base: "model" uses the base network's prediction; "mixture" the
-    posterior-weighted mixture of the tracker's classes, which needs no base prediction (only for
-    trackers that know the allowed classes' prediction, and their default). scale_max: cap on
-    lambda_t; default none, but 99 for a tracker over classes with base "model", which has no cap
-    of its own.
+    guidance_scale: lambda_0 >= 0, a number or one per image [B], as scale_max is. base: "model"
+    uses the base network's prediction; "mixture" the posterior-weighted mixture of the tracker's
+    classes, which needs no base prediction (only for trackers that know the allowed classes'
+    prediction, and their default). scale_max: cap on lambda_t; default none, but 99 for a tracker
+    over classes with base "model", which has no cap of its own.
     """
     base = base or ("mixture" if tracker.knows_allowed else "model")
     choose(base, ("model", "mixture"), "base")

@@ -4,15 +4,16 @@ r"""Negative prompting with a constant scale, in its two forms.
     in place     eps = eps_neg + w (eps_pos - eps_neg)                     the negative stands in
                  the place of the empty prompt of CFG, as Stable Diffusion pipelines have it
 
-"In place" is CFG with the base swapped for the negative; it asks for no base prediction.
+"In place" is CFG with the base swapped for the negative; it asks for no base prediction. Outside an
+interval of noise levels the first falls back to the base, the second to w = 1, the prompt alone.
 """
 
 from __future__ import annotations
 
 import jax
 
-from dng_jax.errors import InputError
-from dng_jax.rules import Stateless, Step, number, pytree, static
+from dng_jax.errors import distinct_roles
+from dng_jax.rules import Stateless, Step, number, per_sample, pytree, static
 
 
 @pytree
@@ -28,7 +29,7 @@ class NegativePrompt(Stateless):
 
     def apply(self, state, step: Step):
         away = sum(step.base - step.preds[role] for role in self.negatives)
-        return self.guidance_scale * away, state, {}
+        return per_sample(self.guidance_scale, step.x, "guidance_scale") * away, state, {}
 
 
 @pytree
@@ -45,21 +46,32 @@ class NegativeInPlace(Stateless):
 
     def apply(self, state, step: Step):
         negative = step.preds[self.negative]
-        guided = negative + self.guidance_scale * (step.preds[self.positive] - negative)
+        scale = per_sample(self.guidance_scale, step.x, "guidance_scale")
+        guided = negative + scale * (step.preds[self.positive] - negative)
         return guided - step.base, state, {}
+
+    def outside(self, step: Step):
+        """The prompt alone."""
+        return step.preds[self.positive] - step.base
 
 
 def negative_prompt(
     guidance_scale: float, *, negatives: tuple[str, ...] = ("negative",)
 ) -> NegativePrompt:
-    """Constant push away from the negative roles; guidance_scale = lambda, 0 is unguided."""
-    if not negatives or isinstance(negatives, str):
-        raise InputError(f"name at least one negative role, in a tuple; got {negatives!r}")
-    return NegativePrompt(number(guidance_scale, "guidance_scale"), tuple(negatives))
+    """Constant push away from the negative roles; guidance_scale = lambda, 0 is unguided.
+
+    guidance_scale: a number, or one per image [B]. InputError where a role is named twice.
+    """
+    return NegativePrompt(
+        number(guidance_scale, "guidance_scale"), distinct_roles(negatives, "negative role")
+    )
 
 
 def negative_in_place(
     guidance_scale: float, *, positive: str = "positive", negative: str = "negative"
 ) -> NegativeInPlace:
-    """CFG of weight w between two prompts; guidance_scale = w, 1 is the positive alone."""
+    """CFG of weight w between two prompts; guidance_scale = w, 1 is the positive alone.
+
+    guidance_scale: a number, or one per image [B].
+    """
     return NegativeInPlace(number(guidance_scale, "guidance_scale"), positive, negative)

@@ -13,9 +13,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from dng_jax.errors import distinct_roles
 from dng_jax.guidance.unguided import unguided
 from dng_jax.posterior.evidence import Evidence, gather
-from dng_jax.rules import Move, Rule, Step, count, pytree, static, zeros_per_sample
+from dng_jax.rules import (
+    Move,
+    Rule,
+    Step,
+    count,
+    fall_back,
+    pytree,
+    static,
+    zeros_per_sample,
+)
 
 
 @pytree
@@ -31,13 +41,17 @@ class Recorder:
         return tuple(dict.fromkeys(("base", *self.concepts, *self.rule.roles)))
 
     def init_state(self, x):
-        row = zeros_per_sample(x)[:, None] + jnp.zeros(len(self.concepts))
+        row = jnp.tile(zeros_per_sample(x)[:, None], len(self.concepts))
         return self.rule.init_state(x), Evidence(row, row, row[:, :, None] * row[:, None, :], row)
 
     def apply(self, state, step: Step):
         inner, evidence = state
         delta, inner, info = self.rule.apply(inner, step)
         return delta, (inner, evidence), info | evidence._asdict()
+
+    def outside(self, step: Step):
+        """What the other rule falls back to."""
+        return fall_back(self.rule, step)
 
     def evidence(self, step: Step, move: Move) -> Evidence:
         """The scalars of one step, against the base prediction."""
@@ -49,7 +63,8 @@ class Recorder:
 
 def recorder(concepts: tuple[str, ...], rule: Rule | None = None, probes: int = 0) -> Recorder:
     """Records the evidence of the named roles against the base prediction, while rule guides."""
-    return Recorder(unguided() if rule is None else rule, tuple(concepts), count(probes, "probes"))
+    rule = unguided() if rule is None else rule
+    return Recorder(rule, distinct_roles(concepts, "concept"), count(probes, "probes"))
 
 
 def recorded(trace: dict[str, jax.Array]) -> Evidence:

@@ -16,7 +16,8 @@ With a prompt, as its own paper has it (Schramowski et al. 2023, arXiv 2211.0510
     eps = eps_base + w (eps_pos - eps_base - [step >= warmup] gamma)
 
 Both are one rule: the first is the second with eps_pos = eps_base, so that
-gamma = mu (eps_neg - eps_base) = -mu d, w = lambda and warmup = 0.
+gamma = mu (eps_neg - eps_base) = -mu d, w = lambda and warmup = 0. Outside an interval of noise
+levels they fall back to eps_pos: the base, or with a prompt the prompt alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import jax
 import jax.numpy as jnp
 
 from dng_jax.errors import choose
-from dng_jax.rules import Move, Step, number, pytree, static
+from dng_jax.rules import Move, Step, number, per_sample, pytree, static
+
+SETTINGS = ("warmup", "scale", "threshold", "momentum_scale", "momentum_beta")
 
 
 @pytree
@@ -50,13 +53,20 @@ class SafeLatent:
 
     def apply(self, state, step: Step):
         positive, negative = step.preds[self.positive], step.preds[self.negative]
+        guidance_scale, warmup, scale, threshold, momentum_scale, momentum_beta = (
+            per_sample(getattr(self, name), step.x, name) for name in ("guidance_scale", *SETTINGS)
+        )
         d = positive - negative
-        mask = jnp.where(d < self.threshold, jnp.minimum(1.0, self.scale * jnp.abs(d)), 0.0)
-        gamma = mask * (negative - step.base) + self.momentum_scale * state
-        state = self.momentum_beta * state + (1 - self.momentum_beta) * gamma
-        active = step.row.index >= self.warmup
-        guided = self.guidance_scale * (positive - step.base - jnp.where(active, gamma, 0.0))
+        mask = jnp.where(d < threshold, jnp.minimum(1.0, scale * jnp.abs(d)), 0.0)
+        gamma = mask * (negative - step.base) + momentum_scale * state
+        state = momentum_beta * state + (1 - momentum_beta) * gamma
+        active = step.row.index.astype(warmup.dtype) >= warmup
+        guided = guidance_scale * (positive - step.base - jnp.where(active, gamma, 0.0))
         return guided, state, {}
+
+    def outside(self, step: Step):
+        """The prompt alone; the base where there is none."""
+        return step.preds[self.positive] - step.base
 
     def update(self, state, step: Step, move: Move):
         return state
@@ -76,7 +86,6 @@ def safe_latent(
     return _make(guidance_scale, settings, "base", negative)
 
 
-SETTINGS = ("warmup", "scale", "threshold", "momentum_scale", "momentum_beta")
 PRESETS = {
     "medium": (10, 1000.0, 0.01, 0.3, 0.4),
     "strong": (7, 2000.0, 0.025, 0.5, 0.7),

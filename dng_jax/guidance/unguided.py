@@ -18,9 +18,13 @@ class Unguided(Stateless):
         return (self.role,)
 
     def apply(self, state, step: Step):
+        return self.outside(step), state, {}
+
+    def outside(self, step: Step):
+        """The role, as inside."""
         if self.role == "base":
-            return jnp.zeros_like(step.x), state, {}
-        return step.preds[self.role] - step.base, state, {}
+            return jnp.zeros_like(step.x)
+        return step.preds[self.role] - step.base
 
 
 def unguided(role: str = "base") -> Unguided:

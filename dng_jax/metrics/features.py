@@ -42,7 +42,7 @@ def classifier(module: Any, params: Any, batch: int = 256) -> Classify:
         return jnp.argmax(logits, axis=1).astype(jnp.int32), features.astype(jnp.float32)
 
     def run(images) -> tuple[np.ndarray, np.ndarray]:
-        images = _images(images)
+        images = unit_images(images)
         found = [evaluate(params, part) for part in _batches(images, batch)]
         labels, features = (np.concatenate(part) for part in zip(*found, strict=True))
         return labels[: len(images)], features[: len(images)]
@@ -89,7 +89,7 @@ def inception(
     model = model.to(device)
 
     def run(images) -> np.ndarray:
-        images = _images(images)
+        images = unit_images(images)
         if images.shape[3] not in (1, 3):
             raise InputError(f"Inception needs 1 or 3 channels, got {images.shape[3]}")
         found = []
@@ -105,9 +105,21 @@ def inception(
     return run
 
 
-def _images(images) -> Any:
+def unit_images(images) -> Any:
+    """Images [B, H, W, C] as they are; InputError for another shape or the pixels of a file.
+
+    Generated images may leave [-1, 1], but pixels 0..255 are whole numbers, or never negative.
+    """
     if np.ndim(images) != 4:
         raise InputError(f"images must have shape [B, H, W, C], got {list(np.shape(images))}")
+    known = np.asarray(images)
+    if known.size and (
+        not np.issubdtype(known.dtype, np.floating) or (known.min() >= 0 and known.max() > 2)
+    ):
+        raise InputError(
+            f"images must be floats in [-1, 1], got {known.dtype} from {known.min():g} to"
+            f" {known.max():g}: scale them with dng_jax.data.to_unit"
+        )
     return images
 
 

@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.errors import InputError, some_classes
+from dng_jax.errors import InputError, distinct_roles, some_classes
 from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
 from dng_jax.posterior.kernel_tracker import KernelTracker
 from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.posterior.temperature import offset as as_offset
 from dng_jax.posterior.temperature import temperature as as_temperature
-from dng_jax.posterior.view import View, known, weighted
-from dng_jax.rules import Step, class_roles, count, number, pytree
+from dng_jax.posterior.view import View, weighted
+from dng_jax.rules import Step, class_roles, count, known, number, pytree
 from dng_jax.steps import StepRow
 
 
@@ -55,10 +55,10 @@ class Classes(KernelTracker):
         """State after one step, from its scalars."""
         square = jnp.diagonal(evidence.gram, axis1=1, axis2=2)
         gap = 2 * evidence.inner - square + divergence_numerator(evidence.divergence, row)
-        restored = self.forbidden * self.drift * self._expected_drift(state, evidence, square)
+        forbidden = self.forbidden[None]
+        restored = forbidden * self.drift * self._expected_drift(state, evidence, square)
         numerator = (
-            self.temperature(row) * (gap + noise_share(row) * restored)
-            + self.forbidden * self.delta
+            self.temperature(row) * (gap + noise_share(row) * restored) + forbidden * self.delta
         )
         # Relative to the likeliest class, so that saturation never makes two classes equal.
         numerator -= jnp.max(numerator, axis=1, keepdims=True)
@@ -84,8 +84,9 @@ class Classes(KernelTracker):
 
     def view(self, state: jax.Array, step: Step) -> View:
         """Odds of the forbidden set, and the posterior-weighted predictions of both sides."""
-        inside = jnp.where(self.forbidden > 0, state, -jnp.inf)
-        outside = jnp.where(self.forbidden > 0, -jnp.inf, state)
+        forbidden = self.forbidden[None] > 0
+        inside = jnp.where(forbidden, state, -jnp.inf)
+        outside = jnp.where(forbidden, -jnp.inf, state)
         log_odds = jax.nn.logsumexp(inside, axis=1) - jax.nn.logsumexp(outside, axis=1)
         return View(
             log_odds,
@@ -96,7 +97,7 @@ class Classes(KernelTracker):
     def _expected_drift(self, state, evidence: Evidence, square):
         # The drift that a forbidden class shows on average against the allowed ones.
         expected = 2 * evidence.expected - square
-        allowed = jax.nn.softmax(jnp.where(self.forbidden > 0, -jnp.inf, state), axis=1)
+        allowed = jax.nn.softmax(jnp.where(self.forbidden[None] > 0, -jnp.inf, state), axis=1)
         return jnp.sum(allowed * expected, axis=1, keepdims=True) - expected
 
 
@@ -118,7 +119,7 @@ def classes(
     forbidden: class indices, at least one and not all. prior [K] in (0, 1) summing to 1, default
     uniform. p_min in [0, 1/K): least probability of each class, so that a class can return.
     """
-    concepts = concepts or class_roles(num_classes)
+    concepts = distinct_roles(concepts or class_roles(num_classes), "concept")
     if len(concepts) != num_classes:
         raise InputError(f"{num_classes} classes need as many concept roles, got {len(concepts)}")
     if prior is None:
@@ -131,12 +132,12 @@ def classes(
     return Classes(
         jnp.log(prior),
         as_temperature(temperature),
-        number(delta, "delta"),
-        number(drift, "drift", low=0, high=1),
+        number(delta, "delta", axes=0),
+        number(drift, "drift", low=0, high=1, axes=0),
         as_offset(offset),
         forbidden_mask(num_classes, forbidden),
-        jnp.log(number(p_min, "p_min", low=0, high=1 / num_classes)),
-        concepts=tuple(concepts),
+        jnp.log(number(p_min, "p_min", low=0, high=1 / num_classes, axes=0)),
+        concepts=concepts,
         probes=count(probes, "probes"),
     )
 

@@ -29,7 +29,7 @@ from dng_jax.errors import InputError
 from dng_jax.posterior.evidence import Evidence
 from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.posterior.view import EvidenceSource, Replayable
-from dng_jax.rules import Denoise, Move, Step
+from dng_jax.rules import Denoise, Move, Step, in_dtype, predict
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepRow, StepTable
 
@@ -70,8 +70,10 @@ def replay(tracker: Replayable, evidence: Evidence, table: StepTable, x_0: jax.A
         state = tracker.update(state, one, row)
         return state, tracker.log_outcomes(state)
 
-    rows = jax.tree.map(lambda column: jnp.asarray(column)[:-1], table)
-    return jax.lax.scan(body, tracker.init(x_0), (rows, evidence))[1]
+    dtype = evidence.inner.dtype
+    tracker = in_dtype(tracker, dtype)
+    rows = in_dtype(jax.tree.map(lambda column: jnp.asarray(column)[:-1], table), dtype)
+    return jax.lax.scan(body, tracker.init(jnp.asarray(x_0, dtype)), (rows, evidence))[1]
 
 
 def fit_temperature(
@@ -158,7 +160,9 @@ def _forward(denoise, table: StepRow, tracker, x_0, keys):
     last = jax.tree.map(lambda column: column[-1], table)
 
     def noise(index):
-        draw = lambda key: jax.random.normal(jax.random.fold_in(key, index), x_0.shape[1:])  # noqa: E731
+        def draw(key):
+            return jax.random.normal(jax.random.fold_in(key, index), x_0.shape[1:], x_0.dtype)
+
         return jax.vmap(draw)(keys)
 
     def body(x_next, row):
@@ -167,7 +171,7 @@ def _forward(denoise, table: StepRow, tracker, x_0, keys):
         roles = tracker.roles
 
         def evaluate(x):
-            return denoise(x, row, roles)
+            return predict(denoise, x, row, roles)
 
         step = Step(row, x, evaluate(x), evaluate, keys)
         move = Move(x_next, x_next)

@@ -56,7 +56,7 @@ class KernelTracker:
 
     def init(self, x: jax.Array) -> jax.Array:
         """State before the first step, [B, M]."""
-        return zeros_per_sample(x)[:, None] + self.initial
+        return zeros_per_sample(x)[:, None] + self.initial[None]
 
     def evidence(self, step: Step, move: Move) -> Evidence:
         """The scalars of one step that `update` needs."""

@@ -95,15 +95,15 @@ def odds(
     the complement's mean and in the guidance.
     """
     log_prior = log_prior_of(prior, negatives)
-    floor = number(p_min, "p_min", low=0, high=0.5, open_=True)
+    floor = number(p_min, "p_min", low=0, high=0.5, open_=True, axes=0)
     return Odds(
         log_prior - jnp.log1p(-jnp.sum(jnp.exp(log_prior))),
         as_temperature(temperature),
-        number(delta, "delta"),
-        number(drift, "drift", low=0, high=1),
+        number(delta, "delta", axes=0),
+        number(drift, "drift", low=0, high=1, axes=0),
         as_offset(offset),
         jnp.log(floor) - jnp.log1p(-floor),
-        jnp.log(number(odds_max, "odds_max", low=0, open_=True)),
+        jnp.log(number(odds_max, "odds_max", low=0, open_=True, axes=0)),
         concepts=tuple(negatives),
         probes=count(probes, "probes"),
     )

@@ -55,8 +55,9 @@ class Oracle:
     def log_odds(self, step: Step) -> jax.Array:
         """log p(F | x_t) / (1 - p(F | x_t)), [B]."""
         log_p = self.mixture.log_posterior(step.x, step.row.alpha, step.row.sigma)
-        inside = jnp.where(self.forbidden > 0, log_p, -jnp.inf)
-        outside = jnp.where(self.forbidden > 0, -jnp.inf, log_p)
+        forbidden = self.forbidden[None] > 0
+        inside = jnp.where(forbidden, log_p, -jnp.inf)
+        outside = jnp.where(forbidden, -jnp.inf, log_p)
         return jax.nn.logsumexp(inside, axis=1) - jax.nn.logsumexp(outside, axis=1)
 
 

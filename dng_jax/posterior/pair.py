@@ -20,14 +20,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, distinct_roles
 from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
 from dng_jax.posterior.kernel_tracker import KernelTracker
 from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.posterior.temperature import offset as as_offset
 from dng_jax.posterior.temperature import temperature as as_temperature
-from dng_jax.posterior.view import View, known, weighted
-from dng_jax.rules import Step, count, number, pytree
+from dng_jax.posterior.view import View, weighted
+from dng_jax.rules import Step, count, known, number, pytree
 from dng_jax.steps import StepRow
 
 
@@ -76,19 +76,23 @@ def pair(
 
     prior: one number or one per negative, in (0, 1), summing to less than 1. temperature tau >= 0,
     a number or a pair (knots, values) over log-SNR; delta in squared units of x; drift in [0, 1];
-    offset, as temperature, in nats per unit of log-SNR; 0 < p_min, p_max < 1. Defaults are those of
-    the authors' program. probes: Rademacher probes per step for deterministic tables (0: none).
+    offset, as temperature, in nats per unit of log-SNR; 0 < p_min < p_max < 1. Defaults are those
+    of the authors' program. probes: Rademacher probes per step for deterministic tables (0: none).
     InputError for numbers outside these ranges.
     """
     log_prior = log_prior_of(prior, negatives)
+    least = number(p_min, "p_min", low=0, high=1, open_=True, axes=0)
+    most = number(p_max, "p_max", low=0, high=1, open_=True, axes=0)
+    if known(least) and known(most) and not least < most:
+        raise InputError(f"p_min must lie below p_max, got {p_min} and {p_max}")
     return Pair(
         log_prior,
         as_temperature(temperature),
-        number(delta, "delta"),
-        number(drift, "drift", low=0, high=1),
+        number(delta, "delta", axes=0),
+        number(drift, "drift", low=0, high=1, axes=0),
         as_offset(offset),
-        jnp.log(number(p_min, "p_min", low=0, high=1, open_=True)),
-        jnp.log(number(p_max, "p_max", low=0, high=1, open_=True)),
+        jnp.log(least),
+        jnp.log(most),
         concepts=tuple(negatives),
         probes=count(probes, "probes"),
     )
@@ -96,8 +100,7 @@ def pair(
 
 def log_prior_of(prior, negatives: tuple[str, ...]) -> jax.Array:
     """log prior [M] of the negatives, checked."""
-    if not negatives or isinstance(negatives, str):
-        raise InputError(f"name at least one negative role, in a tuple; got {negatives!r}")
+    distinct_roles(negatives, "negative role")
     value = number(prior, "prior", low=0, high=1, open_=True)
     if value.shape not in ((), (1,), (len(negatives),)):
         raise InputError(f"{len(negatives)} negatives need one prior or as many, got {value.size}")

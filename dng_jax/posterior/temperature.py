@@ -52,9 +52,10 @@ class Profile:
         """Linear weights of the values at this row, [n], summing to 1."""
         n = self.knots.shape[-1]
         if n == 1:
-            return jnp.ones(1, jnp.float32)
-        position = jnp.interp(row.logsnr, self.knots, jnp.arange(n, dtype=jnp.float32))
-        return jnp.maximum(0.0, 1 - jnp.abs(position - jnp.arange(n)))
+            return jnp.ones_like(self.values)
+        order = jnp.arange(n, dtype=self.values.dtype)
+        position = jnp.interp(row.logsnr, self.knots, order)
+        return jnp.maximum(0.0, 1 - jnp.abs(position - order))
 
 
 @pytree
@@ -110,4 +111,4 @@ def _profile(kind: type[P], value, name: str, low: float) -> P:
         if not np.all(np.diff(np.asarray(knots)) > 0):
             raise InputError(f"the log-SNR knots of a table of {name}s must increase")
         return kind(jnp.asarray(knots, jnp.float32), number(values, name, low=low))
-    return kind(jnp.zeros(1), number(value, name, low=low).reshape(1))
+    return kind(jnp.zeros(1, jnp.float32), number(value, name, low=low, axes=0).reshape(1))

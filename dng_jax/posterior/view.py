@@ -84,8 +84,3 @@ def weighted(weights: jax.Array, step: Step, roles: tuple[str, ...]) -> jax.Arra
     """sum_k weights[:, k] eps_k, [B, ...]."""
     eps = jnp.stack([step.preds[role].reshape(len(step.x), -1) for role in roles], axis=1)
     return jnp.einsum("bk,bkd->bd", weights, eps, precision="highest").reshape(step.x.shape)
-
-
-def known(value) -> bool:
-    """Whether a value can be looked at now, outside any transformation."""
-    return not isinstance(value, jax.core.Tracer)

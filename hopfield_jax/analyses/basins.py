@@ -23,6 +23,7 @@ from dng_jax.metrics import wilson
 from hopfield_jax.analyses.transition import Settled, settle
 from hopfield_jax.distances import separation
 from hopfield_jax.energy import Memory
+from hopfield_jax.patterns import generator
 from hopfield_jax.solvers.fixed_points import merge
 
 
@@ -55,7 +56,7 @@ def hull_starts(memory: Memory, count: int, seed: int = 0, concentration: float 
     if not (np.isfinite(concentration) and concentration > 0):
         raise InputError(f"the concentration must be a finite number > 0, got {concentration}")
     x = np.asarray(memory.patterns, np.float64)
-    q = np.random.default_rng(seed).dirichlet(np.full(len(x), concentration), size=count)
+    q = generator(seed).dirichlet(np.full(len(x), concentration), size=count)
     return q @ x
 
 

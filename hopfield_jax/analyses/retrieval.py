@@ -21,6 +21,7 @@ from dng_jax.errors import InputError, choose
 from hopfield_jax.analyses.transition import MAX_STEPS, default_tolerance
 from hopfield_jax.distances import nearest
 from hopfield_jax.energy import Memory, block_size, update
+from hopfield_jax.patterns import generator
 from hopfield_jax.solvers.fixed_points import find_minima
 
 CORRUPTIONS = ("noise", "mask")
@@ -58,7 +59,7 @@ def corrupt(
     if not (np.isfinite(level) and level >= 0 and (kind == "noise" or level <= 1)):
         limits = ">= 0" if kind == "noise" else "in [0, 1]"
         raise InputError(f"the level of {kind} must be {limits}, got {level}")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     if kind == "noise":
         return x + level * rms_norm(patterns) * rng.normal(size=x.shape) / np.sqrt(x.shape[1])
     order = rng.random(x.shape).argsort(axis=1)

@@ -278,11 +278,19 @@ def test_feedback_from_activation_times():
     offset = np.log(0.15) / (0.25 * 51)
     assert float(rule.offset) == pytest.approx(offset, rel=1e-6)
     assert float(rule.offset) == pytest.approx(-1.897120 / 12.75, rel=1e-5)
-    middle = float(table.k_var[25])  # t = .5 of the 51 rows 1, .98, ..., 0
+    # position t1 N = 25.5 from the clean end, where row 50 is position 0
+    middle = (float(table.k_var[25]) + float(table.k_var[24])) / 2
     assert float(rule.temperature.values[0]) == pytest.approx(
         abs(2 * middle * offset / 10), rel=1e-5
     )
     assert float(rule.scale_max) == 10
+
+
+@pytest.mark.parametrize(("t1", "tau"), [(0.429, 0.01733), (0.492, 0.0545)])
+def test_feedback_from_times_has_the_temperatures_of_the_authors_program(t1, tau):
+    table = steps.euler_ancestral(schedules.edm(64))
+    rule = guidance.feedback_from_times(table, 0.556, t1, pi=0.999)
+    assert float(rule.temperature.values[0]) == pytest.approx(tau, rel=3e-3)
 
 
 def test_the_folder_exports_factories_not_the_classes_behind_them():
@@ -328,20 +336,100 @@ def test_sum_of_rules_without_a_base_keeps_one_image(images):
     same(images(guidance.sum_of(part, part)), images(twice), atol=5e-5)
 
 
-def test_interval_masks_levels(images, table):
+def test_outside_its_interval_cfg_is_the_condition(images, table):
     rule = guidance.classifier_free(3.0)
     ratio = table.sigma / table.alpha
     low, high = float(ratio[3]) * 1.01, float(ratio[0]) * 0.99  # rows 1 and 2 are inside
-    plain, full = guidance.unguided(), rule
+    condition, full = guidance.unguided("positive"), rule
     cut = guidance.interval(rule, sigma_min=low, sigma_max=high)
     x = jnp.ones((2, 2))
     preds = {"base": x, "positive": 2 * x}
     for i in range(6):
         row = jax.tree.map(lambda c, i=i: jnp.asarray(c[i]), table)
         delta, _, _ = cut.apply((), Step(row, x, preds, None, None))
-        assert float(delta[0, 0]) == (3.0 if i in (1, 2) else 0.0)
+        assert float(delta[0, 0]) == (3.0 if i in (1, 2) else 1.0)
     same(images(guidance.interval(rule)), images(full))
-    same(images(guidance.interval(rule, sigma_min=1e3)), images(plain))
+    same(images(guidance.interval(rule, sigma_min=1e3)), images(condition))
+
+
+NEVER = {"sigma_min": 1e6}
+WANTED, BASE = guidance.unguided("positive"), guidance.unguided()
+
+
+@pytest.mark.parametrize(
+    ("rule", "outside"),
+    [
+        (guidance.classifier_free(3.0), WANTED),
+        (guidance.negative_in_place(3.0), WANTED),
+        (guidance.safe_latent_prompt(3.0), WANTED),
+        (guidance.feedback(0.9), WANTED),
+        (guidance.unguided("positive"), WANTED),
+        (guidance.recorder(("negative",), guidance.classifier_free(3.0)), WANTED),
+        (guidance.interval(guidance.classifier_free(3.0)), WANTED),
+        (guidance.negative_prompt(3.0), BASE),
+        (guidance.safe_latent(3.0), BASE),
+        (guidance.dynamic_negative(posterior.pair(0.3), 3.0), BASE),
+        (
+            guidance.sum_of(guidance.classifier_free(3.0), guidance.negative_prompt(0.5)),
+            WANTED,
+        ),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_what_a_rule_falls_back_to(rule, outside, images):
+    same(images(guidance.interval(rule, **NEVER)), images(outside))
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_a_level_at_a_bound_is_inside_above_and_outside_below(precision):
+    # sigma_min < sigma <= sigma_max, for bounds read off the schedule or off the table
+    schedule = schedules.linear(64)
+    table = steps.ddpm(schedule)
+    levels = (schedule.sigma / schedule.alpha)[::-1].astype(precision)
+    if precision == np.float32:
+        levels = table.sigma / table.alpha
+    ones = jnp.ones((64, 1))
+    preds = {"base": ones, "positive": 2 * ones}
+
+    def inside(bounds):
+        def one(row, level):
+            rule = guidance.interval(guidance.classifier_free(3.0), **{bounds: level})
+            step = Step(row, ones[:1], {k: v[:1] for k, v in preds.items()}, None, None)
+            return rule.apply((), step)[0][0, 0] == 3.0
+
+        return jax.jit(jax.vmap(one))(jax.tree.map(jnp.asarray, table), levels)
+
+    assert np.all(inside("sigma_max"))
+    assert not np.any(inside("sigma_min"))
+
+
+SCALES = (0.0, 0.5, 2.0)
+PER_IMAGE = {
+    "cfg": guidance.classifier_free,
+    "np": guidance.negative_prompt,
+    "in-place": guidance.negative_in_place,
+    "sld": guidance.safe_latent,
+    "sld-prompt": guidance.safe_latent_prompt,
+    "pair": lambda s: guidance.dynamic_negative(posterior.pair(0.3), s),
+    "classes": lambda s: guidance.dynamic_negative(posterior.classes(3, [0]), s),
+    "feedback": lambda s: guidance.feedback(0.5 + s / 5),
+    "cap": lambda s: guidance.dynamic_negative(posterior.pair(0.3), 9.0, scale_max=s),
+    "interval": lambda s: guidance.interval(guidance.classifier_free(3.0), sigma_min=s),
+}
+
+
+@pytest.mark.parametrize("name", PER_IMAGE)
+def test_a_number_per_image_is_each_image_with_its_own(name, denoise, table, keys, noise):
+    rule = PER_IMAGE[name]
+    together = sampling.sample(denoise, table, rule(np.array(SCALES)), keys[:3], noise[:3]).x
+    alone = jax.vmap(
+        lambda s, k, x: sampling.sample(denoise, table, rule(s), k[None], x[None]).x[0]
+    )(jnp.array(SCALES), keys[:3], noise[:3])
+    same(together, alone, atol=5e-5)
+    with pytest.raises(InputError, match=r"shape \(2,\).*each of the 3 images"):
+        sampling.sample(denoise, table, rule(np.array([0.5, 0.6])), keys[:3], noise[:3])
+    with pytest.raises(InputError, match=r"must be a number.*shape \(3, 1, 1\)"):
+        rule(np.array(SCALES)[:, None, None])
 
 
 def test_tracker_runs_outside_the_interval(denoise, table, keys, noise):
@@ -373,6 +461,15 @@ def test_tracker_runs_outside_the_interval(denoise, table, keys, noise):
         ),
         (lambda: guidance.interval(guidance.unguided(), sigma_min=2, sigma_max=1), "2 and 1"),
         (lambda: guidance.sum_of(), "at least one"),
+        (lambda: guidance.classifier_free("strong"), "guidance_scale must be a number.*strong"),
+        (lambda: guidance.negative_prompt(1.0, negatives=("a", "b", "a")), "'a' is named twice"),
+        (lambda: guidance.recorder(("a", "a")), "'a' is named twice"),
+        (lambda: posterior.pair(negatives=("a", "a")), "'a' is named twice"),
+        (lambda: posterior.classes(2, [0], concepts=("a", "a")), "'a' is named twice"),
+        (lambda: posterior.pair(p_min=0.9, p_max=0.1), "p_min must lie below p_max, got 0.9"),
+        (lambda: posterior.pair(delta=[1.0, 2.0]), "delta must be a number"),
+        (lambda: posterior.pair(temperature=np.ones(3)), "temperature must be a number"),
+        (lambda: posterior.classes(2, [0.7]), "0.7"),
     ],
 )
 def test_bad_input_is_named(make, message):

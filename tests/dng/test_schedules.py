@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dng_jax import InputError, schedules
+from dng_jax import InputError, schedules, steps
 
 ALL = [
     schedules.linear(),
@@ -174,3 +174,38 @@ def test_flow_prediction_is_the_velocity_of_the_straight_path():
 def test_bad_input_is_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_one_edm_level_is_the_noisiest():
+    np.testing.assert_allclose(schedules.edm(1).sigma, [80.0])
+
+
+@pytest.mark.parametrize(
+    ("spacing", "offset", "noisiest"),
+    [  # diffusers' DDIMScheduler.set_timesteps(30), timestep_spacing of this name
+        ("diffusers-trailing", 0, [999, 966, 932, 899, 866]),
+        ("diffusers-leading", 1, [958, 925, 892, 859, 826]),
+        ("trailing", 0, [999, 966, 933, 899, 866]),
+    ],
+)
+def test_grids_of_diffusers(spacing, offset, noisiest):
+    linear = schedules.linear()
+    chosen = schedules.respace(linear, 30, spacing, offset=offset).sigma
+    at = [int(np.argmin(np.abs(linear.sigma - s))) for s in chosen[::-1]]
+    assert at[:5] == noisiest
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "message"),
+    [
+        ([0.9, 0.0], [0.4, 1.0], "level 1 .* alpha 0 and sigma 1"),
+        ([1.0, 0.5], [0.0, 0.8], "level 0 .* sigma 0"),
+        ([0.5, 0.9], [0.8, 0.4], "no noisier than the one before"),
+        ([0.9, np.nan], [0.4, 1.0], "level 1 .* nan"),
+        ([0.9], [0.4, 1.0], r"shapes \(1,\) and \(2,\)"),
+    ],
+)
+@pytest.mark.parametrize("count", [None, 1])
+def test_a_schedule_that_no_table_can_use_is_refused(alpha, sigma, message, count):
+    with pytest.raises(InputError, match=message):
+        steps.ddim(schedules.Schedule(np.array(alpha), np.array(sigma)), count)
