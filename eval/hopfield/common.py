@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs.options import option
+from dng_jax.jobs.options import at_least, option
 from dng_jax.jobs.tables import Table
 from hopfield_jax import spectrum, theory
 from hopfield_jax.analyses import transition
@@ -42,8 +42,9 @@ def precise(precision: str) -> Iterator[None]:
 def bounded(low: float, high: float, **numbers: float | None) -> None:
     """InputError for a number outside [low, high], named as its option; None passes."""
     for name, value in numbers.items():
-        if value is not None and not low <= value <= high:
-            raise InputError(f"{option(name)} must lie between {low:g} and {high:g}, got {value:g}")
+        at_least(low, **{name: value})
+        if value is not None and value > high:
+            raise InputError(f"{option(name)} must be at most {high:.0f}, got {value:g}")
 
 
 def between(low: float | None, high: float | None, default: tuple[float, float], count: int):

@@ -72,8 +72,10 @@ def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
 
     count: how many patterns are made where the options do not say.
     """
-    if source.count is not None and not 2 <= source.count <= 65_536:
-        raise InputError(f"--count must be 2 to 65536 patterns, got {source.count}")
+    if source.count is not None and source.count < 2:
+        raise InputError(f"--count must be at least 2 patterns, got {source.count}")
+    if source.count is not None and source.count > 65_536:
+        raise InputError(f"--count must be at most 65536 patterns, got {source.count}")
     kind = source.patterns if source.patterns in MADE else "images or rows of a file"
     for option, default in UNUSED[kind].items():
         if getattr(source, option) != default:
