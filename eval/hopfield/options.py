@@ -188,7 +188,7 @@ class Diffusion(Options):
     dataset: str = "digits"
     """Data set whose images are the mixture's components."""
     forbid: str = "0"
-    """Class c."""
+    """Class c that guidance forbids, by name or number."""
     steps: int = 100
     """Sampling steps, 1 to 1000."""
     samples: int = 512
@@ -230,7 +230,7 @@ class Attention(Options):
     tokens: int = 64
     """Of the demonstration, and the most that are taken of the inputs, from the first on."""
     scale: float | None = None
-    """Default: 1/sqrt(d_head)."""
+    """What the layer multiplies its products by, above 0; default: 1/sqrt(d_head)."""
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
