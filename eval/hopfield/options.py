@@ -190,7 +190,7 @@ class Diffusion(Options):
     dataset: str = "digits"
     """Data set whose images are the mixture's components."""
     forbid: str = "0"
-    """Class c, by name or number."""
+    """Class c that guidance forbids, by name or number."""
     steps: int = 100
     """Sampling steps, 5 to 1000."""
     samples: int = 512

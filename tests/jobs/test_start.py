@@ -1,27 +1,41 @@
-"""How jobs start: what is imported before a command line is parsed, and what --help shows."""
+"""How jobs start and end: imports, help, `dng`, streams, interrupts, devices, processes."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import json
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import textwrap
+import time
+import tomllib
 
+import jax
 import pytest
+from rich.console import Console
 
 from dng_jax import cli
+from dng_jax.errors import InputError
+from dng_jax.jobs import completion, devices
+from dng_jax.jobs.tables import Table
+from dng_jax.training import presets
 from tests.house import ROOT, imported, modules
+from train import loop, processes
 
 HEAVY = ("jax", "flax", "matplotlib", "scipy", "sklearn", "optax", "orbax", "tensorflow_datasets")
-HOPFIELD = ("bifurcation", "attention", "diffusion")
 
 # Every --help in one process: what is imported for one of them would be there for all.
 HELP = """
 import contextlib, io, json, sys
 from dng_jax import cli
+from eval.hopfield.options import COMMANDS
 texts = {}
-for words in json.loads(sys.argv[1]):
+for words in [*cli.JOBS, *(f"hopfield {name}" for name in COMMANDS)]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         cli.main([*words.split(), "--help"])
@@ -32,15 +46,23 @@ print(json.dumps({"texts": texts, "modules": [*sys.modules]}))
 
 @pytest.fixture(scope="module")
 def shown():
-    words = [*cli.JOBS, *(f"hopfield {name}" for name in HOPFIELD)]
     child = subprocess.run(
-        [sys.executable, "-c", HELP, json.dumps(words)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
+        [sys.executable, "-c", HELP], capture_output=True, text=True, cwd=ROOT, check=True
     )
     return json.loads(child.stdout)
+
+
+def described(text):
+    """{option or positional argument: what --help says of it}."""
+    found = {}
+    for block in re.split(r"(?m)^  (?=-{1,2}[a-z]|\[?[A-Z]{2})", text)[1:]:
+        # Two spaces, or a line of its own, between the names with their values and the text.
+        names, _, said = re.sub(r"\n| {2,}", "\0", block.split("\n" + " " * 80)[0]).partition("\0")
+        found[names.split()[0].strip(",")] = " ".join(said.replace("\0", " ").split())
+    return found
+
+
+# --------------------------------------------------------------------------- imports and help
 
 
 def test_help_is_shown_before_anything_that_computes_is_imported(shown):
@@ -50,6 +72,48 @@ def test_help_is_shown_before_anything_that_computes_is_imported(shown):
 def test_help_names_the_command_that_was_typed(shown):
     for words, text in shown["texts"].items():
         assert f"usage: dng {words} " in text, (words, text[:200])
+        assert str(ROOT) not in text
+        assert "python -m" not in text, words
+
+
+def test_every_option_of_every_job_is_described(shown):
+    bare = []
+    for words, text in shown["texts"].items():
+        options = described(text)
+        assert len(options) > 1 or words in ("hopfield", "study report"), words
+        for name, said in options.items():
+            if len(re.sub(r"\(default:.*", "", said).split()) < 3:
+                bare.append((words, name, said))
+    assert not bare
+
+
+def test_the_presets_are_listed_with_a_line_each(shown):
+    for job, known in (("diffusion", presets.DIFFUSION), ("classifier", presets.CLASSIFIER)):
+        text = shown["texts"][f"train {job}"]
+        for name, make in known.items():
+            assert re.search(rf"(?m)^    {name} +{re.escape(make.__doc__[:30])}", text), name
+    assert "Trains a classifier of images" in shown["texts"]["train classifier"]
+    assert "U-Net" not in shown["texts"]["train classifier"].partition("options")[0]
+
+
+def test_options_that_messages_name_exist(shown):
+    known = {n for t in shown["texts"].values() for n in re.findall(r"--[a-z][\w.-]*\w", t)}
+    missing = []
+    for module in modules():
+        sheets = {
+            id(node.body[0].value)
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", node.value)
+                if id(node) not in sheets and module.name != "dng_jax.jobs.completion":
+                    missing += [(module.name, n) for n in named if n not in known]
+    # Of git and of nothing of ours; and one that every program has.
+    ours = {n for n in missing if n[0] != "dng_jax.jobs.runs" and n[1] not in ("--version",)}
+    assert not ours
 
 
 @pytest.mark.parametrize("name", ["dng_jax", "dng_jax.nets", "dng_jax.training"])
@@ -67,9 +131,263 @@ def test_lazy_names_are_those_that_type_checkers_see(name):
     for exported, home in seen.items():
         whole = importlib.import_module(home)
         value = getattr(package, exported)
-        assert value is (
-            getattr(whole, exported) if home != name else sys.modules[f"{name}.{exported}"]
-        )
+        there = sys.modules[f"{name}.{exported}"] if home == name else getattr(whole, exported)
+        assert value is there
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no attribute 'sampel'"):
         package.sampel  # noqa: B018
+
+
+# --------------------------------------------------------------------------- dng
+
+
+def test_dng_alone_lists_every_job(capsys):
+    cli.main([])
+    listed = capsys.readouterr().out
+    for name, job in cli.JOBS.items():
+        assert re.search(rf"(?m)^  dng {name} +{re.escape(job.about)}$", listed), name
+    cli.main(["--version"])
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        assert capsys.readouterr().out == f"dng_jax {tomllib.load(file)['project']['version']}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["clas-removal"], "did you mean 'class-removal'?"),
+        (["class_removal"], "did you mean 'class-removal'?"),
+        (["train", "difusion"], "did you mean 'train diffusion'?"),
+        (["train"], "choose from train diffusion, train classifier"),
+        (["completion", "ksh"], "unknown shell 'ksh'"),
+    ],
+)
+def test_an_unknown_job_is_one_sentence(capsys, words, said):
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_shell_completes_jobs_and_options(monkeypatch):
+    shells = {
+        "exact": "usage: dng exact\n\noptions\n  --samples INT  \n  --out STR  Folder --no\n",
+        "study": "usage: dng study\n\noptions\n  --resume, --no-resume\n",
+        "study report": "usage: dng study report\n\n",
+    }
+
+    def run(words):
+        print(shells[" ".join(words[:-1])])
+
+    assert completion.options(shells, run) == {
+        "exact": ["--samples", "--out"],
+        "study": ["--resume", "--no-resume", "report"],
+        "study report": [],
+    }
+    script = completion.script("bash", shells, run)
+    ask = 'COMP_WORDS=(dng exact --s); COMP_CWORD=2; _dng; echo "${COMPREPLY[@]}"'
+    answer = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True)
+    assert answer.stdout == "--samples\n"
+
+
+def test_a_wheel_holds_the_jobs_and_takes_no_other_name(tmp_path, shown):
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    skipped = shutil.ignore_patterns("*.safetensors", "__pycache__")
+    for package in wheel["packages"]:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=skipped)
+    for source, target in wheel["force-include"].items():
+        shutil.copytree(ROOT / source, tmp_path / target, ignore=skipped)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dng_jax", "hopfield_jax"]
+    code = "import sys; sys.path[:0] = [sys.argv[1]]\n" + HELP.replace("eval.", "dng_jax.eval.")
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    found = json.loads(child.stdout)
+    assert found["texts"] == shown["texts"]
+    assert {"eval", "train"}.isdisjoint(found["modules"])
+
+
+# --------------------------------------------------------------------------- streams and signals
+
+
+def child(code, *, stdout=subprocess.PIPE, **environment):
+    """A process that runs the code, in which `cli` is dng_jax.jobs.cli."""
+    whole = "from dng_jax.jobs import cli\n" + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, "-c", whole],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_reader_that_has_gone_away_costs_no_results(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    job = f"""
+    def job():
+        for _ in range(1000):
+            print("a line that nobody reads")
+        open({str(tmp_path / "results")!r}, "w").write("all of them")
+        with cli.progress_bar() as bar:
+            bar.add_task("late", total=1)
+    cli.start(job)
+    """
+    process = child(job, stdout=write)
+    os.close(write)
+    assert process.communicate()[1] == b""
+    assert process.returncode == 0
+    assert (tmp_path / "results").read_text() == "all of them"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
+def test_a_terminal_without_a_character_loses_no_table(encoding):
+    job = """
+    from dng_jax.jobs.tables import Table
+    table = Table("λ of each", ["rule", "λ₀"])
+    table.add("np", 0.3)
+    table.add("none", None)
+    cli.start(table.print)
+    """
+    process = child(job, PYTHONIOENCODING=encoding)
+    out, error = process.communicate()
+    assert (process.returncode, error) == (0, b"")
+    lines = out.decode("latin-1").splitlines()
+    assert lines[0].startswith(r"\u03bb of each")
+    assert any("np" in line and "0.3" in line for line in lines)
+    assert any("none" in line and "- |" in line for line in lines)
+
+
+def test_the_backend_of_a_notebook_stops_no_job():
+    backend = "module://matplotlib_inline.backend_inline"
+    process = child("cli.start(lambda: __import__('matplotlib.figure'))", MPLBACKEND=backend)
+    assert process.communicate() == (b"", b"")
+    assert process.returncode == 0
+
+
+def test_an_interrupt_that_is_lost_ends_the_process_all_the_same():
+    # As jax loses one that is raised while it calls back.
+    job = """
+    import time
+    cli.GRACE = 0.2
+    def job():
+        print("begun", flush=True)
+        while True:
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass
+    cli.start(job)
+    """
+    process = child(job)
+    assert process.stdout.readline() == b"begun\n"
+    time.sleep(0.3)  # while it prints, an interrupt can make it print again
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.communicate(timeout=20) == (b"", b"interrupted\n")
+    finally:
+        process.kill()
+    assert process.returncode == 130
+
+
+def test_signals_stop_a_training_once_and_then_act_as_usual():
+    for first in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        stop, before = loop.StopSignal(), signal.getsignal(first)
+        with stop.listening():
+            signal.raise_signal(first)
+            assert stop.name == first.name
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(first) is before
+
+
+# --------------------------------------------------------------------------- tables
+
+
+RULES = ("unguided", "dng:classes-model=1")
+
+
+def table_of_rules():
+    table = Table("digits without 0, n = 1024 per rule", ["rule", "leak % [95%]", "KL [95%]",
+                  "KL among allowed", "reversed KL", "Frechet", "calls per image"])  # fmt: skip
+    table.add(RULES[0], "10.16 [8.45, 12.16]", "0.1095 [0.0874, 0.1324]", 0.0024, 0.5, 2.43, 50)
+    table.add(RULES[1], "0.00 [0.00, 0.37]", "0.0006 [-0.0051, 0.0092]", 0.06, 0.7, 0.15, 51)
+    return table
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 40, 25, 10])
+def test_a_narrow_terminal_cuts_no_number_and_no_name(width, capsys):
+    table = table_of_rules()
+    table.print(Console(width=width, force_terminal=True, color_system=None))
+    printed = capsys.readouterr().out
+    for row in table.rows:
+        for cell in row:
+            value, bracket, interval = cell.partition(" [")
+            assert re.search(rf"(?m)(^|[ │]){re.escape(value)}( |$)", printed), cell
+            assert bracket.strip() + interval in printed
+    for heading in table.columns:
+        assert all(word in printed for word in heading.split())
+    assert "…" not in printed
+    if width >= 40:
+        assert max(map(len, printed.splitlines())) <= width
+
+
+def test_a_pipe_is_as_wide_as_a_table(capsys):
+    table = table_of_rules()
+    table.add("x" * 300, *"abcdef")
+    table.print()
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("│ ") for line in lines) == 3
+
+
+# --------------------------------------------------------------------------- devices, processes
+
+
+def test_a_variable_that_names_no_device_here_is_blamed_itself(monkeypatch):
+    def none_here():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(jax, "devices", none_here)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(InputError, match="JAX_PLATFORMS names cuda: unset it") as found:
+        devices.select()
+    assert "--platform" not in str(found.value)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    with pytest.raises(InputError, match="no usable device here: leave out --platform"):
+        devices.select()
+
+
+def joined(monkeypatch, arguments):
+    """What jax is asked for; its settings stay as they were."""
+    asked = {}
+    monkeypatch.setattr(jax.config, "update", lambda *a: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **a: asked.update(a))
+    processes.join(arguments)
+    return asked
+
+
+def test_process_0_listens_on_the_address_that_was_given(monkeypatch):
+    three = {"coordinator_address": "127.0.0.1:0", "num_processes": 2, "process_id": 0}
+    asked = joined(monkeypatch, three)
+    assert asked["coordinator_bind_address"] == "127.0.0.1:0"
+    assert asked["initialization_timeout"] <= 120
+    assert joined(monkeypatch, {}) == {}  # SLURM says it all
+    with pytest.raises(InputError, match=r"cannot listen on 192\.0\.2\.1:80 .* free port"):
+        joined(monkeypatch, three | {"coordinator_address": "192.0.2.1:80"})
+
+
+def test_a_coordinator_that_does_not_answer_is_named_in_seconds(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    monkeypatch.setattr(processes, "TIMEOUT", 0.5)
+    other = {"coordinator_address": "127.0.0.1:1", "num_processes": 2, "process_id": 1}
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"nobody answers at 127\.0\.0\.1:1 "):
+        joined(monkeypatch, other)
+    assert time.monotonic() - began < 10
+    assert "waiting for process 0 at 127.0.0.1:1" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"--coordinator nowhere\.invalid:1 is no address"):
+        joined(monkeypatch, other | {"coordinator_address": "nowhere.invalid:1"})
