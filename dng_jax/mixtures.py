@@ -104,7 +104,7 @@ class Mixture:
         return x.reshape(len(x), *(shape or x.shape[1:])), k
 
     def _same_dtype(self, x, alpha, sigma):
-        dtype = jnp.promote_types(self.means.dtype, chain_dtype(x))
+        dtype = max(chain_dtype(self.means), chain_dtype(x), key=lambda dtype: dtype.itemsize)
         return in_dtype(self, dtype), *(jnp.asarray(a, dtype) for a in (x, alpha, sigma))
 
     def _variance(self, alpha, sigma):

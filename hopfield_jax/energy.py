@@ -89,7 +89,7 @@ class Memory:
     def mean(self) -> jax.Array:
         """m [d], the mean of the patterns, each counted once; padding is not."""
         real = (self.log_weights > -jnp.inf)[..., None]
-        count = jnp.sum(real, axis=-2)
+        count = jnp.sum(real, axis=-2, dtype=self.patterns.dtype)
         return jnp.sum(jnp.where(real, self.patterns, 0), axis=-2) / count
 
     @property
@@ -227,7 +227,7 @@ def fields(memory: Memory, state) -> jax.Array:
             f"the patterns have {memory.dimension} dimensions, the states {state.shape[-1]}"
         )
     inner = jnp.einsum("...d,nd->...n", state, memory.patterns, precision="highest")
-    return inner + memory.bias
+    return inner + jnp.expand_dims(memory.bias, range(inner.ndim - memory.bias.ndim))
 
 
 @jax.jit

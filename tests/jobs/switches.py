@@ -26,7 +26,7 @@ from train.diffusion import job as diffusion
 RULES = ("unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds=2", "dng")
 PACE = ("--steps", "4", "--log-every", "2", "--save-every", "2", "--sample-every", "2")
 DIFFUSION = (*TINY, *PACE, "--examples", "64")
-CLASSIFIER = ("--steps", "2", "--batch-size", "32", "--log-every", "1", "--sample-every", "0",
+CLASSIFIER = ("--steps", "2", "--batch-size", "32", "--log-every", "1",
               "--network.channels", "4", "--examples", "64")  # fmt: skip
 SIX = ("--count", "6")
 RANDOM = ("--patterns", "random", "--dimension", "6", *SIX)
@@ -34,11 +34,11 @@ HOPFIELD = {
     "basins": (*SIX, "--betas", "3", "--starts", "8", "--low", "3", "--high", "8"),
     "bifurcation": (*SIX, "--betas", "4", "--low", "3", "--high", "7"),
     "capacity": ("--sizes", "6x6", "--patterns", "none", "--repeats", "1"),
-    "collapse": ("--counts", "6", "--betas", "3"),
+    "collapse": ("--counts", "6", "--betas", "6"),
     "diffusion": ("--samples", "16", "--steps", "8"),
     "landscape": (*SIX, "--resolution", "8", "--at", "3"),
     "metastable": ("--betas", "4"),
-    "phase-diagram": ("--counts", "4"),
+    "phase-diagram": ("--counts", "4", "6"),
     "retrieval": (*RANDOM, "--noise", "0.3", "--mask", "0.2", "--betas", "3"),
     "spectrum": RANDOM,
 }
@@ -64,7 +64,7 @@ def jobs(folder: Path):
         run=RunOptions(out("calibration"))))  # fmt: skip
     yield "exact", lambda: exact.main(exact.Config(samples=8, run=RunOptions(out("exact"))))
     yield "study", lambda: study.main(study.Config(
-        samples=8, forbid=("3",), seeds=(0,), steps=5, families=("np=0.3", "dng=1"),
+        samples=8, forbid=("3",), seeds=(0,), steps=5, families=("np=0.3", "dng:pair=1"),
         parts=("curves",), out=out("study")))  # fmt: skip
     yield "train.diffusion", lambda: trained(
         "diffusion", options.parse_diffusion, diffusion.run, DIFFUSION)  # fmt: skip
