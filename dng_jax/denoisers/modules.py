@@ -70,7 +70,7 @@ def prepare(module: Any, params: Any, inputs: tuple[str, ...]) -> tuple[Any, Cal
         return params, Linen(module)
     if not callable(module):
         raise InputError(
-            f"a {type(module).__name__} is no network: give a Flax module, an Equinox module or a"
+            f"{type(module).__name__} is no network: give a Flax module, an Equinox module or a"
             f" function of ({', '.join(inputs)})"
         )
     if params is None:

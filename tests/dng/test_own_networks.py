@@ -249,7 +249,7 @@ REFUSED = {
     "params": (lambda: (lambda x, logsnr: x, TENTH), r"called as \(params, x, logsnr\)"),
     "twice": (lambda: (Nnx(), TENTH), "Nnx holds its parameters itself: leave params out"),
     "mutable": (lambda: (Nnx(norm=True), None), r"Nnx changed its own state.*module.eval\(\)"),
-    "number": (lambda: (3, None), "a int is no network"),
+    "number": (lambda: (3, None), "^int is no network"),
 }
 
 
