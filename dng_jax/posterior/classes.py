@@ -62,7 +62,7 @@ class Classes(KernelTracker):
         )
         # Relative to the likeliest class, so that saturation never makes two classes equal.
         numerator -= jnp.max(numerator, axis=1, keepdims=True)
-        moved = state + log_ratio(numerator, row) + self.forbidden * self.offset(row)
+        moved = state + log_ratio(numerator, row) + forbidden * self.offset(row)
         log_p = jax.nn.log_softmax(moved, axis=1)
         return jax.nn.log_softmax(jnp.maximum(log_p, self.log_p_min), axis=1)
 

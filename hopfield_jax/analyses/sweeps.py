@@ -180,11 +180,11 @@ def hysteresis(memory: Memory, start_up, start_down, betas, **options: Any) -> H
 
 
 def _told(found: Sweep, radius_steps: int) -> Sweep:
-    # NaN for what was not measured only here: inside a program jax_debug_nans takes it for a fault.
+    # NaN for what was not measured only here: jax_debug_nans takes it for a fault.
     if radius_steps:
         return found
-    unknown = np.full(found.spectral_radius.shape, np.nan, found.spectral_radius.dtype)
-    return found._replace(spectral_radius=jnp.asarray(unknown))
+    with jax.debug_nans(False):
+        return found._replace(spectral_radius=jnp.full_like(found.spectral_radius, jnp.nan))
 
 
 def _ascending(memory, betas) -> jax.Array:

@@ -272,7 +272,7 @@ def test_the_job_on_a_file(tmp_path, layer):
     [
         (("--tokens", "1"), "--tokens must be at least 2, got 1"),
         (("--tokens", "2000"), "has 1797 digits, got --tokens 2000"),
-        (("--heads", "0"), "--heads and --head-dim must be at least 1"),
+        (("--heads", "0"), "--heads must be at least 1, got 0"),
         (("--scale", "-1"), "scale of attention must be a finite number > 0, got -1"),
         (("--key", "k"), "--key names a tensor, but no --file"),
         (("--file", "f.safetensors", "--key", "k"), "--file needs --inputs"),
