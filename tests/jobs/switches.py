@@ -26,8 +26,7 @@ from train.diffusion import job as diffusion
 RULES = ("unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds=2", "dng")
 PACE = ("--steps", "4", "--log-every", "2", "--save-every", "2", "--sample-every", "2")
 DIFFUSION = (*TINY, *PACE, "--examples", "64")
-CLASSIFIER = ("--steps", "2", "--batch-size", "32", "--log-every", "1",
-              "--network.channels", "4", "--examples", "64")  # fmt: skip
+CLASSIFIER = ("--batch-size", "32", *PACE[:6], "--examples", "64")
 SIX = ("--count", "6")
 RANDOM = ("--patterns", "random", "--dimension", "6", *SIX)
 HOPFIELD = {
