@@ -73,8 +73,14 @@ def _array(file: IO[bytes], size: int, path: Any) -> np.ndarray:
     if wanted != held:
         raise ValueError(f"shape {shape} of {dtype} takes {wanted} bytes and {held} are there")
     disk.check_memory(path, wanted)
-    flat = np.frombuffer(file.read(wanted), dtype) if wanted else np.empty(0, dtype)
-    return flat.reshape(shape, order="F" if fortran else "C").copy()
+    held_bytes = bytearray(wanted)  # read in place: what was asked for is what is used
+    view = memoryview(held_bytes)
+    while len(view):
+        if not (count := file.readinto(view)):  # type: ignore[attr-defined]
+            raise ValueError("it ends early")
+        view = view[count:]
+    flat = np.frombuffer(held_bytes, dtype) if wanted else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
 
 
 def _unreadable(path: Any, error: Exception) -> InputError:

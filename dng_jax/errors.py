@@ -25,10 +25,18 @@ class NonFiniteError(FloatingPointError):
 
 def check_seed(seed: int) -> int:
     """Returns a seed in 0..2^64-1; InputError for any other: two seeds never mean one image."""
-    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
-    if not whole or not 0 <= operator.index(seed) < 2**64:
+    found = as_whole(seed)
+    if found is None or not 0 <= found < 2**64:
         raise InputError(f"a seed must be a whole number from 0 to 2^64 - 1, got {seed!r}")
-    return operator.index(seed)
+    return found
+
+
+def as_whole(value: object) -> int | None:
+    """A whole number of Python, NumPy or JAX as an int; None for anything else, True included."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:  # arrays have __index__ whatever they hold
+        return None
 
 
 def find(table: Mapping[str, T], role: str) -> T:
@@ -84,12 +92,9 @@ def _short(values: Mapping[str, object], name: str) -> str:
 
 def class_number(k: object) -> int:
     """A whole number of Python, NumPy or JAX as an int; InputError for anything else."""
-    try:
-        if not isinstance(k, bool):
-            return operator.index(k)  # type: ignore[arg-type]
-    except TypeError:
-        pass
-    raise InputError(f"a class is given by a whole number, got {k!r}")
+    if (found := as_whole(k)) is None:
+        raise InputError(f"a class is given by a whole number, got {k!r}")
+    return found
 
 
 def some_classes(forbidden: Iterable[int], num_classes: int) -> tuple[int, ...]:

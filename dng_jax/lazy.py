@@ -17,6 +17,7 @@ import puts there first would stay.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -32,7 +33,7 @@ def exporter(
     found_in = {name: home for home, names in homes.items() for name in names}
 
     def getattribute(name: str) -> Any:
-        if name not in exported:
+        if name not in exported and not _is_module(package, name):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if name in found_in:
             value = getattr(importlib.import_module(f"{package}.{found_in[name]}"), name)
@@ -45,3 +46,8 @@ def exporter(
         return sorted({*vars(sys.modules[package]), *exported})
 
     return getattribute, directory
+
+
+def _is_module(package: str, name: str) -> bool:
+    # Modules that are not exported are found as they are where everything is imported at once.
+    return not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None

@@ -16,6 +16,7 @@ batch; and normals are drawn in float32, so that a seed means one image in float
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -278,14 +279,23 @@ def _per_image(info: dict[str, jax.Array], x: jax.Array, rule: Rule) -> dict[str
 
 
 def _same_kind(state, before, rule: Rule):
-    # A state whose shape changes along the chain has no scan; its dtype is the first state's.
-    if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, before):
+    # A state whose shape changes along the chain has no scan; its precision is the first state's.
+    now, was = jax.tree.leaves(state), jax.tree.leaves(before)
+    structure, wanted = jax.tree.structure(state), jax.tree.structure(before)
+    shapes, first = [jnp.shape(a) for a in now], [jnp.shape(b) for b in was]
+    if structure != wanted or shapes != first:  # type: ignore[operator]
         raise InputError(
             f"update of the rule {type(rule).__name__} returned a state of another shape than"
-            f" init_state: {jax.tree.map(jnp.shape, state)},"
-            f" not {jax.tree.map(jnp.shape, before)}"
+            f" init_state: {shapes} in {structure}, not {first} in {wanted}"
         )
-    return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), state, before)
+    kinds = [jnp.issubdtype(jnp.asarray(a).dtype, jnp.inexact) for a in now]
+    if kinds != [jnp.issubdtype(b.dtype, jnp.inexact) for b in was]:
+        raise InputError(
+            f"the rule {type(rule).__name__} counts in whole numbers in init_state and in fractions"
+            " in update, or the other way round: let init_state return the type of update"
+        )
+    cast = [jnp.asarray(a, b.dtype) for a, b in zip(now, was, strict=True)]
+    return jax.tree.unflatten(wanted, cast)
 
 
 def check_keys(keys: jax.Array, x: jax.Array) -> None:
@@ -322,7 +332,8 @@ def check_config() -> None:
 def as_pytree(function):
     """A callable that may cross a jit boundary; InputError for what cannot be called.
 
-    Its arrays are data; everything else in it (functions, names, plain numbers) is program.
+    Its arrays are data, and fractions where nothing but numbers is in it; everything else
+    (functions, names, whole numbers) is program.
     """
     if function is None or isinstance(function, _Callable):
         return function
@@ -332,7 +343,15 @@ def as_pytree(function):
             f" got {type(function).__name__}"
         )
     leaves, structure = jax.tree.flatten(function)
-    program = structure, tuple(_ARRAY if _is_array(leaf) else leaf for leaf in leaves)
+    # A module that holds functions may ask of its fractions, too, what only Python can answer.
+    plain = all(_is_array(leaf) or isinstance(leaf, int | float | complex) for leaf in leaves)
+    kinds = (float, complex) if plain else ()
+    data = [_is_array(leaf) or isinstance(leaf, kinds) for leaf in leaves]
+    # With their types: True == 1, and a program of the one must not serve the other.
+    others = [
+        _DATA if is_data else (type(leaf), leaf) for leaf, is_data in zip(leaves, data, strict=True)
+    ]
+    program = structure, tuple(others)
     try:
         hash(program)
     except TypeError as error:
@@ -341,10 +360,10 @@ def as_pytree(function):
             f" ({error}): make its numbers arrays, its lists tuples, and a class of your own a"
             " pytree (dng_jax.pytree)"
         ) from None
-    return _Callable([leaf for leaf in leaves if _is_array(leaf)], program)
+    return _Callable(list(itertools.compress(leaves, data)), program)
 
 
-_ARRAY = object()
+_DATA = object()
 
 
 @pytree
@@ -356,7 +375,7 @@ class _Callable:
     def __call__(self, *args):
         structure, others = self.program
         arrays = iter(self.arrays)
-        leaves = [next(arrays) if other is _ARRAY else other for other in others]
+        leaves = [next(arrays) if other is _DATA else other[1] for other in others]
         function = jax.tree.unflatten(structure, leaves)
         answer = function(*args)
         after = jax.tree.leaves(function)

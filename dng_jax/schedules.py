@@ -69,20 +69,21 @@ def from_betas(betas: np.ndarray) -> Schedule:
 
 
 def linear(levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Schedule:
-    """DDPM's schedule: betas linear in t (Ho et al. 2020, section 4)."""
-    return from_betas(np.linspace(beta_min, beta_max, _count(levels)))
+    """DDPM's schedule: betas linear in t (Ho et al. 2020, section 4). One level: beta_max."""
+    return from_betas(_ramp(beta_min, beta_max, levels))
 
 
 def scaled_linear(
     levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
 ) -> Schedule:
-    """Stable Diffusion's schedule: square roots of the betas linear in t."""
-    return from_betas(np.linspace(beta_min**0.5, beta_max**0.5, _count(levels)) ** 2)
+    """Stable Diffusion's schedule: square roots of the betas linear in t. One level: beta_max."""
+    return from_betas(_ramp(beta_min**0.5, beta_max**0.5, levels) ** 2)
 
 
 def cosine(levels: int = 1000, shift: float = 0.008, beta_max: float = 0.999) -> Schedule:
     """Nichol & Dhariwal 2021, eq. 17: alpha_bar(t) ~ cos^2((t/T + s)/(1 + s) pi/2), clipped."""
-    t = np.arange(_count(levels) + 1) / levels
+    levels = _count(levels)
+    t = np.arange(levels + 1) / levels
     alpha_bar = np.cos((t + shift) / (1 + shift) * np.pi / 2) ** 2
     return from_betas(np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, beta_max))
 
@@ -95,9 +96,8 @@ def edm(
         raise InputError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     if not (0 < rho < np.inf and sigma_max < np.inf):
         raise InputError(f"need finite sigma_max and rho > 0, got {sigma_max} and {rho}")
-    first = sigma_max if _count(levels) == 1 else sigma_min
-    ramp = np.linspace(first ** (1 / rho), sigma_max ** (1 / rho), levels)
-    return Schedule(np.ones(levels), ramp**rho)
+    ramp = _ramp(sigma_min ** (1 / rho), sigma_max ** (1 / rho), levels)
+    return Schedule(np.ones(len(ramp)), ramp**rho)
 
 
 def flow(levels: int = 1000, t_max: float = 0.999) -> Schedule:
@@ -153,7 +153,7 @@ def respace(
 
     and, for networks that are run by diffusers, its grids (they differ where T % steps != 0):
 
-    diffusers-trailing  round(T - i T / steps) - 1
+    diffusers-trailing  round(arange(T, 0, -T/steps)) - 1, of which the first `steps` are taken
     diffusers-leading   i (T // steps) + offset, offset being its `steps_offset`
 
     Raises InputError where steps is not in 1..T, or offset leads out of the schedule.
@@ -176,7 +176,7 @@ def respace(
         else np.array([total - 1]),
         "trailing": total - 1 - (i[::-1] * total) // steps,
         "leading": (i * total) // steps,
-        "diffusers-trailing": np.round(total - i[::-1] * (total / steps)) - 1,
+        "diffusers-trailing": np.round(np.arange(total, 0, -total / steps))[:steps][::-1] - 1,
         "diffusers-leading": i * (total // steps) + offset,
     }[spacing].astype(int)
     if index[0] < 0 or index[-1] >= total:
@@ -225,6 +225,12 @@ def from_eps(eps, x, alpha, sigma, parameterisation: Parameterisation = "eps"):
     if parameterisation == "flow":
         return eps - (x - sigma * eps) / alpha
     return -eps / sigma
+
+
+def _ramp(first: float, last: float, levels: int) -> np.ndarray:
+    # Of one level the noisiest: sampling starts there.
+    count = _count(levels)
+    return np.linspace(first, last, count) if count > 1 else np.array([last], np.float64)
 
 
 def _count(levels: int) -> int:

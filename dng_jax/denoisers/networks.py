@@ -11,6 +11,7 @@ float64 where its parameters are; predictions have the dtype of the chain.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from dng_jax.denoisers.modules import name_of, prepare
-from dng_jax.errors import InputError, choose, find
+from dng_jax.errors import InputError, as_whole, choose, find
 from dng_jax.rules import Predictions, class_roles, pytree, static
 from dng_jax.sampling import as_pytree
 from dng_jax.schedules import PARAMETERISATIONS, Parameterisation, to_eps
@@ -288,13 +289,15 @@ def _class(role: str, k: Any, num_classes: int) -> Any:
     if isinstance(k, jax.core.Tracer):
         return k
     # 0.7 would become class 0, and a name no class at all.
-    if isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k <= num_classes:
+    found = as_whole(k)
+    if found is None or not 0 <= found <= num_classes:
         raise InputError(f"role '{role}' names class {k!r}: choose from 0..{num_classes - 1}")
-    return operator.index(k)
+    return found
 
 
 def _num_classes(table: Mapping[str, jax.Array]) -> int:
-    return sum(role.startswith("class:") for role in table)
+    # Those of `_indices`, in a row from 0; a condition may be named "class:cat".
+    return next(k for k in itertools.count() if f"class:{k}" not in table)
 
 
 def _changed(table: dict[str, jax.Array], conditions: Mapping[str, int]) -> dict[str, jax.Array]:

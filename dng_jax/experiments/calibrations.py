@@ -134,7 +134,9 @@ def digest(name: str, dataset: str, network: str) -> str:
 
 def fingerprint(problem: Problem) -> str:
     """SHA-256 of the parameters of a problem's network, or of the data of the exact model."""
-    held = problem.mixture if problem.mixture is not None else problem.denoiser.params
+    held = problem.mixture
+    if held is None:  # several networks have no `params` of their own
+        held = getattr(problem.denoiser, "params", problem.denoiser)
     hashed = hashlib.sha256()
     for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(held), key=lambda p: str(p[0])):
         values = np.ascontiguousarray(leaf)

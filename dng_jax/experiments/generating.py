@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from dng_jax import guidance, initial_noise, run_chunks, sample_chunks, sample_keys, sweep
+from dng_jax.errors import InputError
 from dng_jax.experiments import rejection
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import Rejection
@@ -100,7 +101,8 @@ def generate(
 ) -> Generated:
     """Samples a rule, or a list of rules of one kind, and classifies what came out.
 
-    Rejections: a list may hold several trackers and factors.
+    Rejections: a list may hold several trackers and factors; they take no `observe`, and all images
+    that were drawn are held until some are rejected.
 
     A rule that asks for the role "positive" draws the allowed classes in turn; samples is then
     rounded up to a multiple of them. advance(images) is called with work done, in images. observe:
@@ -108,6 +110,8 @@ def generate(
     """
     first = rules[0] if isinstance(rules, Sequence) else rules
     if isinstance(first, Rejection):
+        if observe is not None:
+            raise InputError("a rejection observes nothing: observe its unguided rule")
         every = rules if isinstance(rules, Sequence) else [rules]
         return _rejected(problem, table, every, draw, advance)
     streams = [(problem.denoiser, draw.first, draw.samples)]

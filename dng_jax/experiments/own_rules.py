@@ -4,7 +4,7 @@
     factory(scale, negatives=roles)         roles ("negative:0", ...) of the forbidden classes
 
 The module is imported with the current directory on the path. What the factory returns is a
-`dng_jax.rules.Rule` that is a pytree (decorate its class with `dng_jax.rules.pytree`).
+`dng_jax.rules.Rule` that is a pytree (decorate its class with `dng_jax.pytree`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from dng_jax.errors import InputError, choose
 from dng_jax.rules import Rule
@@ -47,6 +48,12 @@ def make(name: str, scale: float, negatives: tuple[str, ...]) -> Any:
             f"{called} returned {type(rule).__name__}, which is no pytree: decorate the class with"
             " dng_jax.rules.pytree"
         )
+    for leaf in jax.tree.leaves(rule):
+        if not isinstance(leaf, int | float | complex | np.ndarray | np.generic | jax.Array):
+            raise InputError(
+                f"{called} returned {type(rule).__name__} with {leaf!r} among its numbers: mark"
+                " such a field with dng_jax.static()"
+            )
     return rule
 
 

@@ -19,7 +19,7 @@
 
 Settings of a tracked rule, each of which takes the place of the job's option of that name: tau,
 delta, drift, prior, calibration (a file, bundled, or none). An interval limits a rule to
-LO < sigma/alpha < HI. A shell takes all of it as it stands but the parentheses: quote those.
+LO < sigma/alpha <= HI. A shell takes all of it as it stands but the parentheses: quote those.
 """
 
 from __future__ import annotations

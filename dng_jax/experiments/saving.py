@@ -46,7 +46,7 @@ def save(folder: Path, rule: str, parts: Sequence[Labelled], kind: str) -> None:
     """Writes the images of one rule, of several seeds one after the other."""
     images = data.to_pixels(np.concatenate([part.images for part in parts]))
     labels = np.concatenate([part.labels for part in parts])
-    seeds = np.concatenate([np.full(len(part.labels), part.seed) for part in parts])
+    seeds = np.concatenate([np.full(len(part.labels), part.seed, np.uint64) for part in parts])
     name = file_name(rule)
     if kind == "npz":
         with disk.whole(folder / f"{name}.npz") as path:

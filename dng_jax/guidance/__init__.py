@@ -21,7 +21,8 @@ the user (`guidance_scale`), lambda_t what it comes to at step t (traced as info
     feedback           lambda_t d_+                       r = e^L frozen: CFG of weight lambda_t
                        lambda_t = r / (r - (1 - pi))
     sum_of             sum of the rules' deltas           one rule: that rule
-    interval           the rule's, between two levels     0 outside: the base; tracking goes on
+    interval           the rule's, between two levels     outside: what it falls back to;
+                                                          tracking goes on
     recorder           another rule's (default: none)     that rule; adds evidence to its info
 
 Why lambda_t = lambda_0 p / (1 - p). Mixing densities commutes with adding noise, so at every noise

@@ -77,8 +77,10 @@ class Interval:
     def apply(self, state, step: Step):
         delta, state, info = self.rule.apply(state, step)
         level = step.row.sigma / step.row.alpha
+        # Tables and bounds were rounded to float32 at least, whatever the chain is in.
+        rounding = 8 * max(float(jnp.finfo(t).eps) for t in (level.dtype, jnp.float32))
         low, high = (
-            one_each(getattr(self, n), step.x, n) * (1 + 8 * jnp.finfo(level.dtype).eps)
+            one_each(getattr(self, n), step.x, n) * (1 + rounding)
             for n in ("sigma_min", "sigma_max")
         )
         inside = per_sample((level > low) & (level <= high), step.x)

@@ -18,6 +18,7 @@ from pathlib import Path
 from dng_jax.errors import InputError
 
 NAME = ".lock"
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a link in a folder from elsewhere may lead anywhere
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _PLACE = 1 << 30  # of the locked byte: far beyond the text, which Windows could not read otherwise
 _held: dict[tuple[int, int], int] = {}
@@ -29,7 +30,7 @@ def hold(folder: str | os.PathLike) -> None:
     InputError, naming the other process, where it is taken; OSError where the file cannot be made.
     """
     path = Path(folder) / NAME
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
     try:
         found = os.fstat(file)
         place = found.st_dev, found.st_ino

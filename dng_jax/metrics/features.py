@@ -114,7 +114,7 @@ def unit_images(images) -> Any:
         raise InputError(f"images must have shape [B, H, W, C], got {list(np.shape(images))}")
     known = np.asarray(images)
     if known.size and (
-        not np.issubdtype(known.dtype, np.floating) or (known.min() >= 0 and known.max() > 2)
+        not jnp.issubdtype(known.dtype, jnp.floating) or (known.min() >= 0 and known.max() > 2)
     ):
         raise InputError(
             f"images must be floats in [-1, 1], got {known.dtype} from {known.min():g} to"

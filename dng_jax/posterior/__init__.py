@@ -125,9 +125,9 @@ it: labelled data noised along the forward chain obey (1) as well, and minimisin
 log-likelihood of their labels over the chain fits tau, by gradients through the replay of recorded
 evidence (file fitting). For classes the exponent is linear in tau: a convex problem.
 
-An offset omega(log-SNR), in nats per unit of log-SNR that a step gains, adds to the log-odds of
-each concept (of each forbidden class for classes); it is fitted with tau and defaults to 0 (files
-temperature, fitting).
+An offset omega(log-SNR), in nats per unit of log-SNR that a step gains, adds omega gain to log p_k
+(pair; for classes that of each forbidden class) or to L_k (odds) in the updates of section 4,
+before the clamp; it is fitted with tau and defaults to 0 (files temperature, fitting).
 
 8. Interfaces (file view). `Tracker` is what a rule uses: init, observe, view, roles. The three
 trackers of kernels are `Replayable`: their update needs the `Evidence` of a step and nothing else,

@@ -12,8 +12,9 @@ temperature tau(logsnr) with n knots, and on request the offset omega(logsnr) wi
 samples and over the levels of the chain, under 0 <= tau <= tau_max. Runs of the sampler with their
 evidence recorded, labelled by a classifier, are as good as chains of data.
 
-For `classes` the log-posterior is linear in tau before the softmax, so the problem is convex; its
-offset, common to all classes, cancels, and none is fitted.
+For `classes` the log-posterior is linear in tau before the softmax, so the problem is convex. Its
+offset moves the forbidden classes against the others; one that is common to all classes cancels,
+and so a calibration that is to serve any forbidden class has none.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ Temperature tau(row) multiplies a tracker's log-likelihood ratios; 1 is Bayes' r
 as they are, 0 ignores a step. A learned network wants tau < 1 at low noise, where the ratio divides
 the network's error by a tiny variance.
 
-Offset omega(row) adds to the log-odds, in nats per unit of log-SNR that a step gains:
+Offset omega(row) adds to what a tracker keeps of a concept (log p for pair and classes, the
+log-odds for odds), before its clamp, in nats per unit of log-SNR that a step gains:
 
-    log-odds of a concept  +=  omega(row) gain(row),      gain = logsnr(x_s) - logsnr(x_t)
-    gain = log( k_x^2 g / k_var ) = log( -k_x k_eps sigma_t / k_var )            (dng_jax.posterior)
+    log p or log-odds  +=  omega(row) gain(row),      gain = logsnr(x_s) - logsnr(x_t)
 
 Over a chain it sums to the integral of omega over log-SNR, whatever the number of steps and the
 dimension. `pair` and `odds` on a learned network rank well and are shifted: log p of a concept
@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.rules import number, pytree
+from dng_jax.rules import known, number, pytree
 from dng_jax.steps import StepRow
 
 
@@ -76,9 +76,9 @@ class Offset(Profile):
 
 def gain(row: StepRow) -> jax.Array:
     """log-SNR that the scored kernel of a step gains, in nats; 0 where the step is not scored."""
-    scored = jnp.isfinite(row.k_var) & (row.k_var > 0)
-    ratio = -row.k_x * row.k_eps * row.sigma / jnp.where(scored, row.k_var, 1.0)
-    return jnp.where(scored, jnp.log(jnp.where(scored, ratio, 1.0)), 0.0)
+    scored = jnp.isfinite(row.k_var) & (row.k_var > 0) & (row.sigma_next > 0)
+    ratio = row.alpha_next * row.sigma / (row.alpha * jnp.where(scored, row.sigma_next, 1.0))
+    return jnp.where(scored, 2 * jnp.log(jnp.where(scored, ratio, 1.0)), 0.0)
 
 
 def temperature(value) -> Temperature:
@@ -108,7 +108,8 @@ def _profile(kind: type[P], value, name: str, low: float) -> P:
         knots, values = value
         if np.ndim(knots) != 1 or np.shape(knots) != np.shape(values):
             raise InputError(f"a table of {name}s needs as many log-SNR knots as values")
-        if not np.all(np.diff(np.asarray(knots)) > 0):
-            raise InputError(f"the log-SNR knots of a table of {name}s must increase")
-        return kind(jnp.asarray(knots, jnp.float32), number(values, name, low=low))
+        at = jnp.asarray(knots, jnp.float32)
+        if known(at) and not bool(jnp.all(jnp.diff(at) > 0)):
+            raise InputError(f"the log-SNR knots of a table of {name}s must increase (in float32)")
+        return kind(at, number(values, name, low=low))
     return kind(jnp.zeros(1, jnp.float32), number(value, name, low=low, axes=0).reshape(1))

@@ -35,6 +35,14 @@ def silent(count: int, batch: int, concepts: int = 1) -> Evidence:
 @pytest.mark.parametrize("count", [5, 40])
 def test_the_gain_of_a_step_is_that_of_its_log_snr(name, count):
     table = steps.TABLES[name](schedules.linear(), count)
+    same_gain(table)
+
+
+def test_the_gain_is_that_of_the_levels_whatever_variance_is_scored():
+    same_gain(steps.ancestral(schedules.linear(), 6, scoring_variance="beta"))
+
+
+def same_gain(table):
     found = np.asarray(jax.vmap(gain)(jax.tree.map(jnp.asarray, table)))
     logsnr = np.asarray(table.logsnr, np.float64)
     np.testing.assert_allclose(found[:-1], np.diff(logsnr), rtol=1e-4)

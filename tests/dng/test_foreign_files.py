@@ -165,7 +165,9 @@ def test_one_altered_byte_is_refused(tmp_path):
         altered = bytearray(whole)
         altered[place] ^= 1
         path.write_bytes(altered)
-        with pytest.raises(InputError, match=r"was altered after it was written|does not fit"):
+        with pytest.raises(
+            InputError, match=r"was altered after it was written|does not fit|the network has"
+        ):
             weights.load(path)
 
 
@@ -279,3 +281,13 @@ def test_a_reference_of_nonsense_is_refused(tmp_path, name, value, said):
     save_file({**held, name: value}, path, text)
     with pytest.raises(InputError, match=f"{said} .*make it again"):
         Reference.load(path)
+
+
+def test_a_checksum_does_not_stand_for_a_whole_network(tmp_path):
+    _, params, config = pretrained.load("digits-classifier")
+    weights.save(tmp_path / "whole.safetensors", params, config)
+    found, text = tensors.read(tmp_path / "whole.safetensors")
+    lost = {name: x for name, x in found.items() if name != "Conv_0/bias"}
+    tensors.write(tmp_path / "lost.safetensors", lost, text)
+    with pytest.raises(InputError, match="'Conv_0/bias' is missing"):
+        weights.load(tmp_path / "lost.safetensors")

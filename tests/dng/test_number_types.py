@@ -31,6 +31,8 @@ from dng_jax import (
     steps,
     sweep,
 )
+from dng_jax.rules import Step
+from dng_jax.steps import StepRow
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -308,3 +310,23 @@ def test_the_smallest_case_of_every_job_under_a_setting_of_jax(setting, tmp_path
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert len(lines) == 16, done.stdout[-3000:]
     assert all(line.endswith(": fine") for line in lines), done.stdout[-3000:]
+
+
+def test_a_bound_read_off_a_schedule_is_its_level_in_float64_too():
+    schedule = schedules.respace(schedules.linear(), 12)
+    table = steps.ddpm(schedule, 12)
+    sigma = schedule.sigma / schedule.alpha
+    rule = guidance.interval(guidance.negative_prompt(1.0), sigma_min=sigma[2], sigma_max=sigma[9])
+    with switched(jax_enable_x64=True):
+        x = jnp.ones((2, 3), jnp.float64)
+        guided = []
+        for row in zip(*map(np.asarray, table), strict=True):
+            step = Step(StepRow(*row), x, {"base": x, "negative": 2 * x}, None, None)
+            guided.append(bool(np.any(np.asarray(rule.apply(rule.init_state(x), step)[0]))))
+    assert guided == [3 <= level <= 9 for level in range(11, -1, -1)]
+
+
+@pytest.mark.parametrize("seed", [np.array(0.5), np.float32(1), True, "1", None, -1, 2**64])
+def test_a_seed_is_a_whole_number_of_64_bits(seed):
+    with pytest.raises(InputError, match="a seed must be a whole number"):
+        sample_keys(seed, 1)

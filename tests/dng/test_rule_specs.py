@@ -154,7 +154,8 @@ def test_rules_that_need_classes_say_so():
         built(problems.make("digits", ("0",)), "reject:exact=2")
 
 
-MODULE = """
+MODULE = """\
+import dng_jax
 from dng_jax import guidance
 lost = 3
 def soft(scale, negatives):
@@ -175,6 +176,13 @@ class Bare:
     def update(self, state, step, move): return state
 def bare(scale):
     return Bare()
+@dng_jax.pytree
+class Worded(dng_jax.Stateless):
+    kind: str
+    roles = ("base",)
+    def apply(self, state, step): return 0 * step.x, state, {}
+def worded(scale):
+    return Worded("base")
 """
 
 
@@ -205,6 +213,7 @@ def test_a_rule_of_ones_own_is_called_with_its_scale_and_the_negatives(digits, m
         ("my_own_rules:number", "returned float, which is no rule: it needs roles"),
         ("my_own_rules:two", "failed: TypeError: two() missing 1 required positional argument"),
         ("my_own_rules:bare", "returned Bare, which is no pytree"),
+        ("my_own_rules:worded", "'base' among its numbers: mark such a field with dng_jax.static"),
         ("my_own_rules:unknown", "asks for the role 'cat', which no network answers"),
         ("no_such_module_here:f", "no module no_such_module_here in this folder or installed"),
         ("my_broken_rules:f", "my_broken_rules cannot be imported: ModuleNotFoundError"),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dng_jax
 from dng_jax import (
     InputError,
     NonFiniteError,
@@ -25,7 +26,7 @@ from dng_jax import (
     schedules,
     steps,
 )
-from tests.helpers import tiny
+from tests.helpers import Log, tiny
 
 TABLE = steps.ddpm(schedules.linear(), 7)
 RULE = guidance.dynamic_negative(posterior.pair(0.2), 2.0)
@@ -255,3 +256,55 @@ LABELS = mixtures.mixture_denoiser(mixtures.gaussians(np.eye(4), 1.0))
 def test_bad_input_is_named(make, message, keys):
     with pytest.raises(InputError, match=message):
         make(keys, initial_noise(keys, SHAPE, TABLE))
+
+
+class Total:
+    """A pytree that does not compare."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+jax.tree_util.register_pytree_node(Total, lambda t: ((t.value,), None), lambda _, c: Total(*c))
+
+
+@dng_jax.pytree
+class Adding(dng_jax.Stateless):
+    first: jax.Array
+    roles = ("base",)
+
+    def init_state(self, x):
+        return Total(jnp.zeros(len(x), self.first.dtype))
+
+    def apply(self, state, step):
+        return jnp.zeros_like(step.x), state, {}
+
+    def update(self, state, step, move):
+        return Total(state.value + 0.5)
+
+
+def test_a_state_may_be_of_any_class_and_never_loses_its_fraction(keys):
+    x = initial_noise(keys, SHAPE, TABLE)
+    state = sample(tiny, TABLE, Adding(jnp.float32(0)), keys, x).state
+    np.testing.assert_array_equal(state.value, np.full(len(x), 3.5))
+    with pytest.raises(InputError, match="counts in whole numbers in init_state and in fractions"):
+        sample(tiny, TABLE, Adding(jnp.int32(0)), keys, x)
+
+
+@dng_jax.pytree
+class Scaled:
+    scale: float
+    seen: Log = dng_jax.static()
+
+    def __call__(self, x, row, roles):
+        self.seen.append(roles)
+        return dict.fromkeys(roles, x * self.scale)
+
+
+def test_fractions_of_a_denoiser_are_data_and_true_is_not_one(keys):
+    x, seen = initial_noise(keys, SHAPE, TABLE), Log()
+    draws = [sample(Scaled(s, seen), TABLE, guidance.unguided(), keys, x).x for s in (0.1, 0.2)]
+    assert len(seen) == 1
+    assert np.abs(draws[0] - draws[1]).max() > 1e-3
+    kinds = [sampling.as_pytree(Scaled(s, seen)).program for s in (True, 1)]
+    assert kinds[0] != kinds[1]

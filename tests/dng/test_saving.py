@@ -16,6 +16,14 @@ from dng_jax.experiments.classes import class_indices, class_title
 from dng_jax.experiments.saving import Labelled
 
 
+def test_seeds_keep_their_64_bits_beside_small_ones(tmp_path):
+    x = np.zeros((1, 2, 2, 1))
+    parts = [Labelled(x, np.array([0]), seed) for seed in (1, 2**64 - 1)]
+    saving.save(tmp_path, "np=1", parts, "npz")
+    with np.load(tmp_path / "np=1.npz") as stored:
+        assert stored["seeds"].tolist() == [1, 2**64 - 1]
+
+
 def test_pixels_come_back_from_the_scale_of_the_library():
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     back = data.to_pixels(data.to_unit(pixels))

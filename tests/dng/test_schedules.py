@@ -209,3 +209,21 @@ def test_grids_of_diffusers(spacing, offset, noisiest):
 def test_a_schedule_that_no_table_can_use_is_refused(alpha, sigma, message, count):
     with pytest.raises(InputError, match=message):
         steps.ddim(schedules.Schedule(np.array(alpha), np.array(sigma)), count)
+
+
+def test_one_level_is_the_noisiest_of_every_schedule():
+    for make in (schedules.linear, schedules.scaled_linear):
+        (sigma,) = make(1).sigma
+        assert sigma == pytest.approx(np.sqrt(0.02 if make is schedules.linear else 0.012))
+
+
+def test_a_whole_number_of_levels_may_be_a_float():
+    assert len(schedules.edm(3.0).sigma) == len(schedules.cosine(3.0).sigma) == 3
+
+
+@pytest.mark.parametrize("count", [48, 96, 999])
+def test_the_trailing_grid_of_diffusers_is_rounded_as_it_rounds(count):
+    linear = schedules.linear()
+    theirs = np.round(np.arange(1000, 0, -1000 / count))[:count] - 1  # DDIMScheduler's own words
+    sigma = schedules.respace(linear, count, "diffusers-trailing").sigma
+    np.testing.assert_array_equal(sigma[::-1], linear.sigma[theirs.astype(int)])
