@@ -47,10 +47,12 @@ def select(platform: str | None = None, cpu_devices: int | None = None) -> list[
     except (RuntimeError, AssertionError) as error:
         # jax fails an assertion, with no text, where it was built without the platform.
         named = os.environ.get("JAX_PLATFORMS")
-        if platform is None and named:
+        if platform is not None:
+            remedy = "leave out --platform, or choose another"
+        elif named:
             remedy = f"the environment variable JAX_PLATFORMS names {named}: unset it, or set cpu"
         else:
-            remedy = "leave out --platform, or choose another"
+            remedy = "set the environment variable JAX_PLATFORMS to cpu"
         raise InputError(f"no {platform or 'usable'} device here: {remedy}") from error
 
 

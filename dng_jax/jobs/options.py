@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Collection, Iterator
@@ -26,6 +27,10 @@ from dng_jax.errors import InputError
 
 INSTALLED = (Path(__file__).parents[1] / "eval").is_dir()
 WHERE = ("run", "out", "overwrite", "resume", "data")
+# Options that may name a file, though they are words: of all others a slash is part of the word.
+FILES = (
+    "network", "negatives", "classifier", "inception_weights", "calibration", "file", "inputs_file",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,14 @@ def distinct(**values: Collection[Any]) -> None:
 
 
 def program(module: str) -> str:
-    """How this process was started: as a job of `dng`, or as a module."""
-    words = sys.argv[0] if sys.argv else ""
-    return words if words.startswith("dng ") else f"python -m {module}"
+    """How the job of a module is started here: as one of `dng`, or as a module."""
+    return as_typed(f"python -m {module.removeprefix('dng_jax.')}")
 
 
 def as_typed(text: str) -> str:
     """The text with its commands as they are typed here: `python -m eval.study` in a checkout, dng
     study where that is how this process was started, python -m dng_jax.eval.study in a wheel."""
-    if program("").startswith("dng "):
+    if sys.argv and sys.argv[0].startswith("dng "):
         names = re.compile(r"python -m (?:eval\.)?([a-z_]+(?:\.[a-z_]+)*)")
         return names.sub(lambda m: f"dng {m[1].replace('.', ' ').replace('_', '-')}", text)
     return text if not INSTALLED else text.replace("python -m ", "python -m dng_jax.")
@@ -117,14 +121,14 @@ def command(words: str, config: Any, default: Any) -> str:
     alone is given, and nothing of where the run goes (WHERE).
     """
     usual = {name: value for name, value, _ in _fields(default)}
-    options = [
-        _words(name, value, again) for name, value, again in _fields(config) if value != usual[name]
-    ]
-    return " ".join([words, *options])
+    given = [field for field in _fields(config) if field[1] != usual[field[0]]]
+    # In front, because an option of several values would take them for its own.
+    given.sort(key=lambda field: tyro.conf.Positional not in field[2])
+    return " ".join([words, *(_words(*field) for field in given)])
 
 
-def _fields(config: Any, above: str = "") -> Iterator[tuple[str, Any, bool]]:
-    """(name, value, whether the option is repeated for each of several values)."""
+def _fields(config: Any, above: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """(name, value, marks of tyro) of every option."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         name, value = above + field.name, getattr(config, field.name)
@@ -135,21 +139,22 @@ def _fields(config: Any, above: str = "") -> Iterator[tuple[str, Any, bool]]:
             bare = any(getattr(mark, "name", None) == "" for mark in marks)
             yield from _fields(value, above if bare else f"{name}.")
         else:
-            yield name, value, tyro.conf.UseAppendAction in marks
+            yield name, value, marks
 
 
-def _words(name: str, value: Any, again: bool) -> str:
+def _words(name: str, value: Any, marks: tuple[Any, ...]) -> str:
     above, dot, last = name.rpartition(".")
     if isinstance(value, bool):
         return option(name if value else f"{above}{dot}no-{last}")
-    # A name of TensorFlow Datasets has slashes too: name/config.
     values = value if isinstance(value, tuple) else (value,)
-    words = [str(v) if last == "dataset" else _word(v) for v in values]
-    if again:
+    words = [shlex.quote(_without_folders(last, v)) for v in values]
+    if tyro.conf.UseAppendAction in marks:
         return " ".join(f"{option(name)} {w}" for w in words)
-    return " ".join([option(name), *words])
+    return " ".join(words if tyro.conf.Positional in marks else [option(name), *words])
 
 
-def _word(value: Any) -> str:
+def _without_folders(name: str, value: Any) -> str:
     text = str(value)
-    return Path(text).name if isinstance(value, os.PathLike) or os.sep in text else text
+    if name in FILES or isinstance(value, os.PathLike) or text.endswith(".npy"):
+        return Path(text).name
+    return re.sub(r"(?<=,calibration=)[^,()]+", lambda found: Path(found[0]).name, text)

@@ -22,6 +22,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ PACKAGES = (
 )
 WHERE_NOT_WHAT = (*WHERE, "devices")
 ROOT = Path(__file__).resolve().parents[2]
+OTHERWISE = "or choose another --out"
 
 
 def new_run_folder(
@@ -255,12 +257,18 @@ def write_json(path: str | Path, value: Any) -> Path:
     return write_text(path, text)
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Writes a file whole or not at all; InputError where the disk refuses."""
-    with disk.refused(f"write {path}", "or choose another --out"), disk.whole(path) as part:
+def write_text(path: str | Path, text: str, otherwise: str = OTHERWISE) -> Path:
+    """Writes a file whole or not at all; InputError where the disk refuses, with what to do
+    otherwise."""
+    with disk.refused(f"write {path}", otherwise), disk.whole(path) as part:
         # Of names in other bytes what can be read is kept, and JSON stays JSON.
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
+
+
+def drawing(folder: Path) -> AbstractContextManager[None]:
+    """For a block that draws into a run's folder: what the disk refuses, in a job's words."""
+    return disk.refused(f"draw into {folder}", OTHERWISE)
 
 
 def _identity(config: Any) -> Any:

@@ -60,6 +60,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     try:
         with disk.whole(path) as part:
             figure.savefig(part, dpi=150)
+    except disk.RefusedError:
+        raise
     except ValueError as error:
         raise InputError(f"cannot draw {path.name}: {error}; try the suffix .png") from error
     return path

@@ -64,7 +64,8 @@ def main(config: Config) -> list[dict[str, Any]]:
         made = calibration_of(problem, config, sampler, corrections)
         calibrations.save(folder / f"calibration_{sampler}.json", made)
     publish(folder, table_of(config, records))
-    pictures(folder, records, tables)
+    with runs.drawing(folder):
+        pictures(folder, records, tables)
     print(f"written to {folder}")
     return records
 

@@ -89,6 +89,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
+    publish(folder, table_of(title, records))
     if config.save_images:
         for spec, by_seed in zip(specs, results, strict=True):
             parts = [
@@ -96,8 +97,8 @@ def main(config: Config) -> list[dict[str, Any]]:
                 for n, g in zip(config.seeds, by_seed, strict=True)
             ]
             saving.save(folder / "images", str(spec), parts, config.save_images)
-    publish(folder, table_of(title, records))
-    pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
+    with runs.drawing(folder):
+        pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ def run(config: Config, prepared: Heads, folder: Path) -> Outcome:
     source, heads = prepared
     rows = [dataclasses.asdict(r) for r in heads]
     write_csv(folder / "heads.csv", rows)
-    draw(folder, source, heads)
     first = heads[0]
     limits = theory.attention_limits(first.head_dim)
     notes = [
@@ -64,7 +64,8 @@ def run(config: Config, prepared: Heads, folder: Path) -> Outcome:
         f" N <= {count_of(limits.exist)} and lowest ones for N <= {count_of(limits.lowest)}"
     )
     results = {"source": source, "unit_variance_limits": limits, "heads": rows}
-    return Outcome(results, [table_of(source, rows)], notes)
+    pictures = [partial(draw, folder, source, heads)]
+    return Outcome(results, [table_of(source, rows)], notes, pictures)
 
 
 def demonstration(config: Config) -> tuple[str, np.ndarray, np.ndarray]:

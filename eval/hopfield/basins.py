@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,6 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
         "exact_watershed": exact,
     }
     write_csv(folder / "basins.csv", [columns])
-    draw(folder, chosen, columns, config.starts)
     table = Table.of(
         f"{chosen.name}: shares of {config.starts} starts",
         some(columns, 8),
@@ -88,7 +88,8 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
         {"beta_eff": k} | {name: getattr(b, name) for name in names}
         for k, b in zip(at, reached, strict=True)
     ]
-    return Outcome({"columns": columns, "minima": minima}, [table], notes)
+    pictures = [partial(draw, folder, chosen, columns, config.starts)]
+    return Outcome({"columns": columns, "minima": minima}, [table], notes, pictures)
 
 
 def draw(folder: Path, chosen: PatternSet, columns: dict[str, Any], starts: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,6 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
     columns["minima"] = [len(b.starts) for b in reached]
     columns["energy_gap"] = [transition.energy_gap(s) for s in found]
     write_csv(folder / "branches.csv", [columns])
-    draw(folder, chosen, columns)
-    draw_orders(folder, chosen, columns)
 
     notes = note("onsets of patterns", measured.unresolved, ONLY_BOUND)
     for way, branch in (("up", up), ("down", down)):
@@ -71,7 +70,8 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
         "scale": chosen.scale,
         "branches": columns,
     }
-    return Outcome(results, [protocol_table(chosen, compared)], notes)
+    pictures = [partial(each, folder, chosen, columns) for each in (draw, draw_orders)]
+    return Outcome(results, [protocol_table(chosen, compared)], notes, pictures)
 
 
 def draw(folder: Path, chosen: PatternSet, columns: Columns) -> None:

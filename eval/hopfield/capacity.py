@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def run(config: Config, prepared: Sets, folder: Path) -> Outcome:
         for i, f in enumerate(found):
             notes += note(f"{name}, set {i}, onsets of patterns", f.unresolved, ONLY_BOUND)
     write_csv(folder / "onsets.csv", records, ("patterns", "onset"))
-    draw(folder, records)
+    if not any(np.isfinite(r["onset"]).any() for r in records):
+        raise InputError("no pattern has a minimum of its own in any of these sets")
     table = Table.of(
         "onset of a pattern's own minimum, in beta_eff",
         records,
@@ -98,14 +100,13 @@ def run(config: Config, prepared: Sets, folder: Path) -> Outcome:
             "only bounded": lambda r: str(sum(map(len, r["bounded"]))),
         },
     )
-    return Outcome({"records": records}, [table], notes)
+    pictures = [partial(draw, folder, records)]
+    return Outcome({"records": records}, [table], notes, pictures)
 
 
 def draw(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Shares over beta_eff, and median onsets over predictions."""
     finite = np.concatenate([r["onset"][np.isfinite(r["onset"])] for r in records])
-    if finite.size == 0:
-        raise InputError("no pattern has a minimum of its own in any of these sets")
     predicted = [r["predicted"] for r in records]
     at = np.geomspace(0.7 * min(predicted), 1.1 * finite.max(), 400)
     steps, points = [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ def run(config: Config, counts: tuple[int, ...], folder: Path) -> Outcome:
         notes += note(f"{name_of(row)}, values of beta_eff", lost, NO_MINIMUM)
     fields = ("N", "d", "norm", "angle", "beta", "beta_eff", "p1")
     write_csv(folder / "collapse.csv", rows, fields)
-    draw(folder, counts, rows)
     table = Table.of(
         "weight p_1 of the stored pattern against the exact curve in beta_eff",
         rows,
@@ -61,7 +61,8 @@ def run(config: Config, counts: tuple[int, ...], folder: Path) -> Outcome:
             "largest error of p_1": cell("error", ".1e"),
         },
     )
-    return Outcome({"rows": rows}, [table], notes)
+    pictures = [partial(draw, folder, counts, rows)]
+    return Outcome({"rows": rows}, [table], notes, pictures)
 
 
 def measured(n: int, shape: tuple[float, float | None, int], betas: int) -> dict[str, Any]:

@@ -24,11 +24,13 @@ PROTOCOLS = ("started at the patterns", "lowest energy", "started at the centroi
 
 
 class Outcome(NamedTuple):
-    """What a subcommand adds to results.json, the tables that it shows, and its notes."""
+    """What a subcommand adds to results.json, the tables that it shows, its notes, and what draws
+    its pictures."""
 
     results: dict[str, Any]
     tables: list[Table]
     notes: list[str]
+    pictures: Sequence[Callable[[], object]]
 
 
 @contextlib.contextmanager

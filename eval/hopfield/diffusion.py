@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,8 +91,8 @@ def run(config: Config, problem: problems.Problem, folder: Path) -> Outcome:
             f"lambda_{q}_{name}": np.quantile(c.lambda_t, q, axis=1) for q in (0.5, 0.9, 0.99)
         }
     write_csv(folder / "window.csv", [columns])
-    draw(folder, config, results, chains)
-    return Outcome(results, tables_of(config, results), [])
+    pictures = [partial(draw, folder, config, results, chains)]
+    return Outcome(results, tables_of(config, results), [], pictures)
 
 
 def sampled(config: Config, problem: problems.Problem, prior: float) -> dict[str, Chains]:

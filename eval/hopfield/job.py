@@ -36,7 +36,8 @@ def run(config: Any) -> dict[str, Any]:
         overwrite=config.run.overwrite,
         facts={"command": command(f"{program(__package__)} {name}", config, type(config)())},
     )
-    with precise(getattr(config, "precision", "float32")):
+    precision = getattr(config, "precision", "float32")
+    with precise(precision):
         outcome: Outcome = job.run(config, prepared, folder)
     written = {
         "config": asked,
@@ -49,5 +50,9 @@ def run(config: Any) -> dict[str, Any]:
     publish(folder, *outcome.tables)
     for note in outcome.notes:
         print(f"note: {note}", file=sys.stderr)
+    # Last, so that a disk that is full, or a picture that fails, costs no numbers.
+    with precise(precision), runs.drawing(folder):
+        for draw in outcome.pictures:
+            draw()
     print(f"written to {folder}: results.json, tables.md, curves as CSV and a figure")
     return written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
     reached = [basins.sort(memory, rows) for rows in settled]
     s = np.linspace(-0.15, 1.15, 261)
     lines = landscape.energies(memory, landscape.line(centre, x[0], s), betas) / chosen.scale
-    draw(folder, config, prepared, reached, s, lines)
     line = {f"beta_eff {k:.6g}": line for k, line in zip(at, lines, strict=True)}
     write_csv(folder / "line.csv", [{"position": s} | line])
 
@@ -72,7 +72,8 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
         rows,
         {name: name for name in rows[0] if name not in ("minima", "energy")},
     )
-    return Outcome({"rows": rows}, [table], notes)
+    pictures = [partial(draw, folder, config, prepared, reached, s, lines)]
+    return Outcome({"rows": rows}, [table], notes, pictures)
 
 
 def draw(

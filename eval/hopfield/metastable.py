@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,11 @@ def run(config: Config, prepared: list[tuple[PatternSet, np.ndarray]], folder: P
             "measured ": lambda r: f"{r['high'][0]:.6g}",
         },
     )
-    trees, chosen = [], []
+    trees, chosen, pictures = [], [], []
     for made, at in prepared:
-        record, said = tree(made, at, folder)
+        record, said, picture = tree(made, at, folder)
         trees.append(record)
+        pictures.append(picture)
         notes += said
         shown = {"beta_eff": record["beta_eff"], "minima": record["minima"]}
         shown["largest"] = record["participation"].max(axis=1)
@@ -80,7 +83,7 @@ def run(config: Config, prepared: list[tuple[PatternSet, np.ndarray]], folder: P
             "largest stands for (participation)": cell("largest", ".4g"),
         },
     )
-    return Outcome({"windows": windows, "trees": trees}, [left, right], notes)
+    return Outcome({"windows": windows, "trees": trees}, [left, right], notes, pictures)
 
 
 def window(
@@ -107,8 +110,10 @@ def window(
     return record, notes + note(f"windows of {made.name}", bounds, ONLY_BOUND)
 
 
-def tree(made: PatternSet, at: np.ndarray, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """One tree, written and drawn: its record, and notes."""
+def tree(
+    made: PatternSet, at: np.ndarray, folder: Path
+) -> tuple[dict[str, Any], list[str], Callable[[], object]]:
+    """One tree, written: its record, notes, and what draws it."""
     grown = metastable.tree(made.memory(), at / made.scale)
     eff = grown.betas * made.scale
     short = made.name.partition(" ")[0].rstrip(",")
@@ -116,7 +121,8 @@ def tree(made: PatternSet, at: np.ndarray, folder: Path) -> tuple[dict[str, Any]
     columns = {"beta_eff": eff, "minima": grown.number} | leaves
     write_csv(folder / f"tree_{short}.csv", [columns])
     labels = made.labels
-    figures.merge_tree(
+    picture = partial(
+        figures.merge_tree,
         eff,
         grown.label,
         grown.order,
@@ -136,4 +142,4 @@ def tree(made: PatternSet, at: np.ndarray, folder: Path) -> tuple[dict[str, Any]
     }
     rows = (f"pattern {i} at beta_eff {eff[s]:.4g}" for s, i in grown.unsettled)
     lost = "no certified minimum, not counted as one,"
-    return record, note(f"tree of {made.name}", rows, lost)
+    return record, note(f"tree of {made.name}", rows, lost), picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ def run(config: Config, counts: list[int], folder: Path) -> Outcome:
         notes += note(f"{made.name}, onsets of patterns", found.unresolved, ONLY_BOUND)
     fields = [f"{key}_{kind}" for key in KEYS for kind in ("exact", "measured")]
     write_csv(folder / "phase_diagram.csv", rows, ["N", *fields])
-    draw(folder, rows)
     headings = (
         ("K_s", "from the patterns"),
         ("K_c", "lowest energy"),
@@ -61,7 +61,8 @@ def run(config: Config, counts: list[int], folder: Path) -> Outcome:
         | {name: cell(f) for name, f in zip(names, fields, strict=True)}
         | {"largest relative error": cell("error", ".1e")},
     )
-    return Outcome({"rows": rows}, [table], notes)
+    pictures = [partial(draw, folder, rows)]
+    return Outcome({"rows": rows}, [table], notes, pictures)
 
 
 def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:

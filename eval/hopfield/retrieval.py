@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
     records = measured(config, chosen, at)
     fields = ("corruption", "level", "beta_eff", "found", "error", "one_step", "unsettled")
     write_csv(folder / "retrieval.csv", records, fields)
-    draw(folder, chosen, records)
     table = Table.of(
         f"{chosen.name}: best beta_eff for retrieval ({chosen.count} queries per row)",
         records,
@@ -64,7 +64,8 @@ def run(config: Config, prepared: tuple[PatternSet, np.ndarray], folder: Path) -
                 f"{r['corruption']} {r['level']:g}: queries without a certified minimum at beta_eff"
                 f" {bad}; they count as not found"
             )
-    return Outcome({"records": records, "scale": chosen.scale}, [table], notes)
+    pictures = [partial(draw, folder, chosen, records)]
+    return Outcome({"records": records, "scale": chosen.scale}, [table], notes, pictures)
 
 
 def measured(config: Config, chosen: PatternSet, at: np.ndarray) -> list[dict[str, Any]]:

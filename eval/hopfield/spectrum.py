@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,6 @@ def run(config: Config, chosen: PatternSet, folder: Path) -> Outcome:
         "onset_beta_eff": onset,
     }
     write_csv(folder / "patterns.csv", [columns])
-    draw(folder, chosen, made, first, onset)
     facts = {
         "mean half squared distance a": made.a,
         "least, largest distance": f"{made.D_min:.4g}, {made.D_max:.4g}",
@@ -56,7 +56,8 @@ def run(config: Config, chosen: PatternSet, folder: Path) -> Outcome:
     notes = [made.warning] if made.warning else []
     notes += note("onsets of patterns", measured.unresolved, ONLY_BOUND)
     results = {"report": dataclasses.asdict(made), "protocols": compared, "measured": measured}
-    return Outcome(results, [left, protocol_table(chosen, compared)], notes)
+    pictures = [partial(draw, folder, chosen, made, first, onset)]
+    return Outcome(results, [left, protocol_table(chosen, compared)], notes, pictures)
 
 
 def draw(

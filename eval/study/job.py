@@ -16,13 +16,14 @@ from ..calibration import job as calibration
 from . import cells, plan, report, summary
 from .cells import Cell, Found
 from .options import Config, check, identity, without_classes
-from .summary import Study, Summary
+from .summary import Picture, Study, Summary
 
 
 def main(config: Config) -> dict[str, Any]:
     """Computes what is missing, then sums up."""
     # ---- parse
     check(config)
+    typed = config
     config = dataclasses.replace(
         config, families=plan.calibrated(config.families, config.calibration)
     )
@@ -50,7 +51,7 @@ def main(config: Config) -> dict[str, Any]:
     # ---- sum up, and write
     results = report.read(folder) if (folder / "results.json").exists() else {}
     there = tuple(p for p in plan.PARTS if p in results or p in config.parts)
-    asked = dataclasses.replace(config, parts=there)
+    asked = dataclasses.replace(typed, parts=there)
     facts = {
         "config": config,
         "command": command(program(__package__), asked, Config()),
@@ -68,12 +69,19 @@ def main(config: Config) -> dict[str, Any]:
             mine = {cell: found[cell] for cell in wanted if cell.part == part}
             summed = summary.PARTS[part](study, mine)
         tables += summed.tables
-        # Part by part, so that a later one that fails or was not asked for costs no earlier one.
-        results = merged(results, part, summed) | facts
+        # Part by part, so that a later one that fails or was not asked for costs no earlier one;
+        # first without pictures, so that a full disk costs those alone.
+        results = merged(results, part, summed._replace(pictures=[])) | facts
         runs.write_json(folder / "results.json", results)
         for table in summed.tables:
             table.print()
         write_tables(folder, *tables)
+        with runs.drawing(folder):
+            for picture in summed.pictures:
+                if picture.draw is not None:
+                    picture.draw()
+        results = merged(results, part, summed)
+        runs.write_json(folder / "results.json", results)
     page = as_typed("python -m eval.study.report")
     print(f"written to {folder}; one page of it: {page} {folder}")
     return results
@@ -123,7 +131,7 @@ def calibrate(study: Study) -> Summary:
     records = calibration.main(asked)
     caption = "Reliability of the tracked posterior at the end of the chain."
     pictures = [
-        (f"{inner}/{path.name}", caption)
+        Picture(f"{inner}/{path.name}", caption)
         for path in sorted((study.folder / inner).glob("reliability_*.png"))
     ]
     return Summary(records, [calibration.table_of(asked, records)], pictures)
@@ -139,5 +147,5 @@ def merged(results: dict[str, Any], part: str, summed: Summary) -> dict[str, Any
         part: summed.record,
         "tables": others["tables"] + [{"part": part} | t.to_dict() for t in summed.tables],
         "pictures": others["pictures"]
-        + [{"part": part, "file": file, "caption": text} for file, text in summed.pictures],
+        + [{"part": part, "file": p.file, "caption": p.caption} for p in summed.pictures],
     }

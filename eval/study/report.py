@@ -70,8 +70,9 @@ def main(config: Config) -> Path:
     """Writes report.html and readme.md; returns the path of the page."""
     results = read(config.folder)
     page = config.folder / "report.html"
-    runs.write_text(page, render(results, config.folder))
-    runs.write_text(config.folder / "readme.md", readme(results))
+    elsewhere = "or copy the study to another disk"
+    runs.write_text(page, render(results, config.folder), elsewhere)
+    runs.write_text(config.folder / "readme.md", readme(results), elsewhere)
     print(f"written: {page}, {config.folder / 'readme.md'}")
     return page
 

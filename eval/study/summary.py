@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,12 +49,20 @@ class Study:
         return self.made[forbidden]
 
 
+class Picture(NamedTuple):
+    """A file of the folder, its caption, and what draws it (None: it is there)."""
+
+    file: str
+    caption: str
+    draw: Callable[[], object] | None = None
+
+
 class Summary(NamedTuple):
-    """What a part comes to; pictures as (file, caption)."""
+    """What a part comes to."""
 
     record: Any
     tables: list[Table]
-    pictures: list[tuple[str, str]]
+    pictures: list[Picture]
 
 
 class Joined(NamedTuple):
@@ -146,7 +155,8 @@ def sensitivity(study: Study, cells: Cells) -> Summary:
         for name, line in lines.items():
             line.append((usual[knob], next(p for p in points if p["tracker"] == name)))
     file = "sensitivity.png"
-    plots.responses(
+    draw = partial(
+        plots.responses,
         {
             knob: {name: response(line) for name, line in lines.items()}
             for knob, lines in panels.items()
@@ -161,7 +171,7 @@ def sensitivity(study: Study, cells: Cells) -> Summary:
     )
     table = tables.points_table(title, points, "tracker", "changed")
     caption = "Leak and KL against each number of the rule."
-    return Summary(stored(found), [table], [(file, caption)])
+    return Summary(stored(found), [table], [Picture(file, caption, draw)])
 
 
 def steps(study: Study, cells: Cells) -> Summary:
@@ -181,13 +191,20 @@ def steps(study: Study, cells: Cells) -> Summary:
         lines.setdefault(p["tracker"], []).append((p["steps"], p))
     file = "steps.png"
     panel = {name: response(line) for name, line in lines.items()}
-    plots.responses({"steps": panel}, study.folder / file, log_x=("steps",), title=config.dataset)
+    draw = partial(
+        plots.responses,
+        {"steps": panel},
+        study.folder / file,
+        log_x=("steps",),
+        title=config.dataset,
+    )
     title = (
         f"{config.dataset}, number of steps, lambda_0 = 1,"
         f" n = {config.part_samples} per forbidden class"
     )
     table = tables.points_table(title, points, "tracker", "steps")
-    return Summary(record, [table], [(file, "Leak and KL against the number of steps.")])
+    caption = "Leak and KL against the number of steps."
+    return Summary(record, [table], [Picture(file, caption, draw)])
 
 
 PARTS: dict[str, Callable[[Study, Cells], Summary]] = {
@@ -222,8 +239,9 @@ def path(study: Study, problem: Problem) -> Summary:
         names = ["unguided", *(tables.label(family, s) for s in grids[family])]
         grid = np.concatenate([unguided[order][None], images])
         title = f"without {problem.forbidden_names}: {family}"
-        plots.image_grid(grid, study.folder / file, names, title=title)
-        pictures.append((file, f"{family}: one column per noise, scale growing downwards."))
+        draw = partial(plots.image_grid, grid, study.folder / file, names, title=title)
+        caption = f"{family}: one column per noise, scale growing downwards."
+        pictures.append(Picture(file, caption, draw))
     return Summary(None, [], pictures)
 
 
@@ -328,9 +346,7 @@ def _scores(real: np.ndarray, features: np.ndarray) -> dict[str, float]:
     }
 
 
-def trade_offs(
-    study: Study, found: Mapping[str, tradeoff.Curve], what: str
-) -> list[tuple[str, str]]:
+def trade_offs(study: Study, found: Mapping[str, tradeoff.Curve], what: str) -> list[Picture]:
     """A picture per measure: the measure against leak."""
     config, pictures = study.config, []
     for measure, label in MEASURES.items():
@@ -344,7 +360,8 @@ def trade_offs(
         references = {f: lines.pop(f) for f in (REFERENCE,) if f in lines}
         file = f"trade_off_{measure}.png"
         title = f"{config.dataset}, mean over {what}, {config.steps} steps"
-        plots.trade_off(
+        draw = partial(
+            plots.trade_off,
             lines,
             study.folder / file,
             references=references,
@@ -353,7 +370,8 @@ def trade_offs(
             y_label=label,
             title=title,
         )
-        pictures.append((file, f"Share of the forbidden class against {label.split(' (')[0]}."))
+        caption = f"Share of the forbidden class against {label.split(' (')[0]}."
+        pictures.append(Picture(file, caption, draw))
     return pictures
 
 

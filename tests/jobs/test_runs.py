@@ -7,7 +7,9 @@ import errno
 import json
 import os
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +19,18 @@ import pytest
 import tyro
 
 from dng_jax.errors import InputError, NonFiniteError
+from dng_jax.experiments.rule_specs import TrackerOptions
+from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, options, runs, tables
+from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.tables import Table
 from dng_jax.metrics import class_report
+from eval.bench import options as bench
+from eval.calibration import options as calibration
+from eval.class_removal import options as class_removal
+from eval.exact import options as exact
+from eval.hopfield import options as hopfield
+from eval.study import options as study
 
 
 @dataclasses.dataclass
@@ -250,6 +261,48 @@ def test_the_command_that_repeats_a_run_names_what_differs_and_no_folder():
     )
     assert options.command("python -m job", Asked(), Asked()) == "python -m job"
     assert options.command("python -m job", Asked(), asked).count(" --no-fast ") == 1
+
+
+def job_configs():
+    tracked = ("unguided", "interval(0.1,5,dng=2)", "reject:pair=1.2,calibration=c.json")
+    source = Source(network="my net.safetensors", negatives=("a.safetensors", "b.safetensors"))
+    yield class_removal.Config(forbid=("a b", "3"), rules=tracked, source=source)
+    yield class_removal.Config(options=TrackerOptions(delta=-1e-5), calibration=None, seeds=(1, 2))
+    yield study.Config(families=tracked[1:], calibration="c.json", parts=("curves",), seeds=(4, 5))
+    yield calibration.Config(dataset="a/b:1.0.0", samplers=("ddim",), trackers=("pair", "odds"))
+    yield exact.Config(seed=3, samples=10)
+    yield bench.Config("throughput", networks=("mnist", "cifar10:label"))
+    yield bench.Config(devices=Devices("cpu", 2), steps=3)
+    of_file = {"file": "f.safetensors", "key": "layer/attention/k", "heads": 2}
+    given = {"attention": of_file, "capacity": {"sizes": (), "energies": ("dot", "euclidean")}}
+    given |= {"landscape": {"at": (1.5, 2e-7)}, "spectrum": {"source": hopfield.Source("p.npy")}}
+    for name, options_of in hopfield.COMMANDS.items():
+        yield options_of(seed=3, **given.get(name, {}))
+
+
+@pytest.mark.parametrize("config", tuple(job_configs()), ids=lambda c: type(c).__module__)
+def test_the_command_that_a_job_records_is_read_back_as_the_same_run(config):
+    words = options.command("python -m job", config, type(config)())
+    assert tyro.cli(type(config), args=shlex.split(words)[3:]) == config
+
+
+def test_folders_are_cut_where_a_file_is_named_and_nowhere_else():
+    rules = ("np=.3", "reject:pair=1.2,calibration=/data/cal/c.json,drift=1", "own.rules:a=2")
+    asked = class_removal.Config(forbid=("a b",), rules=rules)
+    assert options.command("dng class-removal", asked, class_removal.Config()) == (
+        "dng class-removal --forbid 'a b'"
+        " --rules np=.3 reject:pair=1.2,calibration=c.json,drift=1 own.rules:a=2"
+    )
+    asked = hopfield.Attention(file="/data/f.safetensors", key="h/0/k")
+    assert options.command("x", asked, hopfield.Attention()) == "x --file f.safetensors --key h/0/k"
+
+
+def test_a_job_inside_another_is_named_as_itself(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dng study"])
+    assert options.program("eval.calibration") == "dng calibration"
+    assert options.program("eval.study.report") == "dng study report"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py"])
+    assert options.program("eval.class_removal") == "python -m eval.class_removal"
 
 
 def test_options_that_name_nothing_or_something_twice_are_named():

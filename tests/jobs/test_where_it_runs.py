@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pwd
 import resource
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dng_jax import data, plots, weights
 from dng_jax.errors import InputError, MissingDataError
-from dng_jax.experiments import rule_specs
+from dng_jax.experiments import calibrations, rule_specs
 from dng_jax.experiments.generating import Generated
 from dng_jax.jobs import cli, options, runs
+from dng_jax.jobs.tables import Table
 from dng_jax.metrics import Reference
 from dng_jax.weights import pretrained
 from eval.calibration import job as calibration
 from eval.class_removal import job as class_removal
 from eval.exact import job as exact
 from eval.hopfield import __main__ as hopfield
-from eval.study import cells
+from eval.hopfield import attention
+from eval.study import cells, report, summary
+from eval.study import job as study_job
 from eval.study import options as study
+from hopfield_jax.attention import HeadReport
 from train import options as train
 
 
@@ -93,6 +100,77 @@ def test_the_table_is_there_before_anything_is_drawn(tmp_path, monkeypatch, caps
         class_removal.main(small)
     assert "unguided" in capsys.readouterr().out
     assert "unguided" in (tmp_path / "r" / "tables.md").read_text()
+
+
+def test_saved_images_too_come_after_the_table(tmp_path, monkeypatch, capsys):
+    noise = np.random.default_rng(0).normal(size=(1, 200, 64))
+    found = Generated(np.arange(200)[None] % 2, (noise,), 1, noise.reshape(1, 200, 8, 8, 1), {}, 1)
+    monkeypatch.setattr(class_removal, "generate", lambda *_, **__: found)
+    small = class_removal.Config(
+        rules=("unguided",),
+        steps=2,
+        samples=200,
+        save_images="npz",
+        run=options.RunOptions(str(tmp_path / "r")),
+    )
+    with small_files(8000), pytest.raises(InputError, match="file too large"):
+        class_removal.main(small)
+    assert "unguided" in capsys.readouterr().out
+    assert "unguided" in (tmp_path / "r" / "tables.md").read_text()
+
+
+def test_the_numbers_of_hopfield_are_there_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+    numbers = {f.name: 2 for f in dataclasses.fields(HeadReport)} | {"phase": "centroid"}
+    heads = [HeadReport(**(numbers | {"head": i})) for i in range(3)]
+    monkeypatch.setattr(attention, "prepare", lambda _: ("random keys", heads))
+    with small_files(8000), pytest.raises(InputError) as caught:
+        hopfield.main(["attention", "--out", str(tmp_path / "r")])
+    assert str(caught.value) == (
+        f"cannot draw into {tmp_path / 'r'} (file too large): see to the folder and its disk,"
+        " or choose another --out"
+    )
+    assert "beta_eff" in (tmp_path / "r" / "tables.md").read_text()
+    assert json.loads((tmp_path / "r" / "results.json").read_text())["heads"]
+    assert "beta_eff" in capsys.readouterr().out
+
+
+def test_a_study_is_there_before_it_is_drawn_and_its_families_are_recorded_as_typed(
+    tmp_path, monkeypatch
+):
+    made = calibrations.Calibration("digits", "0", "ddpm", 4, {})
+    path, folder = calibrations.save(tmp_path / "c.json", made), tmp_path / "s"
+    table = Table("curves", ["rule"])
+    table.add("np")
+    noise = np.random.default_rng(0).normal(size=(2, 9, 40, 40, 1))
+    large = functools.partial(plots.image_grid, noise, folder / "a.png", "ab")
+    drawn = summary.Summary({}, [table], [summary.Picture("a.png", "of curves", large)])
+    info = SimpleNamespace(num_classes=2, class_names=("0", "1"))
+    model = SimpleNamespace(info=info, knows_classes=True, classifier=SimpleNamespace(name="c"))
+    monkeypatch.setattr(study_job.problems, "load", lambda *_: model)
+    monkeypatch.setattr(study_job, "compute", lambda *_: collections.defaultdict(int))
+    monkeypatch.setitem(summary.PARTS, "curves", lambda *_: drawn)
+    asked = study.Config(
+        parts=("curves",), families=("np", "dng:pair"), calibration=str(path), out=str(folder)
+    )
+    with small_files(8000), pytest.raises(InputError, match=r"cannot draw into .* another --out$"):
+        study_job.main(asked)
+    stored = report.read(folder)
+    assert (len(stored["tables"]), stored["pictures"]) == (1, [])
+    assert "curves" in (folder / "tables.md").read_text()
+    words = "--parts curves --families np dng:pair --calibration c.json"
+    assert stored["command"] == f"{options.program('eval.study')} {words}"
+    assert report.main(report.Config(folder)).exists()
+    study_job.main(dataclasses.replace(asked, resume=True))
+    assert [p["file"] for p in report.read(folder)["pictures"]] == ["a.png"]
+    with small_files(1000), pytest.raises(InputError, match=r"or copy the study to another disk$"):
+        report.main(report.Config(folder))
+
+
+def test_a_picture_that_the_disk_refuses_is_not_blamed_on_its_name(tmp_path):
+    with small_files(1000), pytest.raises(InputError) as caught:
+        plots.image_grid(np.zeros((1, 9, 8, 8, 1)), tmp_path / "a.png", ["a"])
+    assert str(caught.value).startswith(f"cannot write {tmp_path / 'a.png'} (file too large)")
+    assert "suffix" not in str(caught.value)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes")
