@@ -1,6 +1,7 @@
 """The command `dng`: the jobs by name.
 
     dng                         the jobs, a line each
+    dng train                   those of a name in two words
     dng class-removal --help    the options of one
     dng --version
     dng completion SHELL        a script that completes jobs and options (dng_jax.jobs.completion)
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs import completion
+from dng_jax.jobs import cli, completion
 from dng_jax.version import __version__
 
 
@@ -45,23 +47,24 @@ INSTALLED = Path(__file__).resolve().parent
 
 def main(words: list[str] | None = None) -> None:
     """Runs the job that the words (default: the command line) name, as the process's program."""
-    words = sys.argv[1:] if words is None else words
-    if not words or words[0] in ("-h", "--help"):
+    cli.patient_streams()
+    cli.main(partial(run, sys.argv[1:] if words is None else words))
+
+
+def run(words: list[str]) -> None:
+    """As `main`, with the errors as they are."""
+    if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
-        return
-    if words[0] == "--version":
+    elif words[0] == "--version":
         print(f"dng_jax {__version__}")
-        return
-    try:
-        if words[0] == "completion":
-            print(completion.script(" ".join(words[1:]), JOBS, main), end="")
-            return
+    elif words == ["train"] or (words[0] == "train" and words[1] in ("-h", "--help")):
+        print("\n".join(lines("train ")))
+    elif words[0] == "completion":
+        print(completion.script(" ".join(words[1:]), JOBS, main), end="")
+    else:
         name = named(words)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.argv = [f"dng {name}", *words[len(name.split()) :]]
-    importlib.import_module(home() + JOBS[name].module).start()
+        sys.argv = [f"dng {name}", *words[len(name.split()) :]]
+        importlib.import_module(home() + JOBS[name].module).start()
 
 
 def named(words: list[str]) -> str:
@@ -83,17 +86,22 @@ def home() -> str:
     return "dng_jax." if (INSTALLED / "eval").is_dir() else ""
 
 
+def lines(prefix: str = "") -> list[str]:
+    """The jobs whose names begin so, a line each."""
+    found = {name: job for name, job in JOBS.items() if name.startswith(prefix)}
+    return [f"  dng {name:<18}{job.about}" for name, job in found.items()]
+
+
 def overview() -> str:
     """The jobs, a line each."""
-    lines = [f"  dng {name:<18}{job.about}" for name, job in JOBS.items()]
     return "\n".join(
         [
             "Guided diffusion sampling in pure JAX. The jobs:",
             "",
-            *lines,
+            *lines(),
             "",
             "dng JOB --help shows the options of one, dng --version the version;",
-            "dng completion bash (or fish) prints a script that completes both in the shell.",
+            "dng completion bash (zsh, fish) prints a script that completes both in the shell.",
         ]
     )
 

@@ -12,6 +12,8 @@ A refusal of the disk is told apart from every other fault, whoever wrote: Pytho
 Files written by C++ fail with an error of any type that has only the text of these, and a file that
 cannot be closed any more hides the first refusal behind an error of its own.
 
+    disk.sweep(folder)                  what killed processes left of temporaries is removed
+
     disk.check_file(path)               before a file is read: it is there, and a file
     disk.check_memory(path, size)       before its numbers are allocated: they fit
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -30,6 +33,7 @@ from pathlib import Path
 from dng_jax.errors import InputError
 
 _ROOM = (errno.ENOSPC, errno.EDQUOT)
+_PART = re.compile(r"\.(?P<name>.+)\.(?P<by>\d+)-[0-9a-f]{6}(?P<suffix>(?:\.[^.]+)?)")
 _NUMBERS = (*_ROOM, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO)
 
 
@@ -62,6 +66,31 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def sweep(folder: str | os.PathLike) -> None:
+    """Removes what `whole` left below a folder in processes that were killed.
+
+    For a folder in which nobody else is at work: a process of another machine may look dead here.
+    """
+    for part in Path(folder).rglob(".*"):
+        found = _PART.fullmatch(part.name)
+        if found and Path(found["name"]).suffix == found["suffix"] and not _lives(int(found["by"])):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _lives(number: int) -> bool:
+    """Whether another process of this number runs; on Windows, where to ask is to kill, none."""
+    if os.name == "nt" or number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

@@ -25,6 +25,7 @@ A run is a folder:
                          that generated ones can be measured without the data set
 
 SIGTERM, SIGUSR1, and Ctrl-C the first time, finish the step, save, and end with exit code 0 and a
-line that shows how to go on; a second Ctrl-C ends at once with 130. Bad input, a full disk and a
-loss that is not finite end with 2 and one sentence; no saved state is harmed.
+line that shows how to go on. A second Ctrl-C ends at once with 130; so does one before the first
+step, when there is nothing to save. Bad input, a full disk and a loss that is not finite end with 2
+and one sentence; no saved state is harmed.
 """

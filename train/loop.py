@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dng_jax import training
 from dng_jax.errors import NonFiniteError
+from dng_jax.jobs import interrupts
 from dng_jax.training import TrainState
 from dng_jax.training.checkpoints import Checkpoints
 
@@ -58,10 +59,12 @@ class Done:
 
 
 class StopSignal:
-    """Notes the first SIGTERM, SIGUSR1 or Ctrl-C; a second one acts as usual."""
+    """Notes the first SIGTERM, SIGUSR1 or Ctrl-C; a second one acts as usual, and so does a Ctrl-C
+    while there is nothing to save."""
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self._listens = self._begun = False
 
     @contextmanager
     def listening(self) -> Iterator[StopSignal]:
@@ -69,24 +72,36 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        # SIGUSR1 is what batch systems send some time before a job's limit.
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: signal.getsignal(number) for number in interrupts.STOPS}
 
         def note(number, frame):
-            if self.name is None:
+            usual = before[number]
+            raising = usual is signal.default_int_handler
+            if self.name is None and (self._begun or not raising):
                 self.name = signal.Signals(number).name
-            else:
-                signal.signal(number, before[number])
-                signal.raise_signal(number)
+                if number == signal.SIGINT:
+                    interrupts.took()
+                return
+            signal.signal(number, usual)
+            if raising:
+                raise KeyboardInterrupt  # a signal raised again would count as another
+            signal.raise_signal(number)
 
-        for number in numbers:
+        for number in before:
             signal.signal(number, note)
+        self._listens = True
         try:
             yield self
         finally:
-            for number in numbers:
-                signal.signal(number, before[number])
+            self._listens = False
+            interrupts.defer(False)
+            for number, usual in before.items():
+                signal.signal(number, usual)
+
+    def begin(self) -> None:
+        """From here on there is something to save."""
+        self._begun = True
+        interrupts.defer(self._listens)
 
     def agreed(self) -> bool:
         """Whether any process was signalled; all processes must ask at the same step."""
@@ -135,6 +150,7 @@ def fit(
             if one_by_one:
                 # Collectives of several steps in flight wait for each other's threads for ever.
                 jax.block_until_ready(metrics)
+            stop.begin()
             n += size
             watch.add(n, size, time.monotonic() - began, metrics)
             at_event = n == event

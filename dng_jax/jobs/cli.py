@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from dng_jax import disk
 from dng_jax.errors import InputError, NonFiniteError
+from dng_jax.jobs import interrupts
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 T = TypeVar("T")
-
-INTERRUPTED = 130
-GRACE = 3.0
 
 
 def start(job: Callable[[], object]) -> None:
@@ -37,14 +32,19 @@ def start(job: Callable[[], object]) -> None:
     refuses where it cannot import it, is not asked for.
     """
     os.environ["MPLBACKEND"] = "agg"
-    sys.stdout, sys.stderr = _patient(sys.stdout), _patient(sys.stderr)
-    _heed_interrupts()
+    patient_streams()
+    interrupts.heed()
     try:
         main(job)
     except SystemExit as left:
-        if left.code != INTERRUPTED:
+        if left.code != interrupts.EXIT_CODE:
             raise
-        _leave()
+        interrupts.leave()
+
+
+def patient_streams() -> None:
+    """Lets this process print for a reader that has gone away, and on any terminal."""
+    sys.stdout, sys.stderr = _patient(sys.stdout), _patient(sys.stderr)
 
 
 def main(job: Callable[[], object]) -> None:
@@ -62,7 +62,7 @@ def main(job: Callable[[], object]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupts.EXIT_CODE)
 
 
 def parse(options: type[T], package: str) -> T:
@@ -94,51 +94,31 @@ def progress_bar() -> Progress:
     )
 
 
-def _heed_interrupts() -> None:
-    """Ends this process GRACE seconds after a Ctrl-C that nobody else handles.
-
-    Python raises KeyboardInterrupt once it is its turn again, and that is not before a compilation
-    is over; one that is raised inside a callback of jax is lost. So a thread watches too.
-    """
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    try:
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    except ValueError:  # not the main thread: no signal comes here
-        return
-
-    def watch() -> None:
-        while number := os.read(read, 1):
-            usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            if number[0] == signal.SIGINT and usual:
-                time.sleep(GRACE)
-                if sys.stdout.isatty():
-                    print("\x1b[?25h", end="")  # the cursor, which a progress bar hides
-                print("interrupted", file=sys.stderr)
-                _leave()
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _leave() -> None:
-    # Not by way of the interpreter, which would wait for, or crash, threads that still compile.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
-
-
 class _Patient(io.FileIO):
-    """A file whose reader may go away: what nobody reads any more is dropped."""
+    """A file whose reader may go away: what nobody reads any more is dropped.
+
+    A disk refuses once: the interpreter flushes what is left when the process ends, and would add a
+    traceback to the sentence about it.
+    """
+
+    refused = False
 
     def write(self, data) -> int:  # type: ignore[override]
         try:
             return super().write(data)
         except BrokenPipeError:
             return len(data)
+        except OSError:
+            if self.refused:
+                return len(data)
+            self.refused = True
+            raise
 
 
 def _patient(stream: TextIO) -> TextIO:
     """The stream without its two ways to fail; as it is where it is no file."""
+    if isinstance(getattr(getattr(stream, "buffer", None), "raw", None), _Patient):
+        return stream
     try:
         stream.flush()
         raw = _Patient(stream.fileno(), "w", closefd=False)

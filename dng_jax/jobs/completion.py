@@ -1,7 +1,8 @@
 """Completion of `dng` by a shell: a script that knows the jobs and the options of each.
 
     bash    dng completion bash > ~/.local/share/bash-completion/completions/dng
-    zsh     autoload -U bashcompinit && bashcompinit && eval "$(dng completion bash)"   in ~/.zshrc
+    zsh     dng completion zsh > ~/.dng-completion.zsh, and in ~/.zshrc after compinit:
+            source ~/.dng-completion.zsh
     fish    dng completion fish > ~/.config/fish/completions/dng.fish
 
 The script is written once, from what every job's --help shows; nothing runs while one types.
@@ -14,7 +15,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from dng_jax.errors import choose
+from dng_jax.errors import InputError, choose
 
 BASH = """\
 _dng() {{
@@ -27,14 +28,19 @@ _dng() {{
 }}
 complete -o default -F _dng dng
 """
-SHELLS = ("bash", "fish")
+ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
+SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str, jobs: Iterable[str], run: Callable[[list[str]], None]) -> str:
     """The script of a shell; run: `dng` with these words. InputError for another shell."""
+    if not shell:
+        raise InputError(f"name a shell: dng completion {', '.join(SHELLS[:-1])} or {SHELLS[-1]}")
     choose(shell, SHELLS, "shell")
     known = options(jobs, run)
-    return _bash(known) if shell == "bash" else _fish(known)
+    if shell == "fish":
+        return _fish(known)
+    return _bash(known) if shell == "bash" else ZSH + _bash(known)
 
 
 def options(jobs: Iterable[str], run: Callable[[list[str]], None]) -> dict[str, list[str]]:

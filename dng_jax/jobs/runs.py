@@ -7,7 +7,7 @@ A run folder holds run.json beside the results:
     sessions     the same of every start and resume, the first one first
     and what the job adds
 
-Nothing here deletes anything.
+Nothing here deletes anything, but for temporaries that killed jobs left.
 """
 
 from __future__ import annotations
@@ -76,13 +76,15 @@ def new_run_folder(
     path = _made(path, job)
     _refuse_another(path, wanted, overwrite, option)
     try:
-        locks.hold(path)
+        alone = locks.hold(path)
     except OSError as error:
         raise InputError(
             f"cannot write to {path} ({error.strerror}): choose another --out"
         ) from error
     # Again, now that nobody else can begin: another job may have, since.
     _refuse_another(path, wanted, overwrite, option)
+    if alone:
+        disk.sweep(path)
     now, before = provenance(), read_run(path) or {}
     held = before.get("sessions", [])
     sessions = [*(held if isinstance(held, list) else ()), now]

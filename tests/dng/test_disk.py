@@ -1,6 +1,9 @@
 """Files that appear whole or not at all; refusals of the disk in one sentence."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +66,24 @@ def test_other_errors_pass_as_they_are(tmp_path):
         with pytest.raises(type(error)) as caught, disk.whole(tmp_path / "a"):
             raise error
         assert caught.value is error
+
+
+def test_what_dead_processes_left_is_swept_and_nothing_else(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = [
+        f".model.safetensors.{gone.pid}-0a1b2c.safetensors",
+        f".README.{gone.pid}-0a1b2c",
+        f".a.csv.{os.getpid()}-0a1b2c.csv",  # of a job of the same number, in another container
+    ]
+    kept = [
+        f".a.csv.{os.getppid()}-0a1b2c.csv",
+        f".a.csv.{gone.pid}-0a1b2c.png",
+        f".a.csv.{gone.pid}",
+        f"a.csv.{gone.pid}-0a1b2c.csv",
+    ]
+    (tmp_path / "below").mkdir()
+    for name in left + kept:
+        (tmp_path / "below" / name).write_text("half")
+    disk.sweep(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "below").iterdir()) == sorted(kept)

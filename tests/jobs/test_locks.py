@@ -76,9 +76,12 @@ def test_a_folder_in_use_is_refused_until_its_job_ends_in_whatever_way(tmp_path,
     with pytest.raises(InputError, match=said):
         runs.new_run_folder(folder, {"steps": 1}, overwrite=True, option="--resume")
     assert (folder / "run.json").read_bytes() == before
+    part = folder / f".model.safetensors.{job.pid}-0a1b2c.safetensors"
+    part.write_bytes(b"half")
     job.kill()
     job.wait()
     runs.new_run_folder(folder, {"steps": 1}, overwrite=True)
+    assert not part.exists()
     runs.new_run_folder(folder, {"steps": 1}, overwrite=True)  # its own job may go on in it
     assert len(json.loads((folder / "run.json").read_text())["sessions"]) == 3
 

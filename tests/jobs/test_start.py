@@ -21,7 +21,7 @@ from rich.console import Console
 
 from dng_jax import cli
 from dng_jax.errors import InputError
-from dng_jax.jobs import completion, devices
+from dng_jax.jobs import completion, devices, interrupts
 from dng_jax.jobs.tables import Table
 from dng_jax.training import presets
 from tests.house import ROOT, imported, modules
@@ -146,6 +146,15 @@ def test_dng_alone_lists_every_job(capsys):
     listed = capsys.readouterr().out
     for name, job in cli.JOBS.items():
         assert re.search(rf"(?m)^  dng {name} +{re.escape(job.about)}$", listed), name
+    for words in (["help"], ["--help"]):
+        cli.main(words)
+        assert capsys.readouterr().out == listed
+    for words in (["train"], ["train", "--help"]):
+        cli.main(words)
+        two = capsys.readouterr().out.splitlines()
+        assert [" ".join(line.split()[1:3]) for line in two] == [
+            "train diffusion", "train classifier"
+        ]  # fmt: skip
     cli.main(["--version"])
     with open(ROOT / "pyproject.toml", "rb") as file:
         assert capsys.readouterr().out == f"dng_jax {tomllib.load(file)['project']['version']}\n"
@@ -157,7 +166,7 @@ def test_dng_alone_lists_every_job(capsys):
         (["clas-removal"], "did you mean 'class-removal'?"),
         (["class_removal"], "did you mean 'class-removal'?"),
         (["train", "difusion"], "did you mean 'train diffusion'?"),
-        (["train"], "choose from train diffusion, train classifier"),
+        (["completion"], "name a shell: dng completion bash, zsh or fish"),
         (["completion", "ksh"], "unknown shell 'ksh'"),
     ],
 )
@@ -189,6 +198,9 @@ def test_the_shell_completes_jobs_and_options(monkeypatch):
     ask = 'COMP_WORDS=(dng exact --s); COMP_CWORD=2; _dng; echo "${COMPREPLY[@]}"'
     answer = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True)
     assert answer.stdout == "--samples\n"
+    first, _, rest = completion.script("zsh", shells, run).partition("\n")
+    assert "bashcompinit" in first
+    assert rest == script
 
 
 def test_a_wheel_holds_the_jobs_and_takes_no_other_name(tmp_path, shown):
@@ -244,6 +256,21 @@ def test_a_reader_that_has_gone_away_costs_no_results(tmp_path):
     assert (tmp_path / "results").read_text() == "all of them"
 
 
+@pytest.mark.parametrize("words", ["[]", "['--version']", "['train']"])
+def test_dng_itself_minds_no_reader_that_has_gone_away_and_says_that_a_disk_is_full(words):
+    code = f"from dng_jax import cli\ncli.main({words})"
+    read, write = os.pipe()
+    os.close(read)
+    gone = child(code, stdout=write)
+    os.close(write)
+    assert (gone.communicate()[1], gone.returncode) == (b"", 0)
+    with open("/dev/full", "w") as full:
+        process = child(code, stdout=full)
+        error = process.communicate()[1].decode()
+    assert process.returncode == 2
+    assert re.fullmatch(r"error: cannot write .*no space left on device.*\n", error)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
 def test_a_terminal_without_a_character_loses_no_table(encoding):
     job = """
@@ -269,40 +296,108 @@ def test_the_backend_of_a_notebook_stops_no_job():
     assert process.returncode == 0
 
 
-def test_an_interrupt_that_is_lost_ends_the_process_all_the_same():
-    # As jax loses one that is raised while it calls back.
-    job = """
-    import time
-    cli.GRACE = 0.2
-    def job():
-        print("begun", flush=True)
-        while True:
-            try:
-                time.sleep(60)
-            except KeyboardInterrupt:
-                pass
-    cli.start(job)
-    """
-    process = child(job)
+def interrupted(job, times=1):
+    """(exit code, stderr, seconds) of a process that says "begun" and gets so many Ctrl-C."""
+    process = child("import signal, time\nfrom dng_jax.jobs import interrupts\n" + job)
     assert process.stdout.readline() == b"begun\n"
     time.sleep(0.3)  # while it prints, an interrupt can make it print again
-    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
     try:
-        assert process.communicate(timeout=20) == (b"", b"interrupted\n")
+        error = process.communicate(timeout=20)[1]
     finally:
         process.kill()
-    assert process.returncode == 130
+    return process.returncode, error, time.monotonic() - began
+
+
+# As jax loses a KeyboardInterrupt that is raised while it calls back, and C++ gives it no turn.
+LOSES = """
+    print("begun", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+
+
+def test_an_interrupt_that_is_lost_ends_the_process_all_the_same():
+    job = f"interrupts.GRACE = 0.2\ndef job():{LOSES}\ncli.start(job)"
+    assert interrupted(job)[:2] == (130, b"interrupted\n")
+
+
+@pytest.mark.parametrize("handler", ["signal.default_int_handler", "lambda *a: interrupts.took()"])
+def test_a_second_interrupt_ends_the_process_at_once_whoever_handles_it(handler):
+    job = f"def job():\n    signal.signal(signal.SIGINT, {handler}){LOSES}\ncli.start(job)"
+    code, error, seconds = interrupted(job, times=2)
+    assert (code, error) == (130, b"interrupted\n")
+    assert seconds < 2 < interrupts.GRACE
+
+
+@pytest.mark.parametrize("how", ["took", "defer"])
+def test_an_interrupt_that_a_handler_heeds_or_will_ends_nothing(how):
+    # The handler is gone by the time that the first Ctrl-C is judged.
+    job = f"""
+interrupts.GRACE = 0.2
+def job():
+    def note(number, frame):
+        signal.signal(number, signal.default_int_handler)
+        interrupts.took() if {how == "took"} else None
+    interrupts.defer({how == "defer"})
+    signal.signal(signal.SIGINT, note)
+    print("begun", flush=True)
+    time.sleep(1.2)
+cli.start(job)
+"""
+    assert interrupted(job)[:2] == (0, b"")
+
+
+def test_a_full_disk_below_the_streams_does_not_keep_an_interrupted_process_alive():
+    job = f"""
+interrupts.GRACE = 0.2
+def job():
+    import os
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+{LOSES.replace("flush=True)", "flush=True); os.dup2(2, 1)")}
+cli.start(job)
+"""
+    assert interrupted(job)[:2] == (130, b"")
 
 
 def test_signals_stop_a_training_once_and_then_act_as_usual():
-    for first in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-        stop, before = loop.StopSignal(), signal.getsignal(first)
-        with stop.listening():
-            signal.raise_signal(first)
-            assert stop.name == first.name
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(first) is before
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for first in interrupts.STOPS:
+            stop, before = loop.StopSignal(), signal.getsignal(first)
+            with stop.listening():
+                stop.begin()
+                signal.raise_signal(first)
+                assert stop.name == first.name
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(first) is before
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def test_an_interrupt_ends_a_training_that_still_compiles():
+    # As C++ does, the main thread gives no handler a turn; what a training installs is one.
+    job = """
+interrupts.GRACE = 0.2
+def job():
+    import ctypes
+    signal.signal(signal.SIGINT, lambda *a: None)
+    print("begun", flush=True)
+    seconds, again = 20, ctypes.CDLL(None).sleep
+    while seconds:
+        seconds = again(seconds)
+cli.start(job)
+"""
+    code, error, seconds = interrupted(job)
+    assert (code, error) == (130, b"interrupted\n")
+    assert seconds < 5
 
 
 # --------------------------------------------------------------------------- tables

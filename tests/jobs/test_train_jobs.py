@@ -201,6 +201,11 @@ def test_a_second_interrupt_leaves_at_once():
     try:
         stop = loop.StopSignal()
         with stop.listening():
+            with pytest.raises(KeyboardInterrupt):  # there is nothing to save yet
+                signal.raise_signal(signal.SIGINT)
+            assert not stop.agreed()
+        with stop.listening():
+            stop.begin()
             signal.raise_signal(signal.SIGINT)
             assert stop.agreed()
             with pytest.raises(KeyboardInterrupt):
