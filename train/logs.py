@@ -13,24 +13,36 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
+
+_LARGEST = 1e300  # sums of many of them are still numbers
 
 
 def read(folder: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl; half a line, left by a killed run, is left out, and so is
     one that was altered into something else."""
-    path, lines = folder / "metrics.jsonl", []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    path = folder / "metrics.jsonl"
+    lines: list[dict[str, float]] = []
+    if not path.exists():
+        return lines
+    disk.check_memory(path, 3 * disk.check_file(path))
+    text = path.read_text(encoding="utf-8", errors="replace")
     for line in text.splitlines():
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        numbers = isinstance(found, dict) and all(type(v) in (int, float) for v in found.values())
-        if numbers and type(found.get("step")) is int:
+        numbers = isinstance(found, dict) and all(map(_written, found.values()))
+        if numbers and type(found.get("step")) is int and found["step"] > 0:
             lines.append(found)
     return lines
+
+
+def _written(value: Any) -> bool:
+    """Whether `Log` can have written it; JSON has NaN too, and whole numbers beyond any float."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
 def average_of_last(folder: Path, share: float = 0.05) -> tuple[dict[str, float], int]:

@@ -18,9 +18,7 @@ network.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +28,13 @@ import numpy as np
 
 from dng_jax import disk
 from dng_jax.errors import InputError, choose
-from dng_jax.experiments import models
+from dng_jax.experiments import models, rule_specs
 from dng_jax.experiments.problems import Problem
 from dng_jax.weights import pretrained
 
 FORMAT = "dng_jax calibration 1"
 BUNDLED = "bundled"
+LARGEST = 1000.0  # nats: far beyond any fit, and far below what float32 overflows with
 
 
 class Correction(NamedTuple):
@@ -81,18 +80,20 @@ def save(path: str | Path, calibration: Calibration) -> Path:
 
 def load(path: str | Path) -> Calibration:
     """Reads a file; InputError where it is none of this format."""
+    disk.check_memory(path, 10 * disk.check_file(path))
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is no JSON"
         raise InputError(
             f"calibration {path} cannot be read ({reason}): name a file that eval.calibration wrote"
         ) from error
     try:
         return _read(stored)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
-            f"{path} is no calibration of this library ({error}): name a file that"
+            f"{path} is no calibration of this library ({reason}): name a file that"
             " eval.calibration wrote"
         ) from error
 
@@ -163,22 +164,39 @@ def _bundled(problem: Problem) -> Calibration:
 def _read(stored: Any) -> Calibration:
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise ValueError(f"its format is not '{FORMAT}'")
-    trackers = {name: _correction(one) for name, one in stored["trackers"].items()}
-    for name, kind in {"dataset": str, "network": str, "sampler": str, "steps": int}.items():
-        if not isinstance(stored[name], kind):
-            raise ValueError(f"{name} is no {kind.__name__}")
-    fit = dict(stored.get("fit") or {})
+    for name in ("dataset", "network", "sampler"):
+        if not isinstance(stored[name], str):
+            raise ValueError(f"{name} is no text")
+    if type(stored["steps"]) is not int or stored["steps"] < 1:  # True is an int
+        raise ValueError("steps is no whole number of at least 1")
+    named, fit = stored["trackers"], stored.get("fit", {})
+    if not isinstance(named, dict) or not {*named} & {*rule_specs.FITTED}:
+        raise ValueError(f"it has none of the trackers {', '.join(rule_specs.FITTED)}")
+    # Flat, so that `digest` can write whatever was read here: deep JSON exhausts the stack.
+    if not isinstance(fit, dict) or any(isinstance(v, dict | list) for v in fit.values()):
+        raise ValueError("fit is no object of plain values")
     known = {n: stored[n] for n in ("dataset", "network", "sampler", "steps")}
+    trackers = {name: _correction(name, one) for name, one in named.items()}
     return Calibration(**known, trackers=trackers, fit=fit)
 
 
-def _correction(stored: Any) -> Correction:
-    knots, values, offset = (tuple(float(v) for v in stored[name]) for name in Correction._fields)
-    numbers = (*knots, *values, *offset)
-    if not all(math.isfinite(v) for v in numbers) or min(values, default=-1) < 0:
-        raise ValueError("its numbers must be finite, and temperatures >= 0")
-    if not len(knots) == len(values) == len(offset) or any(
-        a >= b for a, b in itertools.pairwise(knots)
-    ):
+def _correction(tracker: str, stored: Any) -> Correction:
+    if not isinstance(stored, dict):
+        raise ValueError(f"tracker {tracker} is no object")
+    knots, values, offset = (_numbers(stored[name], name) for name in Correction._fields)
+    held = np.asarray(knots, np.float32)  # as the trackers hold them: two knots may be one there
+    if not len(knots) == len(values) == len(offset) or np.any(np.diff(held) <= 0):
         raise ValueError("it needs as many temperatures and offsets as knots, which increase")
+    if min(values) < 0:
+        raise ValueError("temperatures must be >= 0")
     return Correction(knots, values, offset)
+
+
+def _numbers(stored: Any, name: str) -> tuple[float, ...]:
+    """A list of numbers of at most LARGEST, either sign; ValueError for anything else."""
+    if not isinstance(stored, list) or not stored:
+        raise ValueError(f"{name} is no list of numbers")
+    # A comparison with NaN is False, and whole numbers beyond any float are compared exactly.
+    if not all(type(v) in (int, float) and abs(v) <= LARGEST for v in stored):
+        raise ValueError(f"{name} must hold numbers between -{LARGEST:g} and {LARGEST:g}")
+    return tuple(map(float, stored))

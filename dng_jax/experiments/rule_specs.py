@@ -34,6 +34,7 @@ from dng_jax.experiments import rejection
 
 REFERENCE = "reference"
 TRACKERS = ("pair", "odds", "classes", "classes-model", "exact")
+FITTED = ("pair", "odds", "classes")  # what a calibration can hold; classes-model is one of them
 CALIBRATION, NO_CALIBRATION = "calibration", "none"
 
 

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import tyro
 
+from dng_jax.experiments import rule_specs
 from dng_jax.experiments.source import Source
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, RunOptions
 
-TRACKERS = ("pair", "odds", "classes")
+TRACKERS = rule_specs.FITTED
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def load(folder: Path, cell: Cell) -> Found | None:
         found = arrays.read_npz(path)
         record, calls = json.loads(str(found["record"])), int(found["calls"])
         labels, features = found["labels"], found["features"]
-    except (InputError, KeyError, ValueError, TypeError, RecursionError) as error:
+    except (InputError, LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path} cannot be read ({reason}): remove it, and --resume") from error
     if record != runs.to_json(cell):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dng_jax import InputError, posterior, sample_keys, schedules, steps
+from dng_jax import InputError, disk, posterior, sample_keys, schedules, steps
 from dng_jax.experiments import calibrations, problems, rule_builders, rule_specs
 from dng_jax.experiments.calibrations import Calibration, Correction
 from dng_jax.experiments.rule_specs import TrackerOptions
@@ -198,6 +198,24 @@ def test_a_calibration_of_something_else_is_refused(digits, made):
         {"trackers": {"pair": {"knots": [0], "temperature": [-1], "offset": [0]}}},
         {"trackers": {"pair": {"knots": [0], "temperature": [1], "offset": [float("nan")]}}},
         {"trackers": []},
+        {"trackers": {}},
+        {"trackers": {"other": {"knots": [0], "temperature": [1], "offset": [0]}}},
+        {"trackers": {"pair": {"knots": [10**400], "temperature": [1], "offset": [0]}}},
+        {"trackers": {"pair": {"knots": [0], "temperature": [1], "offset": [1e300]}}},
+        {"trackers": {"pair": {"knots": [0], "temperature": [True], "offset": [0]}}},
+        {"trackers": {"pair": {"knots": [], "temperature": [], "offset": []}}},
+        {"trackers": {"pair": {"knots": [1, 1 + 1e-9], "temperature": [1, 1], "offset": [0, 0]}}},
+        {
+            "trackers": {
+                "pair": {"knots": [*range(8)], "temperature": "12345678", "offset": [0] * 8}
+            }
+        },
+        {"steps": True},
+        {"steps": 0},
+        {"fit": [["seed", 3]]},
+        {"fit": {"seed": [[[3]]]}},
+        "[" * 200_000,
+        "9" * 5000,
     ],
 )
 def test_a_file_that_is_no_calibration_is_one_sentence(made, change):
@@ -211,8 +229,21 @@ def test_a_file_that_is_no_calibration_is_one_sentence(made, change):
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match=r"cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"none\.json does not exist"):
         calibrations.load(tmp_path / "none.json")
+
+
+def test_what_is_no_file_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="a pipe or a device, no file"):
+        calibrations.load("/dev/zero")
+    with pytest.raises(InputError, match="is a folder, no file"):
+        calibrations.load(tmp_path)
+
+
+def test_a_calibration_larger_than_memory_is_one_sentence(made, monkeypatch):
+    monkeypatch.setattr(disk, "free_memory", lambda: 100)
+    with pytest.raises(InputError, match="is it the right file"):
+        calibrations.load(made[1])
 
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import json
 import re
 
@@ -16,6 +17,7 @@ from dng_jax.errors import InputError
 from eval.hopfield import sets
 from eval.study import cells, report
 from hopfield_jax import projections
+from train import logs
 
 CELL = cells.Cell("curves", (0,), "np", (cells.Setting(0.1), cells.Setting(0.3)), 5, "ddpm", 0, 3)
 FOUND = cells.Found(np.zeros((2, 3), np.uint8), np.zeros((2, 3, 4), np.float16), 5)
@@ -80,6 +82,22 @@ def test_a_cell_of_other_arrays_is_refused(tmp_path, changed):
     cells.save(tmp_path, CELL, cells.Found(**{**vars(FOUND), **changed}))
     with pytest.raises(InputError, match="does not hold what it says it does"):
         cells.load(tmp_path, CELL)
+
+
+def test_a_cell_of_infinitely_many_calls_is_refused(tmp_path):
+    cells.save(tmp_path, CELL, dataclasses.replace(FOUND, calls=np.inf))
+    with pytest.raises(InputError, match=r"cannot be read \(cannot convert float infinity"):
+        cells.load(tmp_path, CELL)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": 0}', '{"step": -5}', f'{{"step": {10**400}}}', '{"step": 9, "loss": NaN}']
+)
+def test_a_line_that_no_training_writes_is_left_out(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line)
+    assert logs.average_of_last(tmp_path) == ({}, 0)
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 8, "loss": 2}}\n{line}\n')
+    assert logs.average_of_last(tmp_path) == ({"loss": 2}, 1)
 
 
 def test_results_of_another_shape_are_refused(folder):
