@@ -164,7 +164,17 @@ class Checkpoints:
                     f" ({difference(about['network'], self.network)}):"
                     " resume with the options it was started with, or choose another --out"
                 )
-            if about["leaves"] != _shapes(_flatten(like)):
+            stored, ours = about["leaves"], _shapes(_flatten(like))
+            if stored != ours:
+                # The first entry is the type, the others are the shape.
+                alike = {n: s[1:] for n, s in stored.items()} == {n: s[1:] for n, s in ours.items()}
+                name = next((n for n in ours if stored.get(n) != ours[n]), "")
+                if alike:
+                    raise InputError(
+                        f"{self.folder} holds states of other number types ({name} is"
+                        f" {stored[name][0]}, here {ours[name][0]}): resume with JAX_ENABLE_X64 as"
+                        " it was when the run was started, or choose another --out"
+                    )
                 raise InputError(
                     f"{self.folder} holds states of another optimiser or version of this library:"
                     " resume with the one it was started with, or choose another --out"

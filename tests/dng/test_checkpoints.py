@@ -133,6 +133,13 @@ def test_states_of_another_network_are_refused_and_stay(folder):
     with Checkpoints(folder, NETWORK) as states:
         with pytest.raises(InputError, match="another optimiser or version"):
             states.restore(make(0, width=4))
+        halves = jax.tree.map(
+            lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, make(0)
+        )
+        with pytest.raises(
+            InputError, match=r"is float32, here bfloat16\): resume with JAX_ENABLE"
+        ):
+            states.restore(halves)
         assert states.steps() == [2, 4, 5]
 
 

@@ -131,7 +131,8 @@ def test_whatever_stands_for_a_network_samples_the_same(make, expected):
 
 
 def test_a_real_equinox_network_samples_and_its_weights_are_data():
-    eqx = pytest.importorskip("equinox")
+    import equinox as eqx
+
     made = [eqx.nn.MLP(4, 4, 8, 1, key=jax.random.key(seed)) for seed in (0, 1)]
     traced = []
 

@@ -17,8 +17,6 @@ EXAMPLES = {
     for page, text in PAGES.items()
     if (found := re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 }
-# What a block needs beyond what the library depends on.
-OPTIONAL = ("equinox",)
 
 
 def printed(code: str, scope: dict) -> str:
@@ -29,17 +27,11 @@ def printed(code: str, scope: dict) -> str:
     return out.getvalue()
 
 
-def missing(code: str) -> bool:
-    return any(f"import {name}" in code and not importlib.util.find_spec(name) for name in OPTIONAL)
-
-
 @pytest.mark.parametrize("page", EXAMPLES)
 def test_every_example_runs_and_prints_what_it_says(page):
     scope: dict = {}
     for code in EXAMPLES[page]:
         assert max(map(len, code.splitlines())) <= 100
-        if missing(code):
-            continue
         lines = printed(code, scope).splitlines()
         # print(...)  # (4, 8): a value, not a remark
         for said in re.findall(r"(?m)^ *print\(.*\)  # ([\d(\[TF].*)$", code):
