@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -165,10 +166,15 @@ class Spec:
         """The same rule at another scale; None keeps the one it has."""
         return self if scale is None else dataclasses.replace(self, scale=scale)
 
+    def takes(self, name: str) -> bool:
+        """Whether a job's option of that name reaches it: it tracks kernels, with no setting of its
+        own instead."""
+        instead = {CALIBRATION, "tau"} if name == CALIBRATION else {name}
+        return self.tracker not in (None, "exact") and not instead & {n for n, _ in self.settings}
+
     def with_calibration(self, name: str | None) -> Spec:
-        """The same rule with a calibration, where it tracks kernels and names none itself."""
-        tracked = self.tracker is not None and self.tracker != "exact"
-        if name is None or not tracked or {CALIBRATION, "tau"} & {n for n, _ in self.settings}:
+        """The same rule with a calibration, where it takes one."""
+        if name is None or not self.takes(CALIBRATION):
             return self
         return dataclasses.replace(self, settings=(*self.settings, (CALIBRATION, name)))
 
@@ -214,6 +220,33 @@ def parse(text: str, tracker: str = "classes") -> Spec:
     if spec.name in UNLIMITED:
         reader.fail(rule_at, f"{spec.name} guides nothing that an interval could limit")
     return dataclasses.replace(spec, interval=(low, high))
+
+
+def check_taken(
+    specs: Sequence[Spec],
+    option: str,
+    calibration: str | None,
+    numbers: TrackerOptions | None = None,
+) -> None:
+    """InputError for a job's --calibration, or numbers of trackers, that no rule would take.
+
+    option: that of the rules, for the message.
+    """
+    if calibration is not None and (not calibration or set(calibration) & set(",()")):
+        raise InputError(
+            f"--calibration takes a file's name without commas and parentheses, '{calibration}' has"
+            " no place in a rule: rename the file"
+        )
+    usual, given = TrackerOptions(), numbers or TrackerOptions()
+    names = [n for n in TRACKED if n != CALIBRATION and getattr(given, n) != getattr(usual, n)]
+    if calibration not in (None, NO_CALIBRATION):
+        names.append(CALIBRATION)
+    for name in names:
+        if not any(spec.takes(name) for spec in specs):
+            raise InputError(
+                f"no rule of {option} takes --{name}: it is of dng and reject, where they bring no"
+                " setting instead and the tracker is not exact; leave it out"
+            )
 
 
 class _Reader:

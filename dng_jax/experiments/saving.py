@@ -11,6 +11,7 @@ file's name should not hold.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +21,11 @@ import numpy as np
 
 from dng_jax import data, disk
 from dng_jax.errors import InputError, choose
+from dng_jax.experiments.rule_specs import CALIBRATION
 from dng_jax.jobs.tables import write_csv
 
 KINDS = ("png", "npz")
+LONGEST = 150  # disks take 255 bytes, and of a cell or a half-written file there is more
 
 
 class Labelled(NamedTuple):
@@ -62,5 +65,19 @@ def save(folder: Path, rule: str, parts: Sequence[Labelled], kind: str) -> None:
 
 
 def file_name(rule: str) -> str:
-    """A rule in words as a file's name."""
-    return re.sub(r"[^\w.,+=-]+", "-", rule).strip("-")
+    """A rule in words as a file's name of at most LONGEST bytes; of a calibration's path its stem
+    and a digest."""
+
+    def short(found: re.Match) -> str:
+        return f"{Path(found[0]).stem}-{_digest(found[0])}"
+
+    named = re.sub(rf"(?<=,{CALIBRATION}=)[^,()]*/[^,()]*", short, rule)
+    name = re.sub(r"[^\w.,+=-]+", "-", named).strip("-")
+    if len(name.encode()) <= LONGEST:
+        return name
+    end = f"-{_digest(rule)}"
+    return name.encode()[: LONGEST - len(end)].decode(errors="ignore") + end
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]

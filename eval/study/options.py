@@ -63,6 +63,8 @@ def check(config: Config) -> None:
         choose(part, plan.PARTS, "part")
     if "calibration" in config.parts and config.steps < 4:
         raise InputError(f"the part calibration needs --steps of at least 4, got {config.steps}")
+    specs = [rule_specs.parse(family) for family in plan.grids_of(config.families)]
+    rule_specs.check_taken(specs, "--families", config.calibration)
     grids = plan.grids_of(plan.calibrated(config.families, config.calibration))
     alone = [part for part in config.parts if part in ("sensitivity", "steps")]
     if alone and not set(grids) & set(plan.PLAIN_TRACKERS):

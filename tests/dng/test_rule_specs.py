@@ -53,6 +53,29 @@ def specs(draw):
     return Spec(name, tracker, scale, pairs, interval)
 
 
+IGNORED = [
+    (("np=.3",), "/nonexistent.json", {}, "no rule of --rules takes --calibration"),
+    (("dng:exact", "reject:pair,tau=.5"), "c.json", {}, "no rule of --rules takes --calibration"),
+    (("dng:pair,calibration=none",), "bundled", {}, "no rule of --rules takes --calibration"),
+    (("np", "dng:pair,tau=.5"), None, {"tau": 2.0}, "no rule of --rules takes --tau"),
+    (("dng:exact",), None, {"delta": 0.1}, "no rule of --rules takes --delta"),
+    (("feedback",), None, {"drift": 0.1}, "no rule of --rules takes --drift"),
+    (("unguided",), None, {"prior": 0.1}, "no rule of --rules takes --prior"),
+    (("dng:pair",), "a,b.json", {}, "'a,b.json' has no place in a rule: rename the file"),
+    (("dng:pair",), "a(1).json", {}, "'a(1).json' has no place in a rule: rename the file"),
+]
+
+
+@pytest.mark.parametrize(("words", "calibration", "numbers", "said"), IGNORED)
+def test_what_no_rule_would_take_is_refused(words, calibration, numbers, said):
+    rules = [parse(word) for word in words]
+    with pytest.raises(InputError, match=re.escape(said)):
+        rule_specs.check_taken(rules, "--rules", calibration, TrackerOptions(**numbers))
+    taking = [*rules, parse("dng:pair")]
+    name = calibration and "c.json"
+    rule_specs.check_taken(taking, "--rules", name, TrackerOptions(**numbers))
+
+
 @settings(max_examples=300, deadline=None)
 @given(spec=specs(), scale=st.floats(1, 50))
 def test_a_rule_is_read_back_as_it_is_written(spec, scale):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,18 @@ def test_pixels_come_back_from_the_scale_of_the_library():
     np.testing.assert_array_equal(
         data.to_pixels([-7.0, -1.0, 0.0, 1.0, 7.0]), [0, 0, 128, 255, 255]
     )
+
+
+def test_a_calibrations_path_makes_no_name_too_long_and_two_make_two():
+    folders = ("/data/" + "deep/" * 60, "runs/cal/")
+    rules = [f"dng:pair=5,calibration={folder}c.json" for folder in folders]
+    names = [saving.file_name(f"interval(0.1,5,{rule})") for rule in rules]
+    assert re.fullmatch(r"interval-0\.1,5,dng-pair=5,calibration=c-[0-9a-f]{8}", names[0]), names
+    assert names[0] != names[1]
+    assert saving.file_name("dng:pair,calibration=bundled") == "dng-pair,calibration=bundled"
+    long = [saving.file_name("é" * 300 + end) for end in "ab"]
+    assert long[0] != long[1]
+    assert all(len(name.encode()) <= saving.LONGEST for name in long)
 
 
 @pytest.mark.parametrize("kind", saving.KINDS)

@@ -242,6 +242,8 @@ def test_inception_features_without_their_extra_are_refused_in_one_sentence(tmp_
         (("--steps", "0"), "0 steps lie outside the schedule"),
         (("--prior", "1.5", "--rules", "dng:pair"), "prior must lie strictly between 0 and 1"),
         (("--prior", "0.1"), "--prior belongs to pair and odds"),
+        (("--calibration", "c.json", "--rules", "np"), "no rule of --rules takes --calibration"),
+        (("--calibration", "a,b.json"), "'a,b.json' has no place in a rule: rename the file"),
         (("--samples", "1"), "--samples must be at least 2, got 1"),
         (("--features", "clip"), "unknown kind of features 'clip'"),
         (("--denoiser", "neural"), "unknown denoiser 'neural'"),
@@ -570,6 +572,9 @@ def test_a_calibration_is_added_to_the_families_that_track(small_grids):
     assert with_it == ("np", "dng:pair=1,3,calibration=c.json",
                        "interval(1,2,dng=1,calibration=c.json)", *words[3:])  # fmt: skip
     assert plan.calibrated(with_it, "other.json") == with_it
+    config = study_options.Config(families=("np",), calibration="c.json", parts=("curves",))
+    with pytest.raises(InputError, match="no rule of --families takes --calibration"):
+        study_options.check(config)
 
 
 def test_rejections_of_a_study_share_one_run(tmp_path):
