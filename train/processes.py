@@ -1,12 +1,16 @@
 """Joining the other processes of a run, or saying in seconds why that does not come about.
 
 Process 0 listens on the address that --coordinator names and on no other; the others connect to it.
+Where that is the name of a host it listens on all of this machine's: a machine may know its own
+name as one that only itself can reach, and a service's as none of its own.
+
 Whoever waits longer than PATIENCE says for what; after TIMEOUT it gives up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import sys
 import threading
@@ -32,8 +36,7 @@ def join(arguments: dict[str, Any]) -> None:
     if coordinator is not None:
         arguments = arguments | {"initialization_timeout": TIMEOUT}
         if first:
-            arguments["coordinator_bind_address"] = coordinator
-            _can_listen(coordinator)
+            arguments["coordinator_bind_address"] = _listening(coordinator)
         else:
             with _telling(f"waiting for process 0 at {coordinator}"):
                 _reach(coordinator)
@@ -53,11 +56,15 @@ def _split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _can_listen(address: str) -> None:
-    """InputError where no process of this machine can listen there."""
+def _listening(address: str) -> str:
+    """Where process 0 listens; InputError where no process of this machine can."""
     host, port = _split(address)
+    every = not _is_literal(host)
     try:
-        family, kind, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        flags = socket.AI_PASSIVE if every else 0
+        family, kind, *_, where = socket.getaddrinfo(
+            None if every else host, port, type=socket.SOCK_STREAM, flags=flags
+        )[0]
         with socket.socket(family, kind) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(where)
@@ -66,6 +73,22 @@ def _can_listen(address: str) -> None:
             f"cannot listen on {address} ({error}): let --coordinator name an address of this"
             " machine and a free port"
         ) from None
+    if not every:
+        return address
+    print(
+        f"listening on port {port} of every network here, since {host} is a name: give"
+        " --coordinator an IP address to listen there alone",
+        file=sys.stderr,
+    )
+    return f"[::]:{port}"  # of IPv4 too
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return True
 
 
 def _reach(address: str) -> None:

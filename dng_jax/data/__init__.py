@@ -78,6 +78,9 @@ def _download(source: raw.Source, paths: search.Paths, allowed: bool) -> Path:
     if paths.prepared[-1].parts[0].startswith("~"):
         remedy = "name a folder for the download by TFDS_DATA_DIR: no home folder is known here"
         raise MissingDataError(_missing(source, paths, remedy))
+    if not prepared.installed():
+        remedy = f"{prepared.INSTALL} and try again, to download it"
+        raise MissingDataError(_missing(source, paths, remedy))
     try:
         network.check(source.url + next(iter(source.downloads)))
     except OSError as error:
@@ -94,8 +97,8 @@ def _missing(source: raw.Source, paths: search.Paths, remedy: str) -> str:
     raws = f"no {files} in {_listed(folders)}" if folders else f"{search.VARIABLE} is not set"
     return (
         f"data set '{source.info.name}' not found: {raws}, nothing prepared by TensorFlow Datasets"
-        f" in {_listed(paths.prepared)}; name a folder that holds {files} by {search.VARIABLE}, or"
-        f" {remedy}"
+        f" in {_listed(paths.prepared)}; name a folder that holds {files} by {search.VARIABLE} or a"
+        f" job's --data-dir, or {remedy}"
     )
 
 
@@ -107,9 +110,10 @@ def _unknown(name: str, paths: search.Paths) -> str:
         hint = str(error)
     else:  # there is a folder of that name, but no version in it
         hint = f"data set '{name}' is not prepared"
+    extra = "" if prepared.installed() else f" ({prepared.INSTALL})"
     return (
-        f"{hint}, or prepare it by TensorFlow Datasets, as array_record, in"
-        f" {_listed(paths.prepared)}"
+        f"{hint}, or prepare it by TensorFlow Datasets{extra}, as array_record, in"
+        f" {_listed(paths.prepared)}, or in a folder named by a job's --data-dir"
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from dng_jax.data.info import Info, parts
 from dng_jax.errors import InputError
 
 PREFIX = "dng_jax-"
+INSTALL = "pip install 'dng-jax[data]'"
 
 
 def locate(name: str, roots: Sequence[Path]) -> Path | None:
@@ -83,14 +85,18 @@ def load(name: str, split: str, folder: Path) -> tuple[np.ndarray, np.ndarray, I
     )
 
 
+def installed() -> bool:
+    """Whether TensorFlow Datasets is there; it is not imported, which takes seconds."""
+    return importlib.util.find_spec("tensorflow_datasets") is not None
+
+
 def tfds():
     """The module tensorflow_datasets; InputError where it is not installed."""
     try:
         import tensorflow_datasets  # imported late: it takes two seconds
     except ImportError as error:
         raise InputError(
-            f"downloads and prepared data sets need the extra data ({error}): pip install"
-            " tensorflow-datasets importlib_resources"
+            f"downloads and prepared data sets need the extra data ({error}): {INSTALL}"
         ) from error
     return tensorflow_datasets
 

@@ -46,13 +46,13 @@ class TrackerOptions:
     tau: float = 1.0
     """Temperature of the likelihood ratio, >= 0; 1 is Bayes' rule."""
     delta: float = 0.0
-    """The paper's offset, a squared distance in units of the pixels (-1 to 1)."""
+    """The paper's offset, a finite number: a squared distance in units of the pixels (-1 to 1)."""
     drift: float = 0.0
     """Portable offset: the fraction of a step's expected drift that is given back, 0 to 1."""
     prior: float | None = None
     """Prior of each forbidden class for pair and odds, between 0 and 1; default: 1 / classes."""
     probes: int = 0
-    """Random probes of the divergence term per step, at least 0; deterministic samplers need 1."""
+    """Random probes of the divergence term per step, 0 to 64; deterministic samplers need 1."""
 
 
 class Range(NamedTuple):

@@ -48,7 +48,7 @@ class Job:
     """auto, float32 or bfloat16: what convolutions compute in; parameters are always float32.
     auto: bfloat16 on GPU and TPU, float32 on CPU."""
     seed: int = 0
-    """Seed of everything random, 0 to below 2^32."""
+    """Seed of everything random, 0 to 2^32 - 1."""
     network: UNetConfig | ClassifierConfig
 
     def check(self) -> None:

@@ -39,7 +39,7 @@ class Config:
     knots: int = 8
     """Knots of the temperature over log-SNR, at least 2 and below --steps."""
     seed: int = 0
-    """Seed of the runs, a whole number; the forward chains take the next one."""
+    """Seed of the runs, 0 to 2^64 - 2; the forward chains take the next one."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

@@ -42,7 +42,7 @@ class Config:
     samples: int = 1024
     """Images per rule and seed, at least 2."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds, whole numbers; counts are pooled over them and kept seed by seed in results.json."""
+    """Seeds, 0 to 2^64 - 1; counts are pooled over them and kept seed by seed in results.json."""
     batch: int = 512
     """Images sampled at once, at least 1; does not change them."""
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(

@@ -17,5 +17,5 @@ class Config:
     samples: int = 4096
     """Images per figure on the digits mixture, at least 2; twice as many points in the plane."""
     seed: int = 0
-    """Seed of every run, a whole number: all of them start from one noise."""
+    """Seed of every run, 0 to 2^64 - 1: all of them start from one noise."""
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

@@ -67,7 +67,7 @@ class Bifurcation(Precise):
 
     source: Chosen = field(default_factory=Source)
     betas: int = 48
-    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
+    """Values of beta_eff, 2 to 10,000, evenly spaced in their logarithm."""
     low: float | None = None
     """Least beta_eff, above 0; default: half of K_s."""
     high: float | None = None
@@ -89,7 +89,7 @@ class Collapse(Precise):
     counts: tuple[int, ...] = (8, 32)
     """Numbers of equidistant patterns, 3 to 4096; each is made in four shapes."""
     betas: int = 28
-    """Values of beta_eff for each set, at least 6."""
+    """Values of beta_eff for each set, 6 to 10,000."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Basins(Precise):
 
     source: Chosen = field(default_factory=Source)
     betas: int = 24
-    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
+    """Values of beta_eff, 2 to 10,000, evenly spaced in their logarithm."""
     low: float | None = None
     """Least beta_eff, above 0; default: 0.8 K_s."""
     high: float | None = None
@@ -133,7 +133,7 @@ class Retrieval(Precise):
     mask: tuple[float, ...] = (0.25, 0.5, 0.75)
     """Shares of entries set to 0, above 0 and at most 1."""
     betas: int = 20
-    """Values of beta_eff, at least 2, evenly spaced in their logarithm."""
+    """Values of beta_eff, 2 to 10,000, evenly spaced in their logarithm."""
     low: float | None = None
     """Least beta_eff, above 0; default: half of K_s."""
     high: float | None = None
@@ -169,7 +169,7 @@ class Metastable(Precise):
     normalise: str = "centred-unit"
     """Normalisation of images: none, unit, centred-unit."""
     betas: int = 28
-    """Values of beta_eff in a tree, at least 2, evenly spaced in their logarithm."""
+    """Values of beta_eff in a tree, 2 to 10,000, evenly spaced in their logarithm."""
     low: float | None = None
     """Least beta_eff of the trees, above 0; default: 2."""
     high: float | None = None
@@ -226,12 +226,12 @@ class Attention(Options):
     heads: int | None = None
     """Heads of queries, 1 to 1024; a file needs it, the demonstration takes 4."""
     kv_heads: int | None = None
-    """Heads of keys in the file, where they are fewer than those of queries."""
+    """Heads of keys in the file, 1 to 1024, where they are fewer than those of queries."""
     head_dim: int | None = None
     """Dimensions per head of the demonstration, 1 to 4096, default 64; a file's follow from its
     shapes."""
     tokens: int | None = None
-    """Keys per head, the first so many tokens, at least 2; default: all of a file, 64 of the
+    """Keys per head, the first so many tokens, 2 to 16,384; default: all of a file, 64 of the
     demonstration."""
     scale: float | None = None
     """Inverse temperature of the softmax, above 0; default: 1/sqrt(d_head)."""

@@ -41,7 +41,7 @@ class Config:
     steps: int = 50
     """Sampling steps, 1 to 1000; the part `steps` has its own."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the curves, whole numbers; the other parts use the first."""
+    """Seeds of the curves, 0 to 2^64 - 1; the other parts use the first."""
     samples: int = 700
     """Images per forbidden class, setting and seed, of the curves; at least 2."""
     part_samples: int = 210

@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 
 from dng_jax import data, nets
 from dng_jax.data import network, prepared, raw, search
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, MissingDataError
 
 TRAIN, TEST = 30, 12
 REAL = pytest.mark.skipif(search.VARIABLE not in os.environ, reason="DNG_JAX_DATA is not set")
@@ -346,6 +346,18 @@ def test_a_missing_set_is_one_sentence_at_once(nowhere, monkeypatch):
     monkeypatch.setenv(search.VARIABLE, str(nowhere))
     with pytest.raises(InputError, match=f"no train-images-idx3-ubyte.gz in {nowhere}/mnist"):
         data.load("mnist", "test", download=False)
+
+
+def test_where_nothing_can_download_the_message_says_what_to_install(nowhere, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if it were not installed
+    said = r"data set 'mnist' not found: .* --data-dir, or pip install 'dng-jax\[data\]'"
+    with pytest.raises(MissingDataError, match=said):
+        data.load("mnist")
+    said = r"unknown data set 'mnits': .*\(pip install 'dng-jax\[data\]'\).* --data-dir"
+    with pytest.raises(InputError, match=said):
+        data.load("mnits")
+    with pytest.raises(InputError, match=r"pip install 'dng-jax\[data\]'"):
+        prepared.tfds()
 
 
 def test_without_a_network_the_download_ends_at_once(nowhere, monkeypatch):

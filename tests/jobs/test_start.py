@@ -7,13 +7,16 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 import tomllib
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -85,6 +88,25 @@ def test_every_option_of_every_job_is_described(shown):
             if len(re.sub(r"\(default:.*", "", said).split()) < 3:
                 bare.append((words, name, said))
     assert not bare
+
+
+@pytest.mark.parametrize(
+    ("job", "ranges"),
+    [
+        ("class-removal", {"--probes": "0 to 64", "--seeds": "0 to 2^64 - 1", "--delta": "finite"}),
+        ("study", {"--seeds": "0 to 2^64 - 1"}),
+        ("calibration", {"--seed": "0 to 2^64 - 2"}),  # it takes two
+        ("exact", {"--seed": "0 to 2^64 - 1"}),
+        ("train diffusion", {"--seed": "0 to 2^32 - 1"}),
+        ("hopfield bifurcation", {"--betas": "2 to 10,000", "--seed": "0 to 2^32 - 1"}),
+        ("hopfield collapse", {"--betas": "6 to 10,000"}),
+        ("hopfield attention", {"--tokens": "2 to 16,384", "--kv-heads": "1 to 1024"}),
+    ],
+)
+def test_help_names_both_ends_of_a_range(shown, job, ranges):
+    said = described(shown["texts"][job])
+    for name, ends in ranges.items():
+        assert ends in said[name], (name, said[name])
 
 
 def test_the_presets_are_listed_with_a_line_each(shown):
@@ -203,13 +225,35 @@ def test_the_shell_completes_jobs_and_options(monkeypatch):
     assert rest == script
 
 
-def test_a_wheel_holds_the_jobs_and_takes_no_other_name(tmp_path, shown):
+def wheel_settings():
     with open(ROOT / "pyproject.toml", "rb") as file:
-        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+        return tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+
+
+def forced(version, monkeypatch):
+    """What the build hook adds to a wheel, without hatchling, which only builds need."""
+    interface = "hatchling.builders.hooks.plugin.interface"
+    monkeypatch.setitem(sys.modules, interface, SimpleNamespace(BuildHookInterface=object))
+    for above in ("hatchling", "hatchling.builders", "hatchling.builders.hooks",
+                  "hatchling.builders.hooks.plugin"):  # fmt: skip
+        monkeypatch.setitem(sys.modules, above, SimpleNamespace())
+    hook, build_data = runpy.run_path(ROOT / "hatch_build.py")["Jobs"](), {"force_include": {}}
+    hook.config = wheel_settings()["hooks"]["custom"]
+    hook.initialize(version, build_data)
+    return build_data["force_include"]
+
+
+def test_an_editable_install_copies_no_job(monkeypatch):
+    assert forced("editable", monkeypatch) == {}
+    assert "force-include" not in wheel_settings()
+
+
+def test_a_wheel_holds_the_jobs_and_takes_no_other_name(tmp_path, shown, monkeypatch):
+    wheel = wheel_settings()
     skipped = shutil.ignore_patterns("*.safetensors", "__pycache__")
     for package in wheel["packages"]:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=skipped)
-    for source, target in wheel["force-include"].items():
+    for source, target in forced("standard", monkeypatch).items():
         shutil.copytree(ROOT / source, tmp_path / target, ignore=skipped)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dng_jax", "hopfield_jax"]
     code = "import sys; sys.path[:0] = [sys.argv[1]]\n" + HELP.replace("eval.", "dng_jax.eval.")
@@ -474,6 +518,16 @@ def test_process_0_listens_on_the_address_that_was_given(monkeypatch):
     assert joined(monkeypatch, {}) == {}  # SLURM says it all
     with pytest.raises(InputError, match=r"cannot listen on 192\.0\.2\.1:80 .* free port"):
         joined(monkeypatch, three | {"coordinator_address": "192.0.2.1:80"})
+
+
+@pytest.mark.parametrize("host", ["[::1]", "localhost", "service.invalid"])
+def test_process_0_of_a_name_listens_on_every_network_and_says_so(monkeypatch, capsys, host):
+    monkeypatch.setattr(socket.socket, "bind", lambda *a: None)  # there may be no IPv6 here
+    given = {"coordinator_address": f"{host}:0", "num_processes": 2, "process_id": 0}
+    named = host == "service.invalid"
+    asked = joined(monkeypatch, given)
+    assert asked["coordinator_bind_address"] == ("[::]:0" if named else f"{host}:0")
+    assert ("service.invalid is a name" in capsys.readouterr().err) == named
 
 
 def test_a_coordinator_that_does_not_answer_is_named_in_seconds(monkeypatch, capsys):
