@@ -91,6 +91,7 @@ def labelled(mixture, denoise):
     return evidence, np.asarray(labels)
 
 
+@pytest.mark.slow
 def test_a_shift_that_was_put_in_is_fitted_away(labelled):
     # A prior far too small pushes the posteriors of every level down: an offset brings them back.
     evidence, labels = labelled

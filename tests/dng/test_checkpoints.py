@@ -136,9 +136,7 @@ def test_states_of_another_network_are_refused_and_stay(folder):
         halves = jax.tree.map(
             lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, make(0)
         )
-        with pytest.raises(
-            InputError, match=r"is float32, here bfloat16\): resume with JAX_"
-        ):
+        with pytest.raises(InputError, match=r"is float32, here bfloat16\): resume with JAX_"):
             states.restore(halves)
         assert states.steps() == [2, 4, 5]
 

@@ -418,7 +418,11 @@ PER_IMAGE = {
 }
 
 
-@pytest.mark.parametrize("name", PER_IMAGE)
+FEW = ("cfg", "pair", "interval")  # of one kind each; the others are slow
+SOME = [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in PER_IMAGE]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_a_number_per_image_is_each_image_with_its_own(name, denoise, table, keys, noise):
     rule = PER_IMAGE[name]
     together = sampling.sample(denoise, table, rule(np.array(SCALES)), keys[:3], noise[:3]).x

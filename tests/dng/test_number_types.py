@@ -88,7 +88,11 @@ def plain(quick_compilation):
     return {name: np.asarray(images(rule).x) for name, rule in RULES.items()}
 
 
-@pytest.mark.parametrize("name", RULES)
+FEW = ("cfg", "pair", "classes", "feedback", "interval")  # the others are slow
+SOME = [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in RULES]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_no_setting_of_jax_changes_an_image(name, plain):
     with switched(**SWITCHES):
         found = images(RULES[name])

@@ -99,6 +99,7 @@ def test_several_steps_a_call_are_the_same_steps(setting, tmp_path):
         assert states.steps() == [5, 10]
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_parameters_and_the_loss(setting):
     module, arrays, start, own = setting
     half = nets.UNet(module.config, jnp.bfloat16)

@@ -330,7 +330,7 @@ def test_extrapolation_ends_where_the_update_does(energy):
         assert int(np.sum(fast.steps)) < 0.7 * int(np.sum(slow.steps))
 
 
-@pytest.mark.parametrize(("n", "d"), [(64, 128), (256, 256)])
+@pytest.mark.parametrize(("n", "d"), [(64, 128), pytest.param(256, 256, marks=pytest.mark.slow)])
 def test_no_pattern_loses_its_minimum_in_single_precision(n, d):
     # every pattern at betas down to 1e-4 above K_s: the ratio of two short steps is noise, and an
     # extrapolation by it once flew over the saddle, to a centroid that was certified

@@ -168,6 +168,7 @@ def test_patterns_that_are_all_one_point():
     np.testing.assert_allclose(found.state, np.broadcast_to([3, 4], (2, 2, 2)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_of_patterns_change_nothing(monkeypatch):
     # 11 patterns in blocks of 4, the last one padded, and weights sorted one row at a time
     rng = np.random.default_rng(7)

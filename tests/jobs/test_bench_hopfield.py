@@ -17,6 +17,7 @@ from hopfield_jax import find_fixed_points, memory
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+@pytest.mark.slow
 def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
     tmp_path, monkeypatch, capsys
 ):

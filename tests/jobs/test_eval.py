@@ -112,6 +112,7 @@ def test_samples_do_not_depend_on_the_batch(tmp_path):
     assert a[0]["counts"].tolist() == b[0]["counts"].tolist()
 
 
+@pytest.mark.slow
 def test_the_label_network_calls_once_per_role(tmp_path):
     config = removal(
         tmp_path / "run",

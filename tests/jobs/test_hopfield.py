@@ -581,6 +581,7 @@ def test_what_would_be_ignored_or_never_end_is_refused(tmp_path, words, said):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_attention_takes_all_tokens_and_says_how_many(tmp_path):
     rng, file = np.random.default_rng(0), str(tmp_path / "layer.safetensors")
     tensors = {"k": rng.normal(size=(8, 8)), "x": 3 * rng.normal(size=(100, 8))}

@@ -342,7 +342,9 @@ def test_the_backend_of_a_notebook_stops_no_job():
 
 def interrupted(job, times=1):
     """(exit code, stderr, seconds) of a process that says "begun" and gets so many Ctrl-C."""
-    process = child("import signal, time\nfrom dng_jax.jobs import interrupts\n" + job)
+    # What a shell starts in the background ignores Ctrl-C, and so do its children.
+    heed = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = child(f"import signal, time\n{heed}from dng_jax.jobs import interrupts\n" + job)
     assert process.stdout.readline() == b"begun\n"
     time.sleep(0.3)  # while it prints, an interrupt can make it print again
     began = time.monotonic()

@@ -254,6 +254,7 @@ def test_nan_and_full_disk_leave_with_2_and_one_sentence(tmp_path, capsys, monke
     assert (tmp_path / "full" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
     """Attention, dropout, three channels, class labels, one class alone, best state, bfloat16."""
     rng = np.random.default_rng(0)

@@ -137,7 +137,8 @@ def test_the_numbers_of_hopfield_are_there_before_anything_is_drawn(tmp_path, mo
 def test_a_study_is_there_before_it_is_drawn_and_its_families_are_recorded_as_typed(
     tmp_path, monkeypatch
 ):
-    made = calibrations.Calibration("digits", "0", "ddpm", 4, {})
+    correction = calibrations.Correction((0.0, 1.0), (1.0, 1.0), (0.0, 0.0))
+    made = calibrations.Calibration("digits", "0", "ddpm", 4, {"pair": correction})
     path, folder = calibrations.save(tmp_path / "c.json", made), tmp_path / "s"
     table = Table("curves", ["rule"])
     table.add("np")
