@@ -268,9 +268,9 @@ def write_text(path: str | Path, text: str, otherwise: str = OTHERWISE) -> Path:
     return Path(path)
 
 
-def drawing(folder: Path) -> AbstractContextManager[None]:
-    """For a block that draws into a run's folder: what the disk refuses, in a job's words."""
-    return disk.refused(f"draw into {folder}", OTHERWISE)
+def writing(folder: Path) -> AbstractContextManager[None]:
+    """For a block that writes into a run's folder: what the disk refuses, in a job's words."""
+    return disk.refused(f"write to {folder}", OTHERWISE)
 
 
 def _identity(config: Any) -> Any:

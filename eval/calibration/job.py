@@ -62,9 +62,10 @@ def main(config: Config) -> list[dict[str, Any]]:
     runs.write_json(folder / "results.json", facts)
     for sampler, (_, corrections) in compared.items():
         made = calibration_of(problem, config, sampler, corrections)
-        calibrations.save(folder / f"calibration_{sampler}.json", made)
+        with runs.writing(folder):
+            calibrations.save(folder / f"calibration_{sampler}.json", made)
     publish(folder, table_of(config, records))
-    with runs.drawing(folder):
+    with runs.writing(folder):
         pictures(folder, records, tables)
     print(f"written to {folder}")
     return records

@@ -95,8 +95,9 @@ def main(config: Config) -> list[dict[str, Any]]:
                 saving.Labelled(g.images[0], g.labels[0], n)
                 for n, g in zip(config.seeds, by_seed, strict=True)
             ]
-            saving.save(folder / "images", str(spec), parts, config.save_images)
-    with runs.drawing(folder):
+            with runs.writing(folder):
+                saving.save(folder / "images", str(spec), parts, config.save_images)
+    with runs.writing(folder):
         pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records

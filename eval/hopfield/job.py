@@ -51,7 +51,7 @@ def run(config: Any) -> dict[str, Any]:
     for note in outcome.notes:
         print(f"note: {note}", file=sys.stderr)
     # Last, so that a disk that is full, or a picture that fails, costs no numbers.
-    with precise(precision), runs.drawing(folder):
+    with precise(precision), runs.writing(folder):
         for draw in outcome.pictures:
             draw()
     print(f"written to {folder}: results.json, tables.md, curves as CSV and a figure")

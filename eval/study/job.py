@@ -76,7 +76,7 @@ def main(config: Config) -> dict[str, Any]:
         for table in summed.tables:
             table.print()
         write_tables(folder, *tables)
-        with runs.drawing(folder):
+        with runs.writing(folder):
             for picture in summed.pictures:
                 if picture.draw is not None:
                     picture.draw()
