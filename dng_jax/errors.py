@@ -12,7 +12,14 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """Bad input. Jobs print its one sentence, without a traceback; exit code 2."""
+    """Bad input. Jobs print its one sentence, without a traceback; exit code 2.
+
+    What cannot be printed, of a value that the sentence names, is written as its escape: a line
+    stays one line, and a terminal obeys nothing in it.
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__("".join(c if c.isprintable() else _escaped(c) for c in said))
 
 
 class MissingDataError(InputError):
@@ -21,6 +28,10 @@ class MissingDataError(InputError):
 
 class NonFiniteError(FloatingPointError):
     """A network or a rule produced NaN or infinity; names the sampling step and the sample."""
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 def check_seed(seed: int) -> int:

@@ -250,3 +250,10 @@ def test_what_is_no_rule_of_ones_own_is_one_sentence(digits, module, name, said)
 
 def test_own_rules_are_found_from_any_folder(module):
     assert own_rules.find("my_own_rules:plain").__name__ == "plain"
+
+
+@pytest.mark.parametrize("char", ["\n", "\r", "\x1b", "\0", "\udcff", "\u2028"])
+def test_a_refusal_is_one_line_that_can_be_printed_whatever_the_rule_holds(char):
+    with pytest.raises(InputError, match="unknown rule") as caught:
+        rule_specs.parse(f"np{char}=1")
+    assert str(caught.value).isprintable()

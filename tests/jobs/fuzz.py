@@ -1,14 +1,20 @@
-"""Mutated files and command lines, over every reader and job: a sentence or the right result.
+"""Mutated files, command lines and rules, over every reader and job: a sentence or what is right.
 
     python -m tests.jobs.fuzz --count 10000 --seed 0
 
 Everything runs in this process, each case under an alarm. Files are mutated blindly (bits, cuts,
 blocks) and knowingly: a header or a JSON value is parsed, one node replaced, and the rest written
 as it was, checksums of a zip file included. Command lines draw options of a job and values that
-somebody might type; a job counts as reached when it asks for devices or for its folder.
+somebody might type, rules with a slip of the pen among them; a job counts as reached when it asks
+for its folder, all of its checks behind it. Of the big data sets it sees a few images.
 
-What a case can come to: right (it returned), refused (InputError in one line, or tyro's exit code
-2), traceback, hang. The last two are faults; their seeds are printed.
+What a case can come to:
+
+    right        a job was reached; a rule was built, and its words are read back as the same; what
+                 was read is what the file's checksum or another reader says that it holds
+    returned     a reader returned, and nothing says what it should have
+    refused      InputError in one line, or exit code 2
+    wrong, traceback, hang      faults; their seeds are printed
 """
 
 from __future__ import annotations
@@ -16,7 +22,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -38,28 +46,37 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import tyro
 from safetensors.numpy import save_file
 
-from dng_jax import arrays, data, nets, training, weights
-from dng_jax.data import raw
+from dng_jax import arrays, cli, data, nets, steps, training, weights
+from dng_jax.data import network, raw
 from dng_jax.errors import InputError
-from dng_jax.jobs import devices, runs
+from dng_jax.experiments import calibrations, problems, rule_builders, rule_specs
+from dng_jax.experiments.problems import Problem
+from dng_jax.experiments.rule_specs import TrackerOptions
+from dng_jax.experiments.source import Source
+from dng_jax.jobs import cli as programs
+from dng_jax.jobs import runs
 from dng_jax.metrics import Reference
 from dng_jax.training.checkpoints import Checkpoints
-from dng_jax.weights import tensors
+from dng_jax.weights import pretrained, tensors
 from eval.bench import job as bench
 from eval.calibration import job as calibration
 from eval.class_removal import job as class_removal
 from eval.exact import job as exact
 from eval.hopfield import __main__ as hopfield
 from eval.hopfield import sets
-from eval.study import cells, report
+from eval.study import cells, plan, report
 from eval.study import job as study
 from hopfield_jax import attention, projections
-from train import logs, start
+from train import logs, processes
 from train import options as train
+from train.classifier import job as train_classifier
+from train.diffusion import job as train_diffusion
 
+FAULTS = ("wrong", "traceback", "hang")
 SECONDS = 8.0  # of one case: importing what it needs may take some
 Rng = np.random.Generator
 
@@ -69,7 +86,7 @@ class HangError(BaseException):
 
 
 class ReachedError(BaseException):
-    """A job's early checks are passed."""
+    """A job's checks are passed."""
 
 
 # ---- mutations ----------------------------------------------------------------------------------
@@ -209,15 +226,109 @@ def gz_of(rng: Rng, content: bytes) -> bytes:
     return gzip.compress(bytes_of(rng, gzip.decompress(content)))
 
 
+def text_of(rng: Rng, text: str) -> str:
+    """A word with a slip of the pen, or with another's end."""
+    at, char = int(rng.integers(len(text) + 1)), SLIPS[rng.integers(len(SLIPS))]
+    match rng.integers(5):
+        case 0:
+            return text[:at] + char + text[at:]
+        case 1:
+            return text[:at] + text[at + 1 :]
+        case 2:
+            return text[:at] + char + text[at + 1 :]
+        case 3:
+            end = at + int(rng.integers(1, 8))
+            return text[:end] + text[at:]
+    other = RULES[rng.integers(len(RULES))]
+    return text[:at] + other[int(rng.integers(len(other))) :]
+
+
+# ---- what a file holds --------------------------------------------------------------------------
+# (result, content, result of the unmutated file, its content) -> whether the result is the one that
+# the content says; None where nothing can be said.
+Right = Callable[[Any, bytes, Any, bytes], "bool | None"]
+
+
+def plain(value: Any) -> Any:
+    """Of nested values and arrays, bit for bit, what can be compared."""
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(inner) for inner in value]
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    if isinstance(value, np.ndarray | jax.Array):
+        array = np.asarray(value)
+        return array.shape, str(array.dtype), array.tobytes()
+    return repr(value)
+
+
+def by_checksum(result: Any, content: bytes, expected: Any, whole: bytes) -> bool | None:
+    """A safetensors file that still has its checksum holds what it held; of another, the numbers of
+    every array lie in it."""
+
+    def checksum(content: bytes) -> Any:
+        end = 8 + int.from_bytes(content[:8], "little")
+        try:
+            return json.loads(content[8:end])["__metadata__"]["sha256"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    if checksum(content) == checksum(whole):
+        return plain(result) == plain(expected)
+    if not isinstance(result, tuple):  # a reference, whose numbers are derived from those stored
+        return None
+    held = jax.tree.leaves(result)
+    found = [x.tobytes() for x in held if isinstance(x, np.ndarray)]
+    return all(x in content for x in found) if found else None
+
+
+def by_crc(result: Any, content: bytes, expected: Any, whole: bytes) -> bool | None:
+    """A zip file that lists the parts, sizes and CRC-32s that it listed holds what it held."""
+
+    def listed(content: bytes) -> Any:
+        with zipfile.ZipFile(io.BytesIO(content)) as held:
+            return {part.filename: (part.CRC, part.file_size) for part in held.infolist()}
+
+    return plain(result) == plain(expected) if listed(content) == listed(whole) else None
+
+
+def by_numpy(result: Any, content: bytes, *_: Any) -> bool | None:
+    """As np.load reads it."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception:
+        return None
+    if isinstance(result, sets.PatternSet):
+        return np.array_equal(array, result.patterns) if array.dtype.kind == "f" else None
+    return plain(array) == plain(result)
+
+
+def by_json(result: Any, content: bytes, *_: Any) -> bool:
+    """A calibration is what its text says."""
+    stored = json.loads(content)
+    same = all(
+        list(getattr(one, part)) == stored["trackers"][name][part]
+        for name, one in result.trackers.items()
+        for part in one._fields
+    )
+    names = ("dataset", "network", "sampler", "steps")
+    return same and all(getattr(result, name) == stored[name] for name in names)
+
+
 # ---- readers ------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A file that was right, what is done to it, and who reads it. weight: of how many cases."""
+    """A file that was right, what is done to it, and who reads it. weight: of how many cases;
+    right: whether what was read is right, where that can be said."""
 
     path: Path
     mutate: Callable[[Rng, bytes], bytes]
     read: Callable[[Path], Any]
     weight: float = 1.0
+    right: Right | None = None
 
 
 def readers(root: Path) -> dict[str, Reader]:
@@ -242,9 +353,9 @@ def readers(root: Path) -> dict[str, Reader]:
         layer,
     )
 
-    def attend(path: Path) -> None:
+    def attend(path: Path) -> Any:
         x = projections.read_tensor(path, "hidden", (2,))
-        projections.project(path, x, heads=2, key="key.weight", query="query.weight")
+        return projections.project(path, x, heads=2, key="key.weight", query="query.weight")
 
     np.save(root / "x.npy", rng.normal(size=(5, 4)))
     cell = cells.Cell("curves", (0,), "np", (cells.Setting(0.1),), 5, "ddpm", 0, 3)
@@ -272,7 +383,12 @@ def readers(root: Path) -> dict[str, Reader]:
     images = struct.pack(">IIII", 2051, 9, 2, 2) + rng.bytes(36)
     (root / "labels.idx").write_bytes(labels)
     (root / "images.gz").write_bytes(gzip.compress(images))
-    official = raw.File(len((root / "images.gz").read_bytes()), "0" * 64)
+    packed = (root / "images.gz").read_bytes()
+    official = raw.File(len(packed), hashlib.sha256(packed).hexdigest())
+
+    with pretrained.path("digits-classifier") as beside:
+        fitted = beside.with_name("digits-heads.calibration.json").read_bytes()
+    (root / "fitted.json").write_bytes(fitted)
 
     states = root / "states"
     fresh = training.init_state(
@@ -282,7 +398,7 @@ def readers(root: Path) -> dict[str, Reader]:
         kept.save(fresh._replace(step=jax.numpy.int32(1)), 0.5)
         kept.save(fresh._replace(step=jax.numpy.int32(2)), 0.4)
 
-    def resume(path: Path) -> None:
+    def resume(path: Path) -> Any:
         # The file lies in a copy of the states, which reading may move.
         copy = root / "copy"
         shutil.rmtree(copy, ignore_errors=True)
@@ -298,22 +414,32 @@ def readers(root: Path) -> dict[str, Reader]:
         else:
             target.write_bytes(bytes_of(rng, target.read_bytes()))
         with Checkpoints(copy, nets.describe(module), report=lambda line: None) as opened:
-            opened.restore(fresh)
+            return opened.restore(fresh)
+
+    def resumed(result: Any, *_: Any) -> bool | None:
+        if result is None:  # no state was left
+            return None
+        state, step = result[0], int(result[0].step)
+        same = plain(state._replace(step=fresh.step)) == plain(fresh)
+        return same and step in (1, 2)
 
     (root / "choice.bin").write_bytes(rng.bytes(8))
 
-    def decode(path: Path) -> None:
-        raw.read_file(path, official)
+    def again(result: Path, *_: Any) -> bool:
+        return (runs.read_run(result) or {})["config"] == {"steps": 1}
 
     return {
-        "model": Reader(model, safetensors_of, weights.load, 3),
-        "reference": Reader(reference, safetensors_of, Reference.load, 2),
-        "safetensors": Reader(reference, safetensors_of, tensors.read),
+        "model": Reader(model, safetensors_of, weights.load, 3, by_checksum),
+        "reference": Reader(reference, safetensors_of, Reference.load, 2, by_checksum),
+        "safetensors": Reader(reference, safetensors_of, tensors.read, 1, by_checksum),
         "attention": Reader(layer, safetensors_of, attend, 2),
-        "npy": Reader(root / "x.npy", npy_of, arrays.read_npy, 2),
-        "patterns": Reader(root / "x.npy", npy_of, lambda p: sets.build(sets.Source(str(p))), 2),
+        "npy": Reader(root / "x.npy", npy_of, arrays.read_npy, 2, by_numpy),
+        "patterns": Reader(
+            root / "x.npy", npy_of, lambda p: sets.build(sets.Source(str(p))), 2, by_numpy
+        ),
+        "calibration": Reader(root / "fitted.json", json_of, calibrations.load, 3, by_json),
         "cell": Reader(
-            root / "cells" / f"{cell.name}.npz", npz_of, lambda p: cells.load(root, cell), 3
+            root / "cells" / f"{cell.name}.npz", npz_of, lambda p: cells.load(root, cell), 3, by_crc
         ),
         "results": Reader(
             folder / "results.json", json_of, lambda p: report.main(report.Config(p.parent)), 3
@@ -323,62 +449,168 @@ def readers(root: Path) -> dict[str, Reader]:
             json_of,
             lambda p: runs.new_run_folder(p.parent, {"steps": 1}, overwrite=True),
             0.1,  # git is asked each time
+            again,
         ),
         "metrics": Reader(
             folder / "metrics.jsonl", json_of, lambda p: logs.average_of_last(p.parent)
         ),
-        "idx": Reader(root / "labels.idx", bytes_of, lambda p: raw.idx(p.read_bytes())),
-        "idx.gz": Reader(root / "images.gz", gz_of, decode, 0.5),
-        "states": Reader(root / "choice.bin", lambda rng, _: rng.bytes(8), resume, 0.02),
+        "idx": Reader(
+            root / "labels.idx",
+            bytes_of,
+            lambda p: raw.idx(p.read_bytes()),
+            1,
+            lambda result, content, *_: content.endswith(result.tobytes()),
+        ),
+        "idx.gz": Reader(
+            root / "images.gz",
+            gz_of,
+            lambda p: raw.read_file(p, official),
+            0.5,
+            lambda result, _, expected, __: result == expected,
+        ),
+        "states": Reader(root / "choice.bin", lambda rng, _: rng.bytes(8), resume, 0.1, resumed),
     }
 
 
 # ---- jobs ---------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """configs: the types whose fields are its options; run: parses words, and checks them."""
+    """draw: words that somebody might type; run: parses and checks them. weight: of how many
+    cases."""
 
-    configs: tuple[type, ...]
+    draw: Callable[[Rng], list[str]]
     run: Callable[[list[str]], Any]
-    words: tuple[str, ...] = ()
     weight: float = 1.0
 
 
 def jobs() -> dict[str, Job]:
-    """Every job's parser and early checks; the one place that knows how jobs parse."""
+    """Every job's parser and checks; the one place that knows how jobs parse."""
 
-    def of(module: Any) -> Job:
+    def of(module: Any, weight: float = 1.0) -> Job:
         def run(words: list[str]) -> Any:
             return module.main(tyro.cli(module.Config, args=words))
 
-        return Job((module.Config,), run)
+        return Job(drawn_from(module.Config), run, weight)
 
-    def training_of(parse: Callable, options: type, job: type) -> Job:
-        def run(words: list[str]) -> None:
-            chosen = parse(words)
-            chosen.check()
-            assert chosen.folder
-            start.process_arguments(chosen.coordinator, chosen.num_processes, chosen.process_id, {})
-
-        return Job((options, job), run, weight=0.5)
+    def training_of(parse: Callable, module: Any, *configs: type) -> Job:
+        return Job(drawn_from(*configs), lambda words: module.run(parse(words)), 0.7)
 
     made = {
-        "class_removal": of(class_removal),
-        "calibration": of(calibration),
-        "exact": of(exact),
-        "study": of(study),
-        "report": of(report),
-        "bench": of(bench),
+        "class_removal": of(class_removal, 3),
+        "calibration": of(calibration, 1.5),
+        "exact": of(exact, 0.3),
+        "study": of(study, 2),
+        "report": of(report, 0.2),
+        "bench": of(bench, 0.3),
         "train.diffusion": training_of(
-            train.parse_diffusion, train.DiffusionOptions, train.DiffusionJob
+            train.parse_diffusion, train_diffusion, train.DiffusionOptions, train.DiffusionJob
         ),
         "train.classifier": training_of(
-            train.parse_classifier, train.ClassifierOptions, train.ClassifierJob
+            train.parse_classifier, train_classifier, train.ClassifierOptions, train.ClassifierJob
         ),
+        "dng": Job(named, cli.main, 2),
+        "rules": Job(lambda rng: [*ruled(rng, RULES), str(rng.integers(2))], build_rule, 3),
+        "families": Job(lambda rng: [*ruled(rng, FAMILIES), str(rng.integers(2))], build_family, 2),
     }
     for name, job in hopfield.COMMANDS.items():
-        made[f"hopfield {name}"] = Job((job,), hopfield.main, (name,), 0.2)
+        made[f"hopfield {name}"] = Job(drawn_from(job, first=(name,)), hopfield.main, 0.2)
     return made
+
+
+def drawn_from(*configs: type, first: Sequence[str] = ()) -> Callable[[Rng], list[str]]:
+    """Draws command lines of options of these dataclasses, after words that are always there."""
+    options = [*options_of(configs), "--help"]
+    return lambda rng: [*first, *words_of(rng, options)]
+
+
+def named(rng: Rng) -> list[str]:
+    """Words of `dng`: a job, or nearly one, and what may follow it."""
+    first = [*cli.JOBS, "completion", "--version", "--help", "report", "train", "hopfield spectrum"]
+    name = first[rng.integers(len(first))]
+    name = text_of(rng, name) if rng.random() < 0.4 else name
+    return [*name.split(" "), *words_of(rng, ["--seed", "--dataset", "--steps", "--out", "--help"])]
+
+
+def ruled(rng: Rng, texts: Sequence[str]) -> list[str]:
+    """A rule, mostly with slips, and a tracker."""
+    text = texts[rng.integers(len(texts))]
+    for _ in range(rng.integers(0, 3)):
+        text = text_of(rng, text)
+    return [text, rule_specs.TRACKERS[rng.integers(len(rule_specs.TRACKERS))]]
+
+
+@functools.cache
+def digits(exact: bool) -> Problem:
+    """What rules are built for."""
+    return problems.make("digits", ("3", "8"), Source("exact" if exact else "network"))
+
+
+def build_rule(words: list[str]) -> bool:
+    """Whether the rule's own words are read back as the same; builds it."""
+    text, tracker, exact = words
+    spec = rule_specs.parse(text, tracker)
+    rule_builders.build(spec, digits(exact == "1"), TrackerOptions(), "ddpm", 50)
+    return rule_specs.parse(str(spec)) == spec
+
+
+def build_family(words: list[str]) -> bool:
+    """The same for every scale of a study's family, with and without a calibration."""
+    text, _, exact = words
+    same = True
+    for families in ((text,), plan.calibrated((text,), "bundled")):
+        for family, scales in plan.grids_of(families).items():
+            spec = rule_specs.parse(family)
+            same &= spec.family == family
+            for scale in scales:
+                rule = spec.with_scale(scale)
+                rule_builders.build(rule, digits(exact == "1"), TrackerOptions(), "ddpm", 50)
+                same &= rule_specs.parse(str(rule)) == rule
+    return same
+
+
+SLIPS = (*",=:().-+_ 0159eEn\0\n", "\udcff", "ü", "nan", "inf", "1e400", "/", "9" * 400)
+RULES = (
+    "unguided", "np=0.3", "sld=0.5", "cfg=1.5", "feedback=0.9,tau=2,offset=1",
+    "feedback=0.5,t0=0.7,t1=0.3", "dng=1", "dng:pair=5,tau=.2,drift=.5,prior=.01",
+    "dng:odds,delta=0.002", "dng:classes-model=2", "dng:exact", "reject:pair=1.2,calibration=none",
+    "reject=2,tau=0.5", "reference", "interval(0.1,5,dng:pair=2)", "interval(0,inf,np=1)",
+    "dng:pair,calibration=bundled", "dng:odds=2,calibration=fitted.json", "my_rules:soft=2",
+    "json:loads=1", "math:sqrt",
+)  # fmt: skip
+FAMILIES = (
+    "np", "sld=1,0.5", "dng:pair=1,3,10", "dng:pair=2,tau=0.5", "dng:classes=1,2,4",
+    "interval(0.1,5,dng:pair=1,2)", "interval(0.1,5,np)", "cfg=1,2", "dng:odds,prior=0.2",
+    "reject:pair=1.2,2,calibration=bundled", "feedback=0.5,0.9,tau=1", "dng:pair=1,drift=.5,2",
+)  # fmt: skip
+MODELS = ("small.safetensors", "digits.safetensors", "none.safetensors", "x.npy")
+# What a person most likely gives an option, by its last word.
+LIKELY: dict[str, tuple[str, ...]] = {
+    "dataset": ("digits", "mnist", "cifar10"),
+    "network": ("heads", "label", "digits-label", *MODELS),
+    "negatives": MODELS,
+    "classifier": MODELS,
+    "init": MODELS,
+    "file": ("layer.safetensors",),
+    "denoiser": ("exact", "network"),
+    "features": ("classifier", "inception"),
+    "forbid": ("0", "3", "9", "10", "zero"),
+    "sampler": (*steps.TABLES,),
+    "samplers": (*steps.TABLES,),
+    "steps": ("1", "5", "50", "1000"),
+    "rules": RULES,
+    "families": FAMILIES,
+    "parts": plan.PARTS,
+    "tracker": rule_specs.TRACKERS,
+    "trackers": rule_specs.FITTED,
+    "calibration": ("bundled", "fitted.json", "none", "x.npy"),
+    "save-images": ("png", "npz"),
+    "preset": ("digits", "mnist-small", "mnist"),
+    "conditioning": ("heads", "label", "none"),
+    "patterns": ("random", "ultrametric", "digits", "mnist", "x.npy"),
+    "data-dir": (".", "/work"),
+    "platform": ("cpu", "gpu"),
+    "dtype": ("float16", "float32"),
+}
 
 
 VALUES = (
@@ -413,14 +645,20 @@ def options_of(configs: Sequence[type]) -> list[str]:
     return [*dict.fromkeys(found)]
 
 
-def words_of(rng: Rng, job: Job, options: Sequence[str]) -> list[str]:
-    """A command line that somebody might type."""
-    words = list(job.words)
-    for _ in range(rng.integers(0, 4)):
-        name = str(rng.choice(options)) if rng.random() < 0.93 else str(rng.choice(VALUES))
-        words.append(name)
+def words_of(rng: Rng, options: Sequence[str]) -> list[str]:
+    """Options and values that somebody might type."""
+    words = []
+    for _ in range(rng.integers(0, 5)):
         # No numpy string: it drops zero bytes and surrogates.
-        words += [VALUES[i] for i in rng.integers(len(VALUES), size=rng.integers(0, 3))]
+        known = rng.random() < 0.95
+        name = options[rng.integers(len(options))] if known else VALUES[rng.integers(len(VALUES))]
+        words.append(name)
+        likely = LIKELY.get(name.removeprefix("--").rpartition(".")[2], ())
+        if likely and rng.random() < 0.75:
+            value = likely[rng.integers(len(likely))]
+            words.append(text_of(rng, value) if rng.random() < 0.2 else value)
+        else:
+            words += [VALUES[i] for i in rng.integers(len(VALUES), size=rng.integers(0, 3))]
     return words
 
 
@@ -453,7 +691,7 @@ def outcome(call: Callable[[], Any]) -> tuple[str, str]:
             alarmed(SECONDS),
         ):
             warnings.simplefilter("ignore")
-            call()
+            found = call()
     except InputError as error:
         said = str(error)
         if "\n" in said or not said or len(said) > 4000:
@@ -474,56 +712,104 @@ def outcome(call: Callable[[], Any]) -> tuple[str, str]:
         ours = [f for f in frames if "site-packages" not in f.filename] or frames
         place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}"
         return "traceback", f"{type(error).__name__}: {str(error)[:160]!r} at {place}"
-    return "right", ""
+    if found is False:
+        return "wrong", "another result than the one of the whole file"
+    return ("right" if found is True else "returned"), ""
 
 
 @contextlib.contextmanager
 def stopped_jobs() -> Iterator[None]:
-    """Jobs stop where they ask for devices, or for their folder."""
+    """Jobs stop where they ask for their folder; no network is there, and few images."""
 
     def reached(*_, **__):
         raise ReachedError
 
-    held = devices.select, runs.new_run_folder, attention.report
-    # The last is where `hopfield attention` begins its work, before it has a folder.
-    devices.select = runs.new_run_folder = attention.report = reached
+    def offline(url: str) -> None:
+        raise OSError("no network in a test")
+
+    whole = data.load
+
+    @functools.cache
+    def some(name: str, split: str, folder: str | None) -> Any:
+        images, labels, info = whole(name, split)
+        return images[:500], labels[:500], info
+
+    def few(name: str, split: str = "all", **_: Any) -> Any:
+        return some(name, split, os.environ.get("DNG_JAX_DATA"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "new_run_folder", reached)
+        # Work that comes before the folder: `hopfield attention`, and joining other processes.
+        patch.setattr(attention, "report", reached)
+        patch.setattr(processes, "join", reached)
+        patch.setattr(network, "check", offline)
+        patch.setattr(data, "load", few)
+        patch.setattr(programs, "start", programs.main)  # the other would take the streams
+        yield
+
+
+@contextlib.contextmanager
+def as_before() -> Iterator[None]:
+    """What a job changes of its process is changed back."""
+    environment, argv, path = dict(os.environ), sys.argv[:], sys.path[:]
+    platforms = jax.config.values["jax_platforms"]
     try:
         yield
     finally:
-        devices.select, runs.new_run_folder, attention.report = held
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv[:], sys.path[:] = argv, path
+        jax.config.update("jax_platforms", platforms)
 
 
 def file_cases(count: int, seed: int, root: Path) -> Iterator[tuple[str, int, str, str]]:
     """(reader, case, outcome, fault) of mutated files."""
     made = readers(root)
     whole = {name: r.path.read_bytes() for name, r in made.items()}
+    expected: dict[str, Any] = {}
     names = list(made)
     share = np.array([made[n].weight for n in names])
     for case in range(count):
         rng = np.random.default_rng([seed, case])
         name = names[rng.choice(len(names), p=share / share.sum())]
         reader = made[name]
-        reader.path.write_bytes(reader.mutate(rng, whole[name]))
-        found = outcome(lambda reader=reader: reader.read(reader.path))
+        if reader.right and name not in expected:
+            expected[name] = reader.read(reader.path)
+        content = reader.mutate(rng, whole[name])
+
+        known = (content, expected.get(name), whole[name])
+
+        def read(reader=reader, known=known):
+            found = reader.read(reader.path)
+            return reader.right(found, *known) if reader.right else None
+
+        reader.path.write_bytes(content)
+        kind, fault = outcome(read)
         reader.path.write_bytes(whole[name])
-        yield name, case, *found
+        yield name, case, kind, fault
 
 
-def command_cases(count: int, seed: int) -> Iterator[tuple[str, int, str, str]]:
-    """(job, case, outcome, fault and words) of command lines."""
+def command_cases(count: int, seed: int, root: Path) -> Iterator[tuple[str, int, str, str]]:
+    """(job, case, outcome, fault and words) of command lines, given in a folder below root."""
     made = jobs()
+    with pretrained.path("digits-classifier") as path:
+        shutil.copy(path, root / "cwd" / "digits.safetensors")
+    for file, there in {"m": "small", "layer": "layer"}.items():
+        shutil.copy(root / f"{file}.safetensors", root / "cwd" / f"{there}.safetensors")
+    for file in ("fitted.json", "x.npy"):
+        shutil.copy(root / file, root / "cwd")
     names = list(made)
-    options = {name: [*options_of(made[name].configs), "--help"] for name in names}
     share = np.array([made[n].weight for n in names])
     with stopped_jobs():
         for case in range(count):
             rng = np.random.default_rng([seed, case, 1])
             name = names[rng.choice(len(names), p=share / share.sum())]
             job = made[name]
-            words = words_of(rng, job, options[name])
-            kind, fault = outcome(lambda job=job, words=words: job.run(words))
-            shown = " ".join(w if len(w) < 40 else w[:37] + "..." for w in words)
-            yield name, case, kind, f"{fault} | {shown}" if fault else ""
+            words = job.draw(rng)
+            with as_before():
+                kind, fault = outcome(lambda job=job, words=words: job.run(words))
+            shown = " ".join(w if len(w) < 60 else w[:57] + "..." for w in words)
+            yield name, case, kind, f"{fault} | {shown!r}" if fault else ""
 
 
 def run(
@@ -540,12 +826,12 @@ def run(
         (root / "cwd").mkdir()
         os.chdir(root / "cwd")
         try:
-            for cases in (file_cases(files, seed, root), command_cases(commands, seed)):
+            for cases in (file_cases(files, seed, root), command_cases(commands, seed, root)):
                 for reader, case, kind, fault in cases:
                     if time.monotonic() - began > seconds:
                         break
                     counts.setdefault(reader, Counter())[kind] += 1
-                    if kind in ("traceback", "hang"):
+                    if kind in FAULTS:
                         faults.append(f"{reader}, seed {seed}, case {case}: {kind}: {fault}")
         finally:
             os.chdir(before)
@@ -567,12 +853,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (64 << 30, resource.RLIM_INFINITY))
     began = time.monotonic()
     counts, faults = run(given.count - commands, commands, given.seed, given.seconds)
-    kinds = ("right", "refused", "traceback", "hang")
-    print(f"{'':26}" + "".join(f"{kind:>11}" for kind in kinds))
+    kinds = ("right", "returned", "refused", *FAULTS)
+    print(f"{'':22}{'cases':>9}" + "".join(f"{kind:>11}" for kind in kinds))
     total: Counter = sum(counts.values(), Counter())
     for name, found in [*counts.items(), ("all", total)]:
-        print(f"{name:26}" + "".join(f"{found[kind]:11}" for kind in kinds))
-    print(f"{total.total()} cases in {time.monotonic() - began:.0f} s")
+        print(f"{name:22}{found.total():9}" + "".join(f"{found[kind]:11}" for kind in kinds))
+    print(f"{total.total()} cases, seed {given.seed}, in {time.monotonic() - began:.0f} s")
     for fault in faults[:200]:
         print(fault.encode("ascii", "backslashreplace").decode())
     sys.exit(bool(faults))

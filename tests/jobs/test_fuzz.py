@@ -1,4 +1,4 @@
-"""A few hundred mutated files and command lines; thousands: python -m tests.jobs.fuzz."""
+"""A hundred or so mutated files and command lines; thousands: python -m tests.jobs.fuzz."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tests.jobs import fuzz
 
 
 def test_mutated_files_and_command_lines_end_in_a_sentence_or_the_right_result():
-    counts, faults = fuzz.run(files=160, commands=20, seed=7)
+    counts, faults = fuzz.run(files=110, commands=20, seed=7)
     assert not faults, "\n".join(faults)
-    assert sum(found.total() for found in counts.values()) == 180
-    assert sum(found["refused"] for found in counts.values()) > 80
-    assert sum(found["right"] for found in counts.values()) > 15
+    assert sum(found.total() for found in counts.values()) == 130
+    assert sum(found["refused"] for found in counts.values()) > 60
+    assert sum(found["right"] for found in counts.values()) > 8
 
 
 @pytest.mark.slow
