@@ -92,7 +92,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     if config.save_images:
         for spec, by_seed in zip(specs, results, strict=True):
             parts = [
-                saving.Labelled(g.images[0], g.labels[0], n)
+                saving.Labelled(g.images[0], g.labels[0, : g.images.shape[1]], n)
                 for n, g in zip(config.seeds, by_seed, strict=True)
             ]
             with runs.writing(folder):

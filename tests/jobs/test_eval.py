@@ -177,15 +177,18 @@ def test_images_are_saved_and_a_calibration_reaches_every_tracker(tmp_path):
     path = calibrations.save(tmp_path / "c.json", made)
     config = removal(
         tmp_path / "run", source=Source("exact"), forbid=("3",), steps=4, samples=9, seeds=(0, 2),
-        rules=("reject:pair=1.2", "reject:pair=1.2,calibration=none"),
+        rules=("reject:pair=1.2", "reject:pair=1.2,calibration=none", "reference"),
         calibration=str(path), save_images="npz",
     )  # fmt: skip
     records = class_removal.main(config)
     names = [f"reject:pair=1.2,calibration={path}", "reject:pair=1.2,calibration=none"]
-    assert [r["rule"] for r in records] == names
+    assert [r["rule"] for r in records] == [*names, "reference"]
+    with np.load(tmp_path / "run" / "images" / "reference.npz") as stored:
+        assert len(stored["images"]) == len(stored["labels"]) == 18
+    records = records[:2]
     offsets = [r["parameters"]["detector"]["tracker"]["offset"]["values"] for r in records]
     assert [np.asarray(o).tolist() for o in offsets] == [[0.0, 0.5], [0.0]]
-    files = sorted((tmp_path / "run" / "images").iterdir())
+    files = sorted((tmp_path / "run" / "images").glob("reject*"))
     assert len(files) == 2
     for file, record in zip(files, records, strict=True):
         with np.load(file) as stored:
