@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dng_jax.experiments import rule_specs
 from dng_jax.experiments.generating import Generated
 from dng_jax.experiments.problems import Problem
-from dng_jax.experiments.rule_specs import REFERENCE
 
 COLUMNS = 16
 
@@ -33,13 +33,15 @@ def telling_images(shown: Mapping[str, Generated], problem: Problem) -> tuple[np
         others = np.flatnonzero(~inside)[: count - len(forbidden)]
         chosen = np.concatenate([forbidden, others])
         said = _said(len(forbidden), len(chosen), problem)
-    # The reference has noise of its own, in turn over the classes: its first ones show them all.
+    specs = {name: rule_specs.parse(name) for name in shown}
+    # The reference comes in turn over the classes: its first ones show them all.
     rows = [
-        g.images[0, np.arange(len(chosen)) if name == REFERENCE else chosen]
+        g.images[0, chosen if specs[name].shares_noise else np.arange(len(chosen))]
         for name, g in shown.items()
     ]
-    if REFERENCE in shown:
-        said += f"{';' if said else ':'} {REFERENCE}: noise of its own"
+    others_noise = dict.fromkeys(s.name for s in specs.values() if not s.shares_noise)
+    if others_noise:
+        said += f"{';' if said else ':'} {', '.join(others_noise)}: noise of their own"
     return np.stack(rows), said
 
 

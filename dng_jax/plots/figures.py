@@ -12,7 +12,7 @@ logsnr = log(alpha^2/sigma^2).
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +153,18 @@ def trade_off(
     # Outside: curves fill the axes, and a legend on top of them hides points.
     figure.legend(
         loc="outside lower center",
-        ncols=min(4, len(parts)),
+        ncols=_columns(parts),
         frameon=False,
         fontsize=8.5,
         title=";\n".join([", ".join(said[:2]), *said[2:]]),
         title_fontsize=8,
     )
     return save(figure, path)
+
+
+def _columns(names: Collection[str]) -> int:
+    # Of a legend below a figure, which holds about 84 letters and the room of 7 for each marker.
+    return min(4, len(names), max(1, 84 // (max(map(len, names)) + 7)))
 
 
 def posterior_over_time(
@@ -274,7 +279,7 @@ def reliability(
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("observed share")
     # Outside: an uncalibrated forecast may lie anywhere in the square.
-    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=len(curves))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=_columns(curves))
     below.set_yscale("symlog", linthresh=1)
     below.set_ylim(bottom=0)
     below.set_ylabel("count")

@@ -29,7 +29,7 @@ def test_noises_that_lead_to_the_forbidden_class_come_first_under_every_rule():
     assert grid[2, :, 0, 0, 0].tolist() == list(range(16))  # the reference has its own
     assert said == (
         ": noise that leads to 0 unguided (left 3 of 16), and other noise;"
-        " reference: noise of its own"
+        " reference: noise of their own"
     )
 
 
