@@ -9,6 +9,8 @@ terminal without a character that a table holds cost no results.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import io
 import os
 import sys
@@ -73,6 +75,17 @@ def parse(options: type[T], package: str) -> T:
 
     about = as_typed(sys.modules[package].__doc__ or "")
     return tyro.cli(options, prog=program(package), description=about)
+
+
+def program(options: type[object], package: str) -> Callable[[], None]:
+    """The program of a job: main(options) in the module `job` of its package, which is imported,
+    with all that takes seconds to import, when the command line has been parsed."""
+
+    def parsed() -> None:
+        config = parse(options, package)
+        importlib.import_module(f"{package}.job").main(config)
+
+    return functools.partial(start, parsed)
 
 
 def progress_bar() -> Progress:
