@@ -112,7 +112,7 @@ def _feedback(spec: Spec, table: Any, probes: int) -> Any:
         return guidance.feedback(pi, temperature=tau, offset=offset, probes=probes)
     if set(numbers) != {"t0", "t1"}:
         raise InputError(f"{spec}: give both t0 and t1, and then neither tau nor offset")
-    return guidance.feedback_from_times(table, numbers["t0"], numbers["t1"], pi=pi)
+    return guidance.feedback_from_times(table, numbers["t0"], numbers["t1"], pi=pi, probes=probes)
 
 
 def _answered(spec: Spec, rule: Any, problem: Problem) -> None:

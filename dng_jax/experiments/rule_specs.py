@@ -35,8 +35,10 @@ from dng_jax.experiments import rejection
 
 REFERENCE = "reference"
 TRACKERS = ("pair", "odds", "classes", "classes-model", "exact")
+TRACKER = "classes"  # of a dng or reject that names none
 FITTED = ("pair", "odds", "classes")  # what a calibration can hold; classes-model is one of them
 CALIBRATION, NO_CALIBRATION = "calibration", "none"
+PROBES = "probes"
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class Spec:
     def takes(self, name: str) -> bool:
         """Whether a job's option of that name reaches it: it tracks kernels, with no setting of its
         own instead."""
+        if name == PROBES:
+            return self.tracker not in (None, "exact") or self.name == "feedback"
         instead = {CALIBRATION, "tau"} if name == CALIBRATION else {name}
         return self.tracker not in (None, "exact") and not instead & {n for n, _ in self.settings}
 
@@ -196,7 +200,23 @@ def written(value: float | str) -> str:
     return short if float(short) == value else repr(float(value))
 
 
-def parse(text: str, tracker: str = "classes") -> Spec:
+def parse_all(texts: Sequence[str], tracker: str | None) -> list[Spec]:
+    """Reads the rules of a job; `tracker` is its --tracker, None where it was not given.
+
+    InputError for a rule that cannot be read, or a tracker that none of them would take.
+    """
+    if tracker is None:
+        return [parse(text) for text in texts]
+    specs = [parse(text, tracker) for text in texts]
+    if specs == [parse(text, _another(tracker)) for text in texts]:
+        raise InputError(
+            f"no rule takes --tracker {tracker}: it is of a dng or reject that names none; leave it"
+            " out"
+        )
+    return specs
+
+
+def parse(text: str, tracker: str = TRACKER) -> Spec:
     """Reads one rule; `tracker` is that of a dng or reject without one.
 
     InputError names the rule, the character at which it goes wrong, and what is wrong.
@@ -238,15 +258,21 @@ def check_taken(
             " no place in a rule: rename the file"
         )
     usual, given = TrackerOptions(), numbers or TrackerOptions()
-    names = [n for n in TRACKED if n != CALIBRATION and getattr(given, n) != getattr(usual, n)]
+    numbered = [f.name for f in dataclasses.fields(TrackerOptions)]
+    names = [name for name in numbered if getattr(given, name) != getattr(usual, name)]
     if calibration not in (None, NO_CALIBRATION):
         names.append(CALIBRATION)
     for name in names:
         if not any(spec.takes(name) for spec in specs):
             raise InputError(
-                f"no rule of {option} takes --{name}: it is of dng and reject, where they bring no"
-                " setting instead and the tracker is not exact; leave it out"
+                f"no rule of {option} takes --{name}: it is of dng and reject"
+                f"{', and of feedback' if name == PROBES else ''}, where they bring no setting"
+                " instead and the tracker is not exact; leave it out"
             )
+
+
+def _another(tracker: str) -> str:
+    return next(name for name in TRACKERS if name != tracker)
 
 
 class _Reader:

@@ -117,10 +117,11 @@ def feedback_from_times(
     scale_ref: float = 3.0,
     scale_max: float = 10.0,
     positive: str = "positive",
+    probes: int = 0,
 ) -> Feedback:
     """Feedback Guidance set by two activation times in [0, 1), 1 being pure noise.
 
-    Every argument is a single number.
+    Every argument is a single number; probes as for feedback.
     """
     number(t0, "t0", low=0, high=0.999, axes=0)
     number(t1, "t1", low=0, high=0.999, axes=0)
@@ -134,5 +135,10 @@ def feedback_from_times(
     from_clean = np.append(0.0, k_var[-2::-1])
     tau = abs(2 * np.interp(t1 * steps, np.arange(steps), from_clean) * offset / 10)
     return feedback(
-        pi, temperature=float(tau), offset=float(offset), scale_max=scale_max, positive=positive
+        pi,
+        temperature=float(tau),
+        offset=float(offset),
+        scale_max=scale_max,
+        positive=positive,
+        probes=probes,
     )

@@ -39,7 +39,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     seed(seeds=config.seeds)
     at_least(0, probes=config.options.probes)
     at_most(PROBES, probes=config.options.probes)
-    specs = [rule_specs.parse(text, config.tracker) for text in config.rules]
+    specs = rule_specs.parse_all(config.rules, config.tracker)
     rule_specs.check_taken(specs, "--rules", config.calibration, config.options)
     specs = [spec.with_calibration(config.calibration) for spec in specs]
     distinct(rules=[str(spec) for spec in specs])

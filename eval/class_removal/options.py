@@ -29,8 +29,9 @@ class Config:
     """Rules, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.3, sld=3, cfg=2, feedback=.9,
     dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference; a
     rule of your own as MODULE:FACTORY=SCALE. Quote parentheses: 'interval(.1,5,dng=2)'."""
-    tracker: str = "classes"
-    """Tracker of a dng or reject that names none: pair, odds, classes or (exact denoiser) exact."""
+    tracker: str | None = None
+    """Tracker of a dng or reject that names none: pair, odds, classes or (exact denoiser) exact.
+    Default: classes."""
     calibration: str | None = None
     """Calibration of every tracker, unless its rule names one or a tau: a file of eval.calibration,
     or bundled. Default: none."""

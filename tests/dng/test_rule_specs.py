@@ -61,6 +61,7 @@ IGNORED = [
     (("dng:exact",), None, {"delta": 0.1}, "no rule of --rules takes --delta"),
     (("feedback",), None, {"drift": 0.1}, "no rule of --rules takes --drift"),
     (("unguided",), None, {"prior": 0.1}, "no rule of --rules takes --prior"),
+    (("dng:exact", "np"), None, {"probes": 1}, "no rule of --rules takes --probes"),
     (("dng:pair",), "a,b.json", {}, "'a,b.json' has no place in a rule: rename the file"),
     (("dng:pair",), "a(1).json", {}, "'a(1).json' has no place in a rule: rename the file"),
 ]
@@ -74,6 +75,20 @@ def test_what_no_rule_would_take_is_refused(words, calibration, numbers, said):
     taking = [*rules, parse("dng:pair")]
     name = calibration and "c.json"
     rule_specs.check_taken(taking, "--rules", name, TrackerOptions(**numbers))
+
+
+def test_a_tracker_that_no_rule_takes_is_refused():
+    for words in (("np",), ("dng:pair", "reject:odds", "unguided")):
+        with pytest.raises(InputError, match="no rule takes --tracker classes"):
+            rule_specs.parse_all(words, "classes")
+        assert rule_specs.parse_all(words, None) == [parse(word) for word in words]
+    assert rule_specs.parse_all(("np", "dng"), "odds") == [parse("np"), parse("dng:odds")]
+
+
+def test_probes_reach_feedback_however_it_is_set(digits):
+    for word in ("feedback", "feedback=.9,t0=.6,t1=.4"):
+        rule_specs.check_taken([parse(word)], "--rules", None, TrackerOptions(probes=2))
+        assert built(digits, word, probes=2).probes == 2
 
 
 @settings(max_examples=300, deadline=None)
