@@ -255,6 +255,10 @@ def open_run(out: Path, job: Job, resume: bool, place: Place, init: Init | None 
 def _same_init(out: Path, init: Init | None) -> dict[str, str] | None:
     """What run.json has of --init; InputError where it was another, or is needed again."""
     stored = (runs.read_run(out) or {}).get("init")
+    if stored is not None and not _is_init(stored):
+        raise InputError(
+            f"{out}/run.json does not say what the run started from: choose another --out"
+        )
     if init is None:
         if stored and not _has_states(out):
             raise InputError(
@@ -269,6 +273,12 @@ def _same_init(out: Path, init: Init | None) -> dict[str, str] | None:
             f" {init.facts['sha256'][:12]}): leave out --init, or choose another --out"
         )
     return stored
+
+
+def _is_init(stored: Any) -> bool:
+    return isinstance(stored, dict) and all(
+        isinstance(stored.get(name), str) for name in ("file", "sha256")
+    )
 
 
 def _has_states(out: Path) -> bool:

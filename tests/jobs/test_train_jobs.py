@@ -150,6 +150,12 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
     with pytest.raises(InputError, match="started without --init"):
         start.open_run(finished, job, True, where, init)
 
+    kept = runs.read_run(out)
+    for altered in ("a.safetensors", {"file": "a.safetensors"}, {"file": 3, "sha256": "0"}):
+        runs.write_json(out / "run.json", kept | {"init": altered})
+        with pytest.raises(InputError, match=r"run\.json does not say what the run started from"):
+            start.open_run(out, job, True, where, init)
+
 
 def test_event_files_hold_the_same_numbers(finished):
     from tensorboardX.proto.event_pb2 import Event
