@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from dng_jax import plots
 from dng_jax.errors import InputError
 from dng_jax.metrics import reliability
-from dng_jax.plots import figures
+from dng_jax.plots import grids, over_time, sensitivity, tradeoffs
 
 RNG = np.random.default_rng(0)
 
@@ -80,7 +80,7 @@ def test_pyplot_is_never_loaded():
 
 
 def test_responses_show_every_point_of_every_panel(monkeypatch, tmp_path):
-    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    monkeypatch.setattr(sensitivity, "save", lambda figure, path: figure)
     x = np.array([1.0, 2.0])
 
     def curve(top):
@@ -95,7 +95,7 @@ def test_responses_show_every_point_of_every_panel(monkeypatch, tmp_path):
 
 
 def test_the_axis_of_a_trade_off_reaches_every_point_and_its_bars(monkeypatch, tmp_path):
-    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    monkeypatch.setattr(tradeoffs, "save", lambda figure, path: figure)
     x, y = np.array([0.0, 0.5]), np.array([-0.1, 0.2])
     curves = {"np": (x, x, x + 4, y, None, None)}
     reference = {"reference": ([9.0], None, None, [-0.3], [-0.4], [-0.2])}
@@ -112,7 +112,7 @@ def points_of(axes):
 
 
 def test_points_of_a_trade_off_carry_scale_bars_and_doubt(monkeypatch, tmp_path):
-    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    monkeypatch.setattr(tradeoffs, "save", lambda figure, path: figure)
     x, y = np.array([1.0, 2.0]), np.array([0.4, 0.2])
     curves = {"np": (x, x / 2, 2 * x, y, y - 0.1, np.array([np.inf, 0.3]))}
     figure = plots.trade_off(
@@ -124,13 +124,13 @@ def test_points_of_a_trade_off_carry_scale_bars_and_doubt(monkeypatch, tmp_path)
     assert all(word in said for word in ("95% intervals", "guidance scale", "hollow", "arrow"))
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert [line.get_xdata().tolist() for line in hollow] == [[1.0]]
-    (arrow,) = (line for line in axes.lines if line.get_marker() == figures.CARETUP)
+    (arrow,) = (line for line in axes.lines if line.get_marker() == tradeoffs.CARETUP)
     assert arrow.get_xdata().tolist() == [1.0]
     assert 0.4 < arrow.get_ydata()[0] < axes.get_ylim()[1]
 
 
 def test_trackers_that_agree_have_a_panel_each(monkeypatch, tmp_path):
-    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    monkeypatch.setattr(over_time, "save", lambda figure, path: figure)
     p = RNG.uniform(size=(9, 30))
     figure = plots.posterior_over_time({"pair": p, "odds": p, "classes": p}, tmp_path / "p.png")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["pair", "odds", "classes"]
@@ -141,7 +141,7 @@ def test_trackers_that_agree_have_a_panel_each(monkeypatch, tmp_path):
 
 
 def test_the_title_of_a_narrow_grid_is_folded_not_cut(monkeypatch, tmp_path):
-    monkeypatch.setattr(figures, "save", lambda figure, path: figure)
+    monkeypatch.setattr(grids, "save", lambda figure, path: figure)
     title = "digits without 0: noise that leads to 0 unguided, and other noise"
     figure = plots.image_grid(
         np.zeros((2, 4, 8, 8, 1)), tmp_path / "g.png", ["a", "b"], title=title
