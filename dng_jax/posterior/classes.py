@@ -61,7 +61,7 @@ class Classes(KernelTracker):
             self.temperature(row) * (gap + noise_share(row) * restored) + forbidden * self.delta
         )
         # Relative to the likeliest class, so that saturation never makes two classes equal.
-        numerator -= jnp.max(numerator, axis=1, keepdims=True)
+        numerator -= jax.lax.stop_gradient(jnp.max(numerator, axis=1, keepdims=True))
         moved = state + log_ratio(numerator, row) + forbidden * self.offset(row)
         log_p = jax.nn.log_softmax(moved, axis=1)
         return jax.nn.log_softmax(jnp.maximum(log_p, self.log_p_min), axis=1)

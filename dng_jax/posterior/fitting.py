@@ -103,6 +103,11 @@ def fit_temperature(
         raise InputError(f"labels must be {batch} integers in 0..{outcomes - 1}")
     if not 2 <= knots <= steps:
         raise InputError(f"knots must lie between 2 and the {steps} scored steps, got {knots}")
+    finite = [jnp.isfinite(leaf).all((0, *range(2, leaf.ndim))) for leaf in evidence]
+    if lost := batch - int(jnp.sum(jnp.all(jnp.stack(finite), axis=0))):
+        raise InputError(
+            f"the evidence of {lost} of {batch} chains is not finite: look for what diverged there"
+        )
     logsnr = np.asarray(table.logsnr, np.float64)[:-1]
     at = np.interp(np.linspace(0, steps - 1, knots), np.arange(steps), logsnr)
     at_knots = jnp.asarray(at, jnp.float32)

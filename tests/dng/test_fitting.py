@@ -21,7 +21,7 @@ from dng_jax import (
     schedules,
     steps,
 )
-from dng_jax.posterior import fit_temperature, forward_evidence, replay
+from dng_jax.posterior import Evidence, fit_temperature, forward_evidence, replay
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -159,6 +159,38 @@ def test_a_deterministic_table_does_not_change_forward_evidence(mixture, denoise
     )
     assert np.all(np.asarray(a.divergence) == 0)
     np.testing.assert_allclose(a.inner, b.inner, rtol=1e-5)
+
+
+def deterministic(seed=0, batch=8):
+    """Evidence of random numbers along a deterministic table, with its divergence; labels."""
+    table, rng = steps.ddim(schedules.cosine(), 6), np.random.default_rng(seed)
+    grow = np.linspace(0.2, 4, 5)[:, None, None]
+    inner, divergence, square = rng.normal(size=(3, 5, batch, 10)) * grow
+    gram = np.abs(square)[..., None] * np.eye(10)
+    numbers = (inner, inner, gram, divergence)
+    evidence = Evidence(*(jnp.asarray(a, jnp.float32) for a in numbers))
+    return table, evidence, np.arange(batch) % 10
+
+
+def test_a_fit_has_a_gradient_whatever_is_compiled_twice():
+    # A backward pass may round what it computes again otherwise; a maximum's derivative that asks
+    # which number was the largest is then 0/0.
+    table, evidence, labels = deterministic()
+    tracker = posterior.classes(10, [0], probes=1)
+    fit = fit_temperature(tracker, evidence, table, labels, knots=3)
+    assert np.isfinite(np.asarray(fit.temperature.values)).all()
+    # no constant temperature does better
+    for tau in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0):
+        cooled = dataclasses.replace(tracker, temperature=posterior.temperature(tau))
+        log_p = replay(cooled, evidence, table, evidence.inner[0])
+        assert fit.after <= -float(log_p[:, np.arange(8), labels].mean()) + 1e-5
+
+
+def test_evidence_that_is_not_finite_is_refused():
+    table, evidence, labels = deterministic()
+    broken = evidence._replace(inner=evidence.inner.at[2, 3, 1].set(jnp.nan))
+    with pytest.raises(InputError, match="evidence of 1 of 8 chains is not finite"):
+        fit_temperature(posterior.classes(10, [0]), broken, table, labels, knots=3)
 
 
 @pytest.mark.parametrize(
