@@ -301,9 +301,7 @@ def test_a_mixture_is_told_other_classes():
 )
 def test_the_smallest_case_of_every_job_under_a_setting_of_jax(setting, tmp_path):
     name, _, value = setting.partition("=")
-    environment = {**os.environ, name: value}
-    if name != "JAX_DEBUG_NANS":  # unoptimised, the fit's gradient has a NaN on its way
-        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    environment = {**os.environ, name: value, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.jobs.switches", str(tmp_path)],
         env=environment | {"JAX_PLATFORMS": "cpu"},
