@@ -247,13 +247,13 @@ def test_a_calibration_larger_than_memory_is_one_sentence(made, monkeypatch):
         calibrations.load(made[1])
 
 
-@pytest.mark.parametrize("dataset", ["digits", "mnist"])
-def test_the_bundled_calibration_is_of_the_bundled_network(dataset):
-    problem = problems.make(dataset, ("3",))
+@pytest.mark.parametrize("name", ["digits-heads", "digits-label", "mnist-heads"])
+def test_the_bundled_calibration_is_of_the_bundled_network(name):
+    problem = problems.make(name.partition("-")[0], ("3",), Source(network=name))
     rule = built(problem, "dng:pair,calibration=bundled", count=50)
     assert rule.tracker.temperature.values.shape == rule.tracker.offset.values.shape == (8,)
     assert float(jnp.max(jnp.abs(rule.tracker.offset.values))) > 0.1
-    path = pretrained.calibration(f"{dataset}-heads")
+    path = pretrained.calibration(name)
     assert set(calibrations.load(path).trackers) == {"pair", "odds", "classes"}
     # Bound to the parameters, and nothing else: another forbidden class is the same network.
     assert calibrations.fingerprint(problem) == calibrations.load(path).network

@@ -1,5 +1,5 @@
-"""Small trained networks that come with the library; one model card (.md) beside each, and for
-some the calibration of trackers on them (.calibration.json, dng_jax.experiments.calibrations).
+"""Small trained networks that come with the library; one model card (.md) beside each, and beside
+generators the calibration of trackers on them (.json, see dng_jax.experiments.calibrations).
 
 digits-heads       U-Net with one output head per class, one unconditional: the default network
 digits-label       class-conditional U-Net with label dropout (label K is the null label)
