@@ -72,7 +72,7 @@ class Mixture:
 
     def class_eps(self, x, alpha, sigma) -> tuple[jax.Array, jax.Array]:
         """eps_k for every class [B, K, ...] and log p(k | x_t) [B, K], from one pass."""
-        self, x, alpha, sigma = self._same_dtype(x, alpha, sigma)
+        self, x, alpha, sigma = self.same_dtype(x, alpha, sigma)
         logits, _ = self._logits(x, alpha, sigma)
         log_posterior = jax.nn.log_softmax(jax.nn.logsumexp(logits, axis=2).T, axis=1)
         r = jax.nn.softmax(logits, axis=2) * (sigma / self._variance(alpha, sigma))[:, None, :]
@@ -103,9 +103,12 @@ class Mixture:
         x, k = jax.vmap(one)(keys)
         return x.reshape(len(x), *(shape or x.shape[1:])), k
 
-    def _same_dtype(self, x, alpha, sigma):
+    def same_dtype(self, x, alpha, sigma) -> tuple[Mixture, jax.Array, jax.Array, jax.Array]:
+        """The mixture and an image, with its level, in float32, or float64 where either is."""
+        x = jnp.asarray(x)
         dtype = max(chain_dtype(self.means), chain_dtype(x), key=lambda dtype: dtype.itemsize)
-        return in_dtype(self, dtype), *(jnp.asarray(a, dtype) for a in (x, alpha, sigma))
+        x, alpha, sigma = (jnp.asarray(a, dtype) for a in (x, alpha, sigma))
+        return in_dtype(self, dtype), x, alpha, sigma
 
     def _variance(self, alpha, sigma):
         return alpha**2 * self.scales**2 + sigma**2
@@ -114,7 +117,7 @@ class Mixture:
         # l_km [K, B, M] less a part common to all components, [B]. |x|^2 enters only through the
         # differences of 1/v, which vanish for equal scales: at low noise the terms it would
         # otherwise cancel against cost all digits of float32.
-        self, x, alpha, sigma = self._same_dtype(x, alpha, sigma)
+        self, x, alpha, sigma = self.same_dtype(x, alpha, sigma)
         flat = x.reshape(x.shape[0], -1)
         d = flat.shape[1]
         if d != self.means.shape[2]:

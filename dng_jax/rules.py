@@ -183,8 +183,9 @@ def zeros_per_sample(x: jax.Array) -> jax.Array:
 
 
 def chain_dtype(x: jax.Array) -> Any:
-    """Of a chain on x: float32, or float64 where x is."""
-    return jnp.dtype("float64" if x.dtype == "float64" else "float32")
+    """Of a chain on x: float32, or float64 where x is, as JAX would have it."""
+    double = jax.dtypes.canonicalize_dtype(x.dtype) == jnp.float64
+    return jnp.dtype("float64" if double else "float32")
 
 
 def in_dtype(tree: T, dtype: Any) -> T:

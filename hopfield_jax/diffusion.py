@@ -52,6 +52,7 @@ from scipy.special import expit
 
 from dng_jax.errors import InputError
 from dng_jax.mixtures import Mixture
+from dng_jax.rules import chain_dtype, in_dtype
 from hopfield_jax.distances import mean_half_squared, squares
 from hopfield_jax.energy import Memory, energy, update
 
@@ -59,8 +60,16 @@ from hopfield_jax.energy import Memory, energy, update
 def snr(alpha, sigma, scale=0.0):
     """alpha^2 / (alpha^2 scale^2 + sigma^2): the inverse temperature of the state x_t/alpha.
 
-    scale: standard deviation of every pattern; 0 gives the signal-to-noise ratio itself.
+    scale: standard deviation of every pattern; 0 gives the signal-to-noise ratio itself. Any shapes
+    that broadcast: float64 in NumPy, unless one is of JAX.
     """
+    levels = (alpha, sigma, scale)
+    kinds = [chain_dtype(v) for v in levels if isinstance(v, jax.Array)]
+    if kinds:
+        dtype = max(kinds, key=lambda dtype: dtype.itemsize)
+        alpha, sigma, scale = (jnp.asarray(v, dtype) for v in levels)
+    else:
+        alpha, sigma, scale = (np.asarray(v, np.float64) for v in levels)
     return alpha**2 / (alpha**2 * scale**2 + sigma**2)
 
 
@@ -87,6 +96,7 @@ def memory_of(mixture: Mixture, classes=None) -> Memory:
             f"cannot remember classes {index.tolist()}: choose at least one of"
             f" 0..{mixture.num_classes - 1}"
         )
+    mixture = in_dtype(mixture, chain_dtype(mixture.means))
     patterns = mixture.means[index].reshape(-1, mixture.means.shape[2])
     log_weights = mixture.log_weights[index].ravel()
     return Memory(
@@ -100,6 +110,7 @@ def memory_of(mixture: Mixture, classes=None) -> Memory:
 def class_memories(mixture: Mixture) -> Memory:
     """One memory per class, stacked for vmap: patterns [K, M, d]; the weights of each sum to 1."""
     common_scale(mixture)
+    mixture = in_dtype(mixture, chain_dtype(mixture.means))
     return Memory(
         mixture.means,
         -jnp.sum(mixture.means**2, axis=2) / 2,
@@ -123,6 +134,7 @@ def common_scale(mixture: Mixture) -> float:
 def denoised(mixture: Mixture, x, alpha, sigma) -> jax.Array:
     """E[x_0 | x_t] [B, d] of x [B, d], by one Hopfield update."""
     scale = common_scale(mixture)
+    mixture, x, alpha, sigma = mixture.same_dtype(x, alpha, sigma)
     variance = alpha**2 * scale**2 + sigma**2
     retrieved = update(memory_of(mixture), x / alpha, snr(alpha, sigma, scale))
     return (sigma**2 / variance) * retrieved + (alpha * scale**2 / variance) * x
@@ -130,11 +142,13 @@ def denoised(mixture: Mixture, x, alpha, sigma) -> jax.Array:
 
 def log_posterior(mixture: Mixture, x, alpha, sigma) -> jax.Array:
     """log p(c | x_t) [B, K] of x [B, d], from the energies of the classes and of all of them."""
-    beta = snr(alpha, sigma, common_scale(mixture))
+    scale = common_scale(mixture)
+    mixture, x, alpha, sigma = mixture.same_dtype(x, alpha, sigma)
+    beta = snr(alpha, sigma, scale)
     state = x / alpha
     each = jax.vmap(lambda memory: energy(memory, state, beta))(class_memories(mixture))
-    free = -beta * (each - energy(memory_of(mixture), state, beta))
-    return free.T + jax.nn.logsumexp(mixture.log_weights, axis=1)
+    free = -beta * (each - energy(memory_of(mixture), state, beta)[None])
+    return free.T + jax.nn.logsumexp(mixture.log_weights, axis=1)[None]
 
 
 # ---- predicted -----------------------------------------------------------------------------------

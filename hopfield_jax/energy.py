@@ -32,8 +32,9 @@ with F' of c and b': the same landscape, whose numbers are as large as the patte
 not as the origin lies far. `centred` gives it, h the mean of the b_i + c_i.m. Lengths are compared
 with the spread, the rms of |c_i|: D sqrt((N-1)/(2N)) for patterns at equal distances D.
 
-Shapes: patterns X [N, d] as rows; states xi [..., d]; beta broadcasts against [...]. All products
-are taken at precision "highest": bfloat16 or TF32 inputs move the spinodal by 0.2% or 0.03%.
+Shapes: patterns X [N, d] as rows; states xi [..., d]; beta broadcasts against [...]. States and
+betas of any type are taken in the memory's, float32 or float64. All products are taken at
+precision "highest": bfloat16 or TF32 inputs move the spinodal by 0.2% or 0.03%.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, choose
-from hopfield_jax.patterns import check
+from hopfield_jax.patterns import check, real_numbers
 
 Energy = Literal["dot", "euclidean"]
 BLOCK = 8192  # patterns taken at a time where there are many
@@ -100,7 +101,7 @@ class Memory:
         are one.
         """
         square = self._from_mean()
-        count = jnp.sum(self.log_weights > -jnp.inf, axis=-1)
+        count = jnp.sum(self.log_weights > -jnp.inf, axis=-1, dtype=self.dtype)
         least = jnp.finfo(self.dtype).tiny
         return jnp.maximum(jnp.sqrt(jnp.sum(square, axis=-1) / count), least)
 
@@ -121,22 +122,23 @@ def memory(
     """A memory of N patterns [N, d].
 
     energy: "dot" or "euclidean"; weights [N] >= 0, default equal, normalised here, zero for
-    padding. dtype: default that of the patterns, float32 unless JAX's x64 mode is on. Raises
-    InputError on a wrong rank, numbers that are not finite, N = 1, and rows that are zero or equal
-    (in that dtype); checked = False admits the last three, for padding. Tracers are checked for
-    their shape alone. Differentiable in patterns and weights, also under jit.
+    padding. dtype: float32, or float64 in JAX's x64 mode; default that of the patterns, float32 for
+    half precision. Raises InputError on another dtype, a wrong rank, numbers that are not real
+    and finite, N = 1, and rows that are zero or equal (in that dtype); checked = False admits the
+    last three, for padding. Tracers are checked for their shape alone. Differentiable in patterns
+    and weights, also under jit.
     """
     choose(energy, ("dot", "euclidean"), "energy")
-    if not isinstance(patterns, jax.Array):
-        patterns = np.asarray(patterns)
+    given = getattr(patterns, "dtype", np.dtype(bool))
+    if not (jnp.issubdtype(given, jnp.floating) and given.itemsize <= 8):
+        traced = isinstance(patterns, jax.core.Tracer)
+        patterns = patterns.astype(float) if traced else real_numbers(patterns)
     if patterns.ndim != 2 or 0 in patterns.shape:
         raise InputError(
             f"patterns must be rows [N, d], got shape {tuple(patterns.shape)}:"
             " flatten each pattern to one row"
         )
-    if not jnp.issubdtype(patterns.dtype, jnp.floating):
-        patterns = patterns.astype(float)
-    x = jnp.asarray(patterns, dtype)
+    x = jnp.asarray(patterns, _precision(dtype, patterns.dtype))
     if not isinstance(x, jax.core.Tracer):
         if checked:
             check(x)
@@ -161,6 +163,24 @@ def memory(
     return Memory(x, jnp.zeros_like(square), log_weights, largest / 2)
 
 
+def _precision(asked, given):
+    # Of a memory: in half precision no tolerance is met, and there are no eigenvalues.
+    if asked is None:
+        return jnp.float64 if jax.dtypes.canonicalize_dtype(given) == jnp.float64 else jnp.float32
+    name = str(getattr(asked, "__name__", asked))
+    if name not in ("float32", "float64"):
+        raise InputError(
+            f"a memory is of float32 or float64, got {name}: leave dtype out, and patterns of half"
+            " precision are taken in float32"
+        )
+    if jax.dtypes.canonicalize_dtype(name) != jnp.dtype(name):
+        raise InputError(
+            "a memory of float64 needs JAX's x64 mode: switch it on (jax_enable_x64), or leave"
+            " dtype out"
+        )
+    return name
+
+
 def pad(memory: Memory, multiple: int) -> Memory:
     """The same memory with N padded to a multiple, by rows of weight zero."""
     extra = -memory.num_patterns % multiple
@@ -182,9 +202,9 @@ def centred(memory: Memory) -> tuple[Memory, jax.Array]:
     """
     mean = memory.mean
     real = memory.log_weights > -jnp.inf
-    x = jnp.where(real[:, None], memory.patterns - mean, 0)
+    x = jnp.where(real[:, None], memory.patterns - mean[None], 0)
     bias = memory.bias + jnp.einsum("nd,d->n", x, mean, precision="highest")
-    level = jnp.sum(jnp.where(real, bias, 0)) / jnp.sum(real)
+    level = jnp.sum(jnp.where(real, bias, 0)) / jnp.sum(real, dtype=memory.dtype)
     constant = memory.constant - jnp.sum(mean**2) / 2 - level
     return Memory(x, jnp.where(real, bias - level, 0), memory.log_weights, constant), mean
 
@@ -222,19 +242,28 @@ def check_states(memory: Memory, states, name: str = "states") -> np.ndarray:
 
 def fields(memory: Memory, state) -> jax.Array:
     """s_i = x_i . xi + b_i of states [..., d], shape [..., N]."""
+    state = jnp.asarray(state, memory.dtype)
     if state.shape[-1] != memory.dimension:
         raise InputError(
             f"the patterns have {memory.dimension} dimensions, the states {state.shape[-1]}"
         )
     inner = jnp.einsum("...d,nd->...n", state, memory.patterns, precision="highest")
-    return inner + jnp.expand_dims(memory.bias, range(inner.ndim - memory.bias.ndim))
+    return jnp.add(*aligned(inner, memory.bias))
+
+
+def aligned(*arrays) -> list[jax.Array]:
+    """The arrays in one rank, by axes of length one in front: as JAX broadcasts them where it may
+    (jax_numpy_rank_promotion)."""
+    rank = max(a.ndim for a in arrays)
+    return [jnp.expand_dims(a, range(rank - a.ndim)) for a in arrays]
 
 
 @jax.jit
 def logits(memory: Memory, state, beta) -> jax.Array:
     """beta (x_i . xi + b_i) + log w_i of states [..., d], shape [..., N]."""
-    s = fields(memory, state)
-    return _beside(beta, s) * s + memory.log_weights
+    beta = jnp.asarray(beta, memory.dtype)[..., None]
+    beta, s, log_weights = aligned(beta, fields(memory, state), memory.log_weights)
+    return beta * s + log_weights
 
 
 def partition(s, beta, log_weights, exact: bool = True) -> tuple[jax.Array, jax.Array]:
@@ -242,11 +271,15 @@ def partition(s, beta, log_weights, exact: bool = True) -> tuple[jax.Array, jax.
 
     exact = False leaves the form for small beta out: cheaper, and F good to eps (log N) / beta.
     """
+    s = jnp.asarray(s, log_weights.dtype)
+    beta = jnp.asarray(beta, s.dtype)[..., None]
+    beta, s, log_weights = aligned(beta, s, log_weights)
     real = log_weights > -jnp.inf
     lowest = jnp.finfo(s.dtype).min
     top = jax.lax.stop_gradient(jnp.max(jnp.where(real, s, lowest), axis=-1))
-    t = _beside(beta, s) * jnp.where(real, s - top[..., None], 0)
+    t = beta * jnp.where(real, s - top[..., None], 0)
     z = t + log_weights
+    beta = beta[..., 0]
     peak = jax.lax.stop_gradient(jnp.max(z, axis=-1))
     e = jnp.exp(z - peak[..., None])
     mass = _total(e)
@@ -270,7 +303,8 @@ def weights(memory: Memory, state, beta) -> jax.Array:
     Taken from the mean of the patterns: far from the origin fields are large and alike.
     """
     middle, mean = centred(memory)
-    return partition(fields(middle, state - mean), beta, memory.log_weights, exact=False)[0]
+    state = jnp.subtract(*aligned(jnp.asarray(state, memory.dtype), mean))
+    return partition(fields(middle, state), beta, memory.log_weights, exact=False)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("block", "exact"))
@@ -282,13 +316,14 @@ def update_and_energy(
     block: patterns taken at a time (then logits need [..., block] instead of [..., N]); default
     all at once, and then exact = False makes the energy cheaper (see `partition`).
     """
-    state, beta = jnp.asarray(state), jnp.asarray(beta, memory.dtype)
+    state, beta = jnp.asarray(state, memory.dtype), jnp.asarray(beta, memory.dtype)
     if block is None or block >= memory.num_patterns:
         p, free = partition(fields(memory, state), beta, memory.log_weights, exact)
         image = jnp.einsum("...n,nd->...d", p, memory.patterns, precision="highest")
     else:
         image, free = _blocked(memory, state, beta, block)
-    return image, jnp.sum(state**2, axis=-1) / 2 - free + memory.constant
+    square, free = aligned(jnp.sum(state**2, axis=-1), free)
+    return image, square / 2 - free + memory.constant
 
 
 def update(memory: Memory, state, beta, *, block: int | None = None) -> jax.Array:
@@ -303,7 +338,8 @@ def energy(memory: Memory, state, beta, *, block: int | None = None) -> jax.Arra
 
 def gradient(memory: Memory, state, beta, *, block: int | None = None) -> jax.Array:
     """grad E(xi) = xi - T(xi), [..., d]."""
-    return state - update(memory, state, beta, block=block)
+    state = jnp.asarray(state, memory.dtype)
+    return jnp.subtract(*aligned(state, update(memory, state, beta, block=block)))
 
 
 def _blocked(memory, state, beta, block):
@@ -316,6 +352,8 @@ def _blocked(memory, state, beta, block):
         padded.bias.reshape(-1, block),
         padded.log_weights.reshape(-1, block),
     )
+    column, state = aligned(beta[..., None], state)
+    beta = column[..., 0]
     batch = jnp.broadcast_shapes(state.shape[:-1], beta.shape)
     lowest = jnp.finfo(memory.dtype).min
 
@@ -323,11 +361,12 @@ def _blocked(memory, state, beta, block):
         top, peak, mass, excess, weight, pull = carry
         x, bias, log_w = part
         s = fields(Memory(x, bias, log_w, memory.constant), state)
+        s, log_w = aligned(s, log_w)
         real = log_w > -jnp.inf
         highest = jnp.max(jnp.where(real, s, lowest), axis=-1)
         new_top = jnp.maximum(top, jax.lax.stop_gradient(highest))
         shift = beta * (top - new_top)
-        t = beta[..., None] * jnp.where(real, s - new_top[..., None], 0)
+        t = column * jnp.where(real, s - new_top[..., None], 0)
         z = t + log_w
         highest = jnp.maximum(jax.lax.stop_gradient(jnp.max(z, axis=-1)), lowest)
         new_peak = jnp.maximum(peak + shift, highest)
@@ -370,7 +409,3 @@ def _log_mean(peak, mass, excess):
     # log sum_i w_i exp(t_i) from either form; where() twice keeps gradients finite.
     near = excess > -0.5
     return jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), peak + jnp.log(mass))
-
-
-def _beside(beta, s):
-    return jnp.asarray(beta, s.dtype)[..., None]

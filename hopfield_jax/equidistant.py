@@ -31,7 +31,7 @@ class Branch(NamedTuple):
 
 def branches(n: int, low: float, high: float, points: int = 400) -> list[Branch]:
     """The stable and the unstable piece where they enter low <= K <= high; either may be absent."""
-    turn = theory.spinodal_u(n)
+    low, high, turn = float(low), float(high), theory.spinodal_u(n)
     pieces = []
     # K_1(u) >= u bounds u; the square crowds points at the turn, where K hardly moves.
     for stable, end in ((True, max(high, turn) + 1), (False, 1e-6)):

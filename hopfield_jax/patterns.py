@@ -35,15 +35,7 @@ def check(patterns) -> np.ndarray:
     Raises InputError for anything that is no matrix of finite real numbers, for N = 1, and for
     rows that are zero or equal to another row, by their indices.
     """
-    try:
-        raw = np.asarray(patterns)
-        if np.iscomplexobj(raw):
-            raise TypeError("complex")
-        x = raw.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            "patterns must be real numbers, a matrix [N, d] with one pattern per row"
-        ) from error
+    x = real_numbers(patterns)
     if x.ndim != 2:
         raise InputError(
             f"patterns must be a matrix [N, d], got shape {list(x.shape)}: "
@@ -67,6 +59,19 @@ def check(patterns) -> np.ndarray:
     return x
 
 
+def real_numbers(patterns) -> np.ndarray:
+    """The patterns as float64, of any shape; InputError for what is no array of real numbers."""
+    try:
+        raw = np.asarray(patterns)
+        if np.iscomplexobj(raw):
+            raise TypeError("complex")
+        return raw.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "patterns must be real numbers, a matrix [N, d] with one pattern per row"
+        ) from error
+
+
 def equidistant(
     N: int,
     d: int | None = None,
@@ -83,6 +88,7 @@ def equidistant(
         raise InputError(f"a landscape needs at least 2 patterns, got N = {N}")
     if not (math.isfinite(norm) and norm > 0):
         raise InputError(f"the norm of patterns must be a finite number > 0, got {norm:g}")
+    norm, angle = float(norm), float(angle)
     widest = math.acos(-1 / (N - 1))
     if not 0 < angle <= widest + 1e-9:
         raise InputError(
@@ -113,7 +119,7 @@ def random(seed, N: int, d: int, norm: float = 1.0) -> np.ndarray:
     if N < 2 or d < 1:
         raise InputError(f"random patterns need N >= 2 and d >= 1, got N = {N}, d = {d}")
     x = generator(seed).normal(size=(N, d))
-    return check(norm * x / np.linalg.norm(x, axis=1, keepdims=True))
+    return check(float(norm) * x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
 def ultrametric(
@@ -130,6 +136,7 @@ def ultrametric(
     norm2 = |x|^2 > within > between, the inner products within and between groups. InputError,
     too, where no vectors have such inner products. seed: a random rotation.
     """
+    norm2, within, between = float(norm2), float(within), float(between)
     if groups < 2 or per_group < 1:
         raise InputError(
             f"an ultrametric set needs at least 2 groups of 1 pattern, got {groups} of {per_group}"

@@ -85,7 +85,8 @@ def random_projection(seed, width: int, heads: int, head_dim: int) -> np.ndarray
 
 
 def standardised(x: np.ndarray) -> np.ndarray:
-    """Each column of x [T, D] to mean 0 and variance 1; constant columns to 0."""
+    """Each column of x [T, D] to mean 0 and variance 1; constant columns to 0. float64."""
+    x = np.asarray(x, np.float64)
     spread = x.std(axis=0)
     return (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1)
 

@@ -130,7 +130,7 @@ def spinodal_u(N: int, k: int = 1) -> float:
         return 0.0
     # B' = -g/h with g = (u - 1 + e^-u)/u^2 and h = 2 (cosh u - 1)/u^2, so k + N B' = 0 reads
     # g/h = k/N. g/h falls from 1/2; below k/N at the upper end, since e^u > 7 (N/k)^2 there.
-    r = N / k
+    r = float(N) / k
     return _root(lambda u: _second(-u) - _cosh(u) / r, 0.0, 2 * math.log(r) + 2)
 
 
@@ -143,7 +143,8 @@ def spinodal(N: int, k: int = 1) -> Spinodal:
 def critical(N: int) -> float:
     """K_c, where the pattern minima and the centroid have equal energies; 2 at N = 2."""
     _check(1, N)
-    return 2.0 if N == 2 else 2 * (N - 1) / (N - 2) * math.log1p(N - 2)
+    n = float(N)
+    return 2.0 if n == 2 else 2 * (n - 1) / (n - 2) * math.log1p(n - 2)
 
 
 def characteristic(N: int) -> Characteristic:
@@ -215,7 +216,7 @@ def energy(u, k: int, N: int):
 def centroid_energy(N: int) -> float:
     """(N-1)/(2N) in units of D^2/2, at every K."""
     _check(1, N)
-    return (N - 1) / (2 * N)
+    return (float(N) - 1) / (2 * float(N))
 
 
 def energy_above_centroid(u, k: int, N: int):
@@ -284,6 +285,7 @@ def ultrametric_scales(
     per_group: int, norm2: float, within: float, between: float
 ) -> tuple[float, float]:
     """(a_w, a_b): half squared distances of two patterns of a group, and of two group means."""
+    norm2, within, between = float(norm2), float(within), float(between)
     return norm2 - within, (norm2 + (per_group - 1) * within) / per_group - between
 
 

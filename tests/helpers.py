@@ -1,14 +1,34 @@
-"""A cheap denoiser, and counters of traces."""
+"""A cheap denoiser, counters of traces, and settings of JAX."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+SWITCHES = {
+    "jax_enable_x64": True,
+    "jax_numpy_rank_promotion": "raise",
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_debug_nans": True,
+}
 SLOPES = {"base": 0.9, "negative": 1.0, "positive": 0.7}
+
+
+@contextlib.contextmanager
+def switched(**settings):
+    """Runs its block under other settings of JAX."""
+    before = {name: jax.config.values[name] for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @jax.tree_util.Partial

@@ -56,7 +56,7 @@ def hull_starts(memory: Memory, count: int, seed: int = 0, concentration: float 
     if not (np.isfinite(concentration) and concentration > 0):
         raise InputError(f"the concentration must be a finite number > 0, got {concentration}")
     x = np.asarray(memory.patterns, np.float64)
-    q = generator(seed).dirichlet(np.full(len(x), concentration), size=count)
+    q = generator(seed).dirichlet(np.full(len(x), float(concentration)), size=count)
     return q @ x
 
 

@@ -56,6 +56,7 @@ def corrupt(
     """
     choose(kind, CORRUPTIONS, "corruption")
     x = np.asarray(patterns, np.float64)[np.asarray(which, int)]
+    level = float(level)
     if not (np.isfinite(level) and level >= 0 and (kind == "noise" or level <= 1)):
         limits = ">= 0" if kind == "noise" else "in [0, 1]"
         raise InputError(f"the level of {kind} must be {limits}, got {level}")
@@ -70,7 +71,7 @@ def posterior_mean_beta(patterns, level: float) -> float:
     """beta = 1/sigma^2 of noise of this level."""
     if not level > 0:
         raise InputError(f"a level of noise must be > 0 to have a beta, got {level}")
-    return np.asarray(patterns).shape[1] / (level * rms_norm(patterns)) ** 2
+    return np.asarray(patterns).shape[1] / (float(level) * rms_norm(patterns)) ** 2
 
 
 def retrieve(memory: Memory, which, queries, betas, *, tolerance: float | None = None) -> Retrieved:
@@ -97,7 +98,7 @@ def retrieve(memory: Memory, which, queries, betas, *, tolerance: float | None =
     )
     minimum = np.asarray(end.minimum).reshape(shape)
     half = nearest(x, which) / 2
-    apart = np.linalg.norm(end.state - truth, axis=1).reshape(shape)
+    apart = np.linalg.norm(np.asarray(end.state) - truth, axis=1).reshape(shape)
     norm = rms_norm(x)
     return Retrieved(
         np.sqrt(np.mean(apart**2, axis=2)) / norm,

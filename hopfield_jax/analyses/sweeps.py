@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from dng_jax.rules import chain_dtype
 from hopfield_jax.energy import (
     Memory,
     block_size,
@@ -86,7 +87,9 @@ class Hysteresis(NamedTuple):
 
 
 def order_parameters(p) -> Order:
-    """Order parameters of weights [..., N], each [...]."""
+    """Order parameters of weights [..., N], each [...]; float32, or float64 where they are."""
+    p = jnp.asarray(p)
+    p = p.astype(chain_dtype(p) if jnp.issubdtype(p.dtype, jnp.floating) else float)
     descending = -jnp.sort(-p, axis=-1)
     # a hair less than .90, so that ten equal weights need nine
     short = jnp.cumsum(descending, axis=-1) < 0.9 - 64 * jnp.finfo(p.dtype).eps
@@ -118,7 +121,7 @@ def sweep(
     chosen = search(**options)
     starts, betas = check_starts(memory, starts), _ascending(memory, betas)
     if warm != "none":
-        seen = _warm(memory, jnp.asarray(starts), betas, kick, chosen, warm, radius_steps)
+        seen = _warm(memory, jnp.asarray(starts), betas, float(kick), chosen, warm, radius_steps)
         return _told(Sweep(betas, *seen), radius_steps)
     shape = (len(betas), len(starts))
     found = follow(memory, starts, np.repeat(betas, len(starts)), chosen)
@@ -217,9 +220,9 @@ def _warm(memory, starts, betas, kick, search: Search, warm, radius_steps):
         residual = jnp.linalg.norm(state - image, axis=1) / memory.spread
         radius, order = _measured(memory, state, beta, radius_steps)
         converged = residual <= search.tolerance
-        return state, (state + mean, residual, steps, converged, energy, radius, *order)
+        return state, (state + mean[None], residual, steps, converged, energy, radius, *order)
 
-    return jax.lax.scan(step, starts - mean, betas, reverse=warm == "down")[1]
+    return jax.lax.scan(step, starts - mean[None], betas, reverse=warm == "down")[1]
 
 
 def _directions(memory, rows):

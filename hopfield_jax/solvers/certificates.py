@@ -48,6 +48,7 @@ import numpy as np
 
 from hopfield_jax.energy import (
     Memory,
+    aligned,
     block_size,
     centred,
     check_beta,
@@ -79,11 +80,13 @@ class Certificate(NamedTuple):
 
 def jvp(memory: Memory, state, v, beta) -> jax.Array:
     """J v, [..., d], without a d x d matrix: two products with the patterns."""
+    v = jnp.asarray(v, memory.dtype)
     p = weights(memory, state, beta)
     a = jnp.einsum("...d,nd->...n", v, memory.patterns, precision="highest")
+    p, a = aligned(p, a)
     a = p * (a - jnp.sum(p * a, axis=-1, keepdims=True))
-    beta = jnp.asarray(beta, memory.dtype)[..., None]
-    return beta * jnp.einsum("...n,nd->...d", a, memory.patterns, precision="highest")
+    image = jnp.einsum("...n,nd->...d", a, memory.patterns, precision="highest")
+    return jnp.multiply(*aligned(jnp.asarray(beta, memory.dtype)[..., None], image))
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -94,7 +97,7 @@ def spectral_radius(memory: Memory, state, beta, iterations: int = 64) -> jax.Ar
     / first)^(2 iterations). Each iteration costs as much as an update. For proofs use `certify`.
     """
     memory, mean = centred(memory)  # elsewhere J's products cancel
-    state = jnp.asarray(state, memory.dtype) - mean
+    state = jnp.asarray(state, memory.dtype) - mean[None]
     beta = jnp.broadcast_to(jnp.asarray(beta, memory.dtype), state.shape[:-1])
     form: Space
     if (block := block_size(memory)) is not None:
@@ -157,8 +160,9 @@ def certify_rows(memory: Memory, states, betas, tolerance) -> Certificate:
 def proved(memory: Memory, states, betas, tolerance) -> Certificate:
     """`certify` of states [R, d] at betas [R] without its checks: for use under jit and vmap."""
     eps = jnp.finfo(memory.dtype).eps
+    states, betas, tolerance = (jnp.asarray(a, memory.dtype) for a in (states, betas, tolerance))
     middle, mean = centred(memory)
-    eta = states - mean
+    eta = states - mean[None]
     distance = jnp.linalg.norm(eta, axis=-1)
     n, d = memory.patterns.shape
 
@@ -214,7 +218,7 @@ def _spectra(memory, states, betas):
 def _measured(log_p, x, state, beta, delta):
     # step f [d], mean |x - xi| and its part of the error of f, trace of J and its bound
     p = jnp.exp(log_p)
-    apart = x - state
+    apart = x - state[None]
     step = jnp.einsum("n,nd->d", p, apart, precision="highest")
     length = jnp.linalg.norm(apart, axis=1)
     square = jnp.sum(_from_mean(p, x) ** 2, axis=1)
@@ -226,7 +230,7 @@ def _measured(log_p, x, state, beta, delta):
 
 
 def _from_mean(p, x):
-    return x - jnp.einsum("n,nd->d", p, x, precision="highest")
+    return x - jnp.einsum("n,nd->d", p, x, precision="highest")[None]
 
 
 def _over_rows(memory, f, states, *each):

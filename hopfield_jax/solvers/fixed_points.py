@@ -164,13 +164,14 @@ def merge(points, scale, tolerance: float = 1e-3) -> tuple[np.ndarray, np.ndarra
     points = np.asarray(points, np.float64)
     if points.ndim != 2:
         raise InputError(f"points to merge must be rows [R, n], got shape {points.shape}")
+    near = tolerance * float(scale)
     labels = np.full(len(points), -1)
     representatives: list[int] = []
     waiting = np.arange(len(points))
     while waiting.size:
         first = waiting[0]
         distance = np.linalg.norm(points[waiting] - points[first], axis=1)
-        same = distance <= tolerance * scale
+        same = distance <= near
         same[0] = True  # also where it is not a number
         labels[waiting[same]] = len(representatives)
         representatives.append(first)
@@ -261,7 +262,7 @@ def _advance(form, held, steps, betas, index, search, length, enough):
 
 @functools.partial(jax.jit, static_argnames="tile")
 def _begin(form, starts, mean, start_of, betas, *, tile):
-    seen = form.seen(starts - mean)
+    seen = form.seen(starts - mean[None])
 
     def one(index, beta):
         return form.begin(seen[index], beta)
@@ -277,7 +278,7 @@ def _finish(form, held, mean, steps, betas, tolerance, *, tile):
         # the state of the step: products of weights and fields cancel where patterns are close
         step = form.state(form.held(difference(image, point)))
         residual = jnp.linalg.norm(step, axis=-1) / form.memory.spread
-        return form.state(held) + mean, residual, energy
+        return form.state(held) + mean[None], residual, energy
 
     state, residual, energy = _tiled(one, tile, held, betas)
     converged = (residual <= tolerance) & jnp.isfinite(energy)

@@ -47,13 +47,17 @@ def minimum(
     check_beta(beta)
     goal = 16 * float(jnp.finfo(memory.dtype).eps) if tolerance is None else tolerance
     chosen = search(max_steps=max_steps, method=method)
-    return _minimum(memory, start, beta, dataclasses.replace(chosen, tolerance=goal))
+    # NaN is an answer here, and jax_debug_nans would take it for a fault.
+    with jax.debug_nans(False):
+        return _minimum(memory, start, beta, dataclasses.replace(chosen, tolerance=goal))
 
 
 @jax.jit
 def _minimum(memory, start, beta, search):
     eps = float(jnp.finfo(memory.dtype).eps)
     beta = jnp.asarray(beta, memory.dtype)
+    tolerance = jnp.asarray(search.tolerance, memory.dtype)
+    search = dataclasses.replace(search, tolerance=tolerance)
     fixed = jax.lax.stop_gradient((memory, jnp.asarray(start, memory.dtype), beta))
     xi = jax.lax.stop_gradient(_found(*fixed, search))
 
@@ -75,6 +79,6 @@ def _minimum(memory, start, beta, search):
 def _found(memory, start, beta, search: Search):
     middle, mean = centred(memory)
     held, _ = run_to_rest(StateSpace(middle), (start - mean)[None], beta[None], search)
-    state = held + mean
+    state = held + mean[None]
     sure = proved(memory, state, beta[None], search.tolerance).minimum
     return jnp.where(sure[:, None], state, jnp.nan)[0]

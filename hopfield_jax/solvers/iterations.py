@@ -68,7 +68,8 @@ def search(
         raise InputError(
             f"tolerance must be > 0 and max_steps at least 1: got {tolerance} and {max_steps}"
         )
-    return Search(tolerance, max_steps, method, space)
+    # Python's numbers take the type of what they meet, and steps are counted in int32.
+    return Search(float(tolerance), int(min(float(max_steps), 2**31 - 1)), method, space)
 
 
 def run(
@@ -95,7 +96,7 @@ def run(
         count, steps, rows = carry
         now = active(steps, rows)
         rows = choose(now, rule.iterate(space, rows, beta, scale), rows)
-        return count + rule.UPDATES, steps + rule.UPDATES * now, rows
+        return count + rule.UPDATES, jnp.where(now, steps + rule.UPDATES, steps), rows
 
     rows = rule.begin(space, space.lift(held), beta)
     start = (jnp.zeros((), jnp.int32), steps, rows)

@@ -18,7 +18,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from hopfield_jax.energy import Memory, partition
+from hopfield_jax.energy import Memory, aligned, partition
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +44,7 @@ def gram(memory: Memory) -> Gram:
 
 def to_state(memory: Memory, p) -> jax.Array:
     """xi = X^T p, [..., d]."""
+    p = jnp.asarray(p, memory.dtype)
     return jnp.einsum("...n,nd->...d", p, memory.patterns, precision="highest")
 
 
@@ -54,10 +55,13 @@ def cheaper(memory: Memory) -> Literal["weights", "state"]:
 
 def inner(gram: Gram, p) -> jax.Array:
     """G p, [..., N]: one product serves the update, the energy and the length of a step."""
+    p = jnp.asarray(p, gram.gram.dtype)
     return jnp.einsum("...n,nm->...m", p, gram.gram, precision="highest")
 
 
 def from_inner(gram: Gram, p, h, beta, exact: bool = True) -> tuple[jax.Array, jax.Array]:
     """p' and the energy, given h = G p."""
-    image, free = partition(h + gram.bias, beta, gram.log_weights, exact)
+    p = jnp.asarray(p, gram.gram.dtype)
+    fields = jnp.add(*aligned(h, gram.bias))
+    image, free = partition(fields, beta, gram.log_weights, exact)
     return image, jnp.sum(p * h, axis=-1) / 2 - free + gram.constant

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from dng_jax import (
 )
 from dng_jax.rules import Step
 from dng_jax.steps import StepRow
-from tests.helpers import tiny
+from tests.helpers import SWITCHES, switched, tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -57,24 +56,6 @@ RULES = {
     "recorder": guidance.recorder(("negative", "positive")),
     "sum": guidance.sum_of(guidance.classifier_free(2.0), guidance.negative_prompt(0.5)),
 }
-SWITCHES = {
-    "jax_enable_x64": True,
-    "jax_numpy_rank_promotion": "raise",
-    "jax_numpy_dtype_promotion": "strict",
-    "jax_debug_nans": True,
-}
-
-
-@contextlib.contextmanager
-def switched(**settings):
-    before = {name: jax.config.values[name] for name in settings}
-    try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 def images(rule, dtype=None, denoise=DENOISE):
