@@ -52,7 +52,8 @@ class Schedule(NamedTuple):
     @property
     def logsnr(self) -> np.ndarray:
         """log(alpha^2 / sigma^2), shape [T], strictly decreasing."""
-        return 2 * (np.log(self.alpha) - np.log(self.sigma))
+        alpha, sigma = (np.asarray(values, np.float64) for values in self)
+        return 2 * (np.log(alpha) - np.log(sigma))
 
     def __repr__(self) -> str:
         first, last = self.logsnr[0], self.logsnr[-1]
@@ -77,12 +78,13 @@ def scaled_linear(
     levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
 ) -> Schedule:
     """Stable Diffusion's schedule: square roots of the betas linear in t. One level: beta_max."""
-    return from_betas(_ramp(beta_min**0.5, beta_max**0.5, levels) ** 2)
+    first, last = float(beta_min) ** 0.5, float(beta_max) ** 0.5
+    return from_betas(_ramp(first, last, levels) ** 2)
 
 
 def cosine(levels: int = 1000, shift: float = 0.008, beta_max: float = 0.999) -> Schedule:
     """Nichol & Dhariwal 2021, eq. 17: alpha_bar(t) ~ cos^2((t/T + s)/(1 + s) pi/2), clipped."""
-    levels = _count(levels)
+    levels, shift, beta_max = _count(levels), float(shift), float(beta_max)
     t = np.arange(levels + 1) / levels
     alpha_bar = np.cos((t + shift) / (1 + shift) * np.pi / 2) ** 2
     return from_betas(np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, beta_max))
@@ -96,6 +98,7 @@ def edm(
         raise InputError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     if not (0 < rho < np.inf and sigma_max < np.inf):
         raise InputError(f"need finite sigma_max and rho > 0, got {sigma_max} and {rho}")
+    sigma_min, sigma_max, rho = float(sigma_min), float(sigma_max), float(rho)
     ramp = _ramp(sigma_min ** (1 / rho), sigma_max ** (1 / rho), levels)
     return Schedule(np.ones(len(ramp)), ramp**rho)
 
@@ -107,7 +110,7 @@ def flow(levels: int = 1000, t_max: float = 0.999) -> Schedule:
     """
     if not 0 < t_max < 1:
         raise InputError(f"t_max must lie strictly between 0 and 1, got {t_max}")
-    t = np.linspace(0, t_max, _count(levels) + 1)[1:]
+    t = np.linspace(0, float(t_max), _count(levels) + 1)[1:]
     return Schedule(1 - t, t)
 
 
@@ -230,7 +233,9 @@ def from_eps(eps, x, alpha, sigma, parameterisation: Parameterisation = "eps"):
 def _ramp(first: float, last: float, levels: int) -> np.ndarray:
     # Of one level the noisiest: sampling starts there.
     count = _count(levels)
-    return np.linspace(first, last, count) if count > 1 else np.array([last], np.float64)
+    return (
+        np.linspace(float(first), float(last), count) if count > 1 else np.array([last], np.float64)
+    )
 
 
 def _count(levels: int) -> int:

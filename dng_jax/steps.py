@@ -127,7 +127,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise InputError(f"eta must lie in [0, 1], got {eta}")
     level = _levels(schedule, steps, spacing)
-    std = eta * np.sqrt(level.v)
+    std = float(eta) * np.sqrt(level.v)
     c_eps = np.sqrt(level.sigma_next**2 - std**2) - level.sigma * level.k_x
     return _table(level, c_eps=c_eps, std=std, k_var=level.v)
 

@@ -86,9 +86,9 @@ def equidistant(
     """
     if N < 2:
         raise InputError(f"a landscape needs at least 2 patterns, got N = {N}")
+    norm, angle = float(norm), float(angle)
     if not (math.isfinite(norm) and norm > 0):
         raise InputError(f"the norm of patterns must be a finite number > 0, got {norm:g}")
-    norm, angle = float(norm), float(angle)
     widest = math.acos(-1 / (N - 1))
     if not 0 < angle <= widest + 1e-9:
         raise InputError(

@@ -50,6 +50,7 @@ def class_forecasts(
     binary, scores, p_of_true_class, reliability, vector, sparse (whether a class came out less than
     five times), and error_over_time or brier_over_time [T].
     """
+    p, labels = np.asarray(p, np.float64), np.asarray(labels)
     last, event = p[-1], labels[:, None] == np.arange(p.shape[2])
     found: dict[str, Any] = {
         "binary": calibration(last.ravel(), event.ravel()),
@@ -102,7 +103,7 @@ def event_scores(
 
 def posterior_error(p: np.ndarray, exact: np.ndarray) -> PosteriorError:
     """Of the probability p [T, B] of one event against the exact one [T, B]."""
-    gap = np.abs(p - exact)
+    gap = np.abs(np.asarray(p, np.float64) - np.asarray(exact, np.float64))
     final = gap[-1]
     return PosteriorError(
         float(final.mean()), float(final.std() / np.sqrt(len(final))), float(gap.mean())

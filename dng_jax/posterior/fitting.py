@@ -30,7 +30,7 @@ from dng_jax.errors import InputError
 from dng_jax.posterior.evidence import Evidence
 from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.posterior.view import EvidenceSource, Replayable
-from dng_jax.rules import Denoise, Move, Step, in_dtype, predict
+from dng_jax.rules import Denoise, Move, Step, chain_dtype, in_dtype, predict
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepRow, StepTable
 
@@ -63,7 +63,7 @@ def replay(tracker: Replayable, evidence: Evidence, table: StepTable, x_0: jax.A
     """log-posterior along the chain from its evidence, [T-1, B, num_outcomes].
 
     Outcomes are the K classes, or the M negatives and, last, none of them. x_0 [B, ...]: any array
-    with the chain's batch.
+    with the chain's batch. In float32, or float64 where the evidence is.
     """
 
     def body(state, inputs):
@@ -71,8 +71,8 @@ def replay(tracker: Replayable, evidence: Evidence, table: StepTable, x_0: jax.A
         state = tracker.update(state, one, row)
         return state, tracker.log_outcomes(state)
 
-    dtype = evidence.inner.dtype
-    tracker = in_dtype(tracker, dtype)
+    dtype = chain_dtype(evidence.inner)
+    tracker, evidence = in_dtype(tracker, dtype), in_dtype(evidence, dtype)
     rows = in_dtype(jax.tree.map(lambda column: jnp.asarray(column)[:-1], table), dtype)
     return jax.lax.scan(body, tracker.init(jnp.asarray(x_0, dtype)), (rows, evidence))[1]
 

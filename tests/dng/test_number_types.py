@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from dng_jax import (
     Stateless,
     guidance,
     initial_noise,
+    metrics,
     mixtures,
     posterior,
     pytree,
@@ -30,6 +33,7 @@ from dng_jax import (
     steps,
     sweep,
 )
+from dng_jax.metrics import forecasts, inversion, window
 from dng_jax.rules import Step
 from dng_jax.steps import StepRow
 from tests.helpers import SWITCHES, switched, tiny
@@ -119,6 +123,76 @@ def test_replay_and_forward_evidence_under_every_setting():
             log_p = posterior.replay(tracker, held, TABLE, x_0)
             assert log_p.dtype == held.inner.dtype
             assert np.isfinite(np.asarray(log_p)).all()
+
+
+# ----------------------------------------------------------------- what is no step of a chain
+
+FEATURES = np.arange(36).reshape(12, 3) ** 2 % 16 / 4.0
+FORECASTS = np.array([[2, 1, 1], [1, 2, 1], [1, 1, 6], [4, 4, 0]]) / np.array([[4], [4], [8], [8]])
+OVER_TIME = np.stack([FORECASTS[::-1], FORECASTS])
+LABELS = np.array([0, 1, 2, 0])
+LEVELS = np.array([[0.75, 0.5, 0.25], [0.25, 0.5, 0.75]])
+QUARTER, HALF, MOST = np.array(0.25), np.array(0.5), np.array(0.75)
+HALVES = {
+    "calibration": lambda a: vars(metrics.calibration(a(FORECASTS), LABELS)),
+    "forecasts": lambda a: forecasts.class_forecasts(a(OVER_TIME), LABELS)["brier_over_time"],
+    "posterior error": lambda a: forecasts.posterior_error(a(OVER_TIME)[0], a(OVER_TIME)[1]),
+    "frechet": lambda a: metrics.frechet_from_features(a(FEATURES), a(FEATURES[:6])),
+    "kid": lambda a: vars(metrics.kid(a(FEATURES), a(FEATURES[:6]))),
+    "coverage": lambda a: metrics.precision_and_recall(a(FEATURES), a(FEATURES[:6])).coverage,
+    "window": lambda a: window.accumulated(window.push(a(OVER_TIME[0]), a(FORECASTS))),
+    "kl interval": lambda a: inversion.kl_interval(
+        a(np.array([[8, 4, 4]])), a(np.array([[0.5, 0.25, 0.25]])), 0.05, resamples=20
+    ),
+    "levels": lambda a: schedules.Schedule(*a(LEVELS)).logsnr,
+    "respace": lambda a: schedules.respace(schedules.Schedule(*a(LEVELS)), 2, "logsnr"),
+    "linear": lambda a: schedules.linear(4, a(QUARTER), a(HALF)),
+    "scaled": lambda a: schedules.scaled_linear(4, a(QUARTER), a(HALF)),
+    "cosine": lambda a: schedules.cosine(4, a(QUARTER), a(MOST)),
+    "edm": lambda a: schedules.edm(4, a(QUARTER), a(3 * HALF), a(4 * HALF)),
+    "flow": lambda a: schedules.flow(4, a(MOST)),
+    "ddim": lambda a: steps.ddim(schedules.linear(), 4, eta=a(HALF)),
+    "temperature": lambda a: posterior.temperature((a(LEVELS[1]), a(LEVELS[0]))),
+    "pair": lambda a: posterior.pair(a(QUARTER), delta=a(HALF), p_max=a(MOST)),
+    "classes": lambda a: posterior.classes(4, [0], prior=a(np.full(4, 0.25))),
+    "mixture": lambda a: mixtures.gaussians(a(FEATURES), a(QUARTER)).log_posterior(
+        a(FEATURES), a(HALF), a(MOST)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("name", HALVES)
+def test_measures_and_levels_in_half_precision_are_those_of_float32(name, kind):
+    # numbers that every type holds exactly
+    wanted = jax.tree.leaves(HALVES[name](np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a float64 cut short
+        both = [HALVES[name](lambda x: np.asarray(x).astype(kind))]
+        if kind != np.float64:
+            with switched(**SWITCHES):
+                both.append(HALVES[name](lambda x: jnp.asarray(np.asarray(x).astype(kind))))
+    for found in both:
+        for got, want in zip(jax.tree.leaves(found), wanted, strict=True):
+            np.testing.assert_allclose(np.asarray(got, float), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_evidence_kept_in_half_precision_is_replayed_in_float32(kind):
+    tracker = posterior.classes(4, [0])
+    shapes = {
+        "inner": (4, 2, 4),
+        "expected": (4, 2, 4),
+        "gram": (4, 2, 4, 4),
+        "divergence": (4, 2, 4),
+    }
+    evidence = posterior.Evidence(
+        **{name: np.full(shape, 0.25, kind) for name, shape in shapes.items()}
+    )
+    with switched(jax_numpy_dtype_promotion="strict"):
+        log_p = posterior.replay(tracker, evidence, TABLE, np.zeros((2, 4)))
+    assert log_p.dtype == jnp.float32
+    np.testing.assert_allclose(jnp.exp(log_p).sum(axis=2), 1, rtol=1e-5)
 
 
 # -------------------------------------------------------------------------------------- shapes

@@ -384,9 +384,15 @@ def test_nor_a_minimum():
         np.testing.assert_allclose(found.state[0], wanted, atol=1e-5)
 
 
+@pytest.fixture(scope="module", params=SETTINGS)
+def setting(request):
+    """One after the other: all their programs at once are more than a process may map."""
+    yield request.param
+    jax.clear_caches()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("setting", SETTINGS)
 def test_every_type_under_every_setting(name, setting):
     expected(name)
     with switched(**SETTINGS[setting]):
