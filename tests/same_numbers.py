@@ -276,7 +276,12 @@ def filled(module: Any, seed: int, *inputs: Any) -> Any:
     """Parameters of a module, all of them random: at its own start its output is zero."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda v: jnp.asarray(rng.normal(0, 0.1, v.shape), v.dtype), shapes)
+
+    def drawn(path: Any, v: Any) -> jax.Array:
+        numbers = rng.normal(0, 0.1, v.shape)
+        return jnp.asarray(abs(numbers) if path[-1].key == "variance" else numbers, v.dtype)
+
+    return jax.tree.map_with_path(drawn, shapes)
 
 
 def run(denoise: Any, table: Any, rule: Any, shape: Any, count: int = 6, **options: Any) -> Any:

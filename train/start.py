@@ -26,7 +26,7 @@ from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.sampling import root_key
 from dng_jax.training import TrainState
-from dng_jax.training.presets import DiffusionJob, Job
+from dng_jax.training.presets import ClassifierJob, DiffusionJob, Job
 
 from . import processes
 from .options import Options
@@ -191,15 +191,24 @@ def prepare(
     """
     job, out = options.job, options.folder
     module = network(job.network, place.dtype(job.precision))
+    momentum = job.momentum if isinstance(job, ClassifierJob) else None
     optimiser = training.make_optimiser(
-        job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip
+        job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip, momentum
     )
-    fresh = partial(training.init_state, module, optimiser, root_key(job.seed))
+    used = images[: job.examples]
+    fresh = partial(fresh_state, module, optimiser, job, used)
     init = read_init(options.init, fresh)
     open_run(out, job, options.resume, place, init)
     state = first_state(fresh, init, out, place)
-    arrays = images[: job.examples], labels[: job.examples]
+    arrays = used, labels[: job.examples]
     return Run(name, options, out, place, module, optimiser, state, place.put(arrays))
+
+
+def fresh_state(module: Any, optimiser: Any, job: Job, images: np.ndarray) -> TrainState:
+    """The state of step 0, by the job's seed and, with batch normalisation, its images uint8."""
+    state = training.init_state(module, optimiser, root_key(job.seed))
+    batch = isinstance(job, ClassifierJob) and job.network.norm == "batch"
+    return training.whitened(state, images) if batch else state
 
 
 def read_init(path: Path | None, fresh: Callable[[], TrainState]) -> Init | None:

@@ -1,8 +1,10 @@
-"""Flax Linen networks: the diffusion U-Net in its three forms, and the classifier.
+"""Flax Linen networks: the diffusion U-Net in its three forms, and the classifiers.
 
     unet         x, logsnr[, label] -> eps, v or x0: one class, every class, or all heads at once
-    classifier   x -> logits and features
-    blocks       the layers they are made of
+    classifier   x -> logits and features, in two forms
+    residual     the trunk of the one for photographs, with batch normalisation
+    blocks       the layers that several networks share
+    convolution  3x3, with a gradient by the kernel that is quick on a CPU
     config       UNetConfig, ClassifierConfig: their sizes
     descriptions a network as JSON, and back
     checks       refusals of sizes and inputs that they cannot have

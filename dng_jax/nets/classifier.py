@@ -1,10 +1,16 @@
-r"""A small convolutional classifier of generated images.
+r"""Convolutional classifiers of images, in two forms.
+
+norm "none": small, for digits.
 
     x [B, H, W, C] in [-1, 1] -> stages of (conv3, relu) x 2, 2x2 mean pool between stages
                               -> features f = relu(dense(flat)) [B, F] -> logits [B, K]
 
-f, the penultimate layer, is the space in which a Frechet distance is taken. There is no
-normalisation across pixels or examples, so one image's logits never depend on another's.
+norm "batch": a residual network for photographs, whose trunk is that of residual.py.
+
+    x -> trunk of len(widths) + 1 stages, the last one of F channels -> f [B, F] -> dense(f / 4)
+
+f, the penultimate layer, is the space in which a Frechet distance is taken. One image's logits
+never depend on another's, but for batch normalisation while training.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dng_jax.nets import checks
+from dng_jax.nets import checks, residual
 from dng_jax.nets.config import ClassifierConfig
 
 
@@ -34,7 +40,15 @@ class Classifier(nn.Module):
     def __call__(self, x, *, features: bool = False, train: bool = False):
         c = self.config
         checks.batch(x, c.image_shape)
+        batch = c.norm == "batch"
         x = x.astype(jnp.float32)
+        f = (self._residual(x, train) if batch else self._plain(x)).astype(jnp.float32)
+        dropped = nn.Dropout(c.dropout, deterministic=not train)(f)
+        logits = nn.Dense(c.num_classes, name="logits")(dropped / 4.0 if batch else dropped)
+        return (logits, f) if features else logits
+
+    def _plain(self, x):
+        c = self.config
         for i, width in enumerate(c.widths):
             if i > 0:
                 # nn.avg_pool divides by an int, which strict promotion refuses.
@@ -42,8 +56,10 @@ class Classifier(nn.Module):
             for _ in range(2):
                 x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
         flat = x.reshape(x.shape[0], -1)
-        f = nn.relu(nn.Dense(c.features, dtype=self.dtype, name="features")(flat))
-        f = f.astype(jnp.float32)
-        dropped = nn.Dropout(c.dropout, deterministic=not train)(f)
-        logits = nn.Dense(c.num_classes, name="logits")(dropped)
-        return (logits, f) if features else logits
+        return nn.relu(nn.Dense(c.features, dtype=self.dtype, name="features")(flat))
+
+    def _residual(self, x, train):
+        c, channels = self.config, x.shape[-1]
+        shape = (2, 2, channels, 4 * channels)
+        kernel = self.param("whitening", nn.initializers.orthogonal(), shape, jnp.float32)
+        return residual.trunk(x, kernel, (*c.widths, c.features), self.dtype, train)

@@ -13,6 +13,7 @@ from dng_jax.nets import checks
 from dng_jax.schedules import PARAMETERISATIONS
 
 CONDITIONINGS = ("none", "label", "heads")
+NORMS = ("none", "batch")
 
 
 @dataclass(frozen=True)
@@ -140,18 +141,25 @@ class ClassifierConfig(Config):
     widths: tuple[int, ...] = (32, 48)
     """Channels of each stage, at least 1; every stage is half as large as the one before."""
     features: int = 64
-    """F, the width of the penultimate layer, at least 1."""
+    """F, the width of the penultimate layer, at least 1; of norm batch, the channels of one more
+    stage."""
     dropout: float = 0.2
     """Dropout in front of the logits, 0 to below 1."""
+    norm: str = "none"
+    """none, or batch: a residual network with batch normalisation, for photographs."""
 
     def __post_init__(self):
+        choose(self.norm, NORMS, "norm")
         checks.image_shape(self.image_shape)
         checks.tuple_of(1, "widths", self.widths)
         checks.whole_numbers(2, num_classes=self.num_classes)
         checks.whole_numbers(1, features=self.features)
         checks.share("dropout", self.dropout)
-        if min(self.image_shape[:2]) < 2 ** (len(self.widths) - 1):
+        # With norm batch the patches take a row and a column, and every stage halves.
+        batch = self.norm == "batch"
+        halvings = len(self.widths) + (1 if batch else -1)
+        if min(self.image_shape[:2]) - batch < 2**halvings:
             raise InputError(
-                f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved"
-                f" {len(self.widths) - 1} times: name fewer widths"
+                f"images of {self.image_shape[0]}x{self.image_shape[1]} cannot be halved {halvings}"
+                f" times: name fewer widths{', or norm none' if batch else ''}"
             )

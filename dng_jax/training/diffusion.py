@@ -25,6 +25,7 @@ from dng_jax.data import to_unit
 from dng_jax.errors import InputError
 from dng_jax.schedules import Schedule, from_eps
 from dng_jax.training import stable_targets
+from dng_jax.training.augmentation import mirror
 from dng_jax.training.optimiser import Step, make_step, split_batch
 
 LABEL_DROPOUT = 0.15
@@ -107,6 +108,7 @@ def make_diffusion_step(
     sharding: NamedSharding | None = None,
     references: int = 0,
     rows_by_class: np.ndarray | None = None,
+    flip: bool = False,
 ) -> Step:
     """The compiled step (state, images, labels) -> (state, metrics).
 
@@ -115,6 +117,7 @@ def make_diffusion_step(
     references: images of every class, drawn again each step, for targets of low variance
     (dng_jax.training.stable_targets); they need conditioning "heads" and the data set's
     rows_by_class.
+    flip: images, and references, are mirrored left to right half of the time.
     """
     if references and (module.config.conditioning != "heads" or rows_by_class is None):
         raise InputError(
@@ -122,7 +125,7 @@ def make_diffusion_step(
             f"'{module.config.conditioning}': set references to 0"
         )
 
-    def drawn(images, labels, key):
+    def drawn(images, labels, key, mirror_key):
         if not references or rows_by_class is None:
             return None
         counts = jnp.bincount(labels, length=len(rows_by_class))
@@ -130,6 +133,9 @@ def make_diffusion_step(
         if sharding is not None:
             # Or XLA splits the references, and gathers them again for every product.
             few = jax.lax.with_sharding_constraint(few, NamedSharding(sharding.mesh, P()))
+        if flip:
+            # The targets are means over the distribution that x0 is drawn from.
+            few = mirror(mirror_key, few)
         return to_unit(few), jnp.log(counts / len(labels))
 
     def loss(params, images, labels, key):
@@ -137,8 +143,11 @@ def make_diffusion_step(
         rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
         logsnr = stratified_logsnr(level_key, batch_size, schedule)
         x0, y, logsnr = split_batch((to_unit(images[rows]), labels[rows], logsnr), sharding)
-        # A key of its own, so that the other draws are those of a run without references.
-        few = drawn(images, labels, jax.random.fold_in(key, 0))
+        # More keys, so that the other draws are those of a run without references or flip; 0 to 2
+        # would be the three above.
+        if flip:
+            x0 = mirror(jax.random.fold_in(key, 3), x0)
+        few = drawn(images, labels, jax.random.fold_in(key, 0), jax.random.fold_in(key, 4))
         return diffusion_loss(module, params, x0, y, logsnr, noise_key, True, few)
 
     return make_step(loss, optimiser, ema_decay, sharding)

@@ -3,8 +3,12 @@ r"""State, optimiser and the one step that every training takes.
 Everything random in step n is drawn from fold_in(key, n): batch, noise levels, noise, dropout. A
 run that stops at n and resumes is the run that never stopped, bit for bit.
 
-AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), b2 = .99; the gradient's global norm is clipped;
-rate: linear warm-up, then cosine decay to zero.
+AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), b2 = .99, or gradient descent with Nesterov's
+momentum m on gradients g (Sutskever et al. 2013, as optax forms it),
+
+    v <- m v + g,     p <- p - rate (g + m v);
+
+the gradient's global norm is clipped; rate: linear warm-up, then cosine decay to zero.
 
 Average (optax.incremental_update): with d = min(decay, (1 + n) / (10 + n)) and s = 1 - d,
 
@@ -29,6 +33,8 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dng_jax.nets.residual import FIXED
+
 
 class TrainState(NamedTuple):
     """step int32 []; params, ema: parameter trees; opt_state of optax; key: never advanced."""
@@ -44,13 +50,39 @@ Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, 
 
 
 def make_optimiser(
-    steps: int, learning_rate: float, warmup: int, weight_decay: float = 0.0, clip: float = 1.0
+    steps: int,
+    learning_rate: float,
+    warmup: int,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    momentum: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW; rate: linear warm-up, cosine decay to zero; the gradient's global norm is clipped."""
+    """AdamW, or with a momentum Nesterov's gradient descent; see the file's docstring.
+
+    AdamW decays every tensor that is learnt. With a momentum kernels alone decay, by weight_decay
+    times the rate, as part of their gradient g after it is clipped.
+    """
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps // 2), steps)
-    return optax.chain(
-        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.99, weight_decay=weight_decay)
-    )
+    clipped = optax.clip_by_global_norm(clip)
+    if momentum is None:
+        adamw = optax.adamw(rate, b2=0.99, weight_decay=weight_decay, mask=learnt)
+        return optax.chain(clipped, adamw)
+    decay = optax.add_decayed_weights(weight_decay, kernels)
+    return optax.chain(clipped, decay, optax.sgd(rate, momentum, nesterov=True))
+
+
+def learnt(params: Any) -> Any:
+    """Tree of True where a leaf of params is not fixed (dng_jax.nets.residual.FIXED)."""
+    return jax.tree.map_with_path(lambda path, _: _name(path) not in FIXED, params)
+
+
+def kernels(params: Any) -> Any:
+    """Tree of True where a leaf of params is the kernel of a convolution or product."""
+    return jax.tree.map_with_path(lambda path, _: _name(path) == "kernel", params)
+
+
+def _name(path: tuple) -> Any:
+    return getattr(path[-1], "key", None) if path else None
 
 
 def init_state(module, optimiser: optax.GradientTransformation, key: jax.Array) -> TrainState:
@@ -78,7 +110,9 @@ def make_step(
     def step(state: TrainState, images, labels):
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics = jax.grad(loss, has_aux=True)(state.params, images, labels, key)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        # Optax's rates mix types, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         n = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))

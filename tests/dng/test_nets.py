@@ -424,7 +424,7 @@ def test_groups_divide_the_channels():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("form", ["heads", "label", "classifier"])
+@pytest.mark.parametrize("form", ["heads", "label", "classifier", "residual"])
 def test_networks_take_every_float_under_every_switch(form, dtype):
     """Images of any float type; JAX's x64 mode, strict promotion of types and of ranks."""
     whole = replace(TINY, conditioning="heads", global_channels=4, attention_levels=(1,))
@@ -435,7 +435,7 @@ def test_networks_take_every_float_under_every_switch(form, dtype):
         jax.numpy_rank_promotion("raise"),
     ):
         inputs = [jax.ShapeDtypeStruct((2, 8, 8, 1), dtype)]
-        if form != "classifier":
+        if form in ("heads", "label"):
             inputs.append(jax.ShapeDtypeStruct((2,), dtype))
         if form == "label":
             inputs.append(jax.ShapeDtypeStruct((2,), "int32"))
@@ -444,6 +444,9 @@ def test_networks_take_every_float_under_every_switch(form, dtype):
                 "heads": nets.UNet(whole, inner),
                 "label": nets.UNet(plain, inner),
                 "classifier": nets.Classifier(nets.ClassifierConfig((8, 8, 1)), inner),
+                "residual": nets.Classifier(
+                    nets.ClassifierConfig((8, 8, 1), widths=(4,), norm="batch"), inner
+                ),
             }[form]
             out, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), *inputs)
             assert out.dtype == jnp.float32

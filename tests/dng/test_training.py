@@ -10,6 +10,7 @@ import pytest
 
 from dng_jax import data, nets, schedules, training
 from dng_jax.errors import NonFiniteError
+from dng_jax.training import diffusion, stable_targets
 from dng_jax.training.checkpoints import Checkpoints
 from train import logs, loop
 
@@ -184,6 +185,49 @@ def test_a_step_depends_on_key_and_number_alone(setting):
     losses = [float(step(s, *arrays)[1]["loss"]) for s in (start, start, other, later)]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
+
+
+def test_mirror_turns_half_of_the_images_each_by_its_own_draw():
+    images = np.random.default_rng(0).normal(size=(8, 25, 4, 3, 2)).astype("f4")
+    turned = np.asarray(jax.jit(training.mirror)(jax.random.key(1), images))
+    same = np.all(turned == images, (2, 3, 4))
+    other = np.all(turned == images[..., ::-1, :], (2, 3, 4))
+    assert np.all(same ^ other)
+    assert 70 < other.sum() < 130
+    assert other.sum(1).min() > 0
+
+
+def test_flip_mirrors_images_and_references_and_leaves_every_other_draw(monkeypatch):
+    def loss(module, params, x0, labels, logsnr, key, train, few):
+        seen = x0, labels, logsnr, jax.random.key_data(key), *few
+        return params["kernel"], {str(n): a for n, a in enumerate(seen)}
+
+    monkeypatch.setattr(diffusion, "diffusion_loss", loss)
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1)).astype(np.uint8)
+    labels = np.arange(300, dtype=np.int32) % 10
+    rows = stable_targets.rows_by_class(labels, 10)
+    optimiser = training.make_optimiser(20, 5e-3, 2)
+    params = {"kernel": jnp.float32(0)}
+    start = training.TrainState(
+        jnp.int32(0), params, params, optimiser.init(params), jax.random.key(0)
+    )
+    module = types.SimpleNamespace(config=CONFIG)
+
+    def drawn(flip):
+        make = training.make_diffusion_step
+        step = make(module, optimiser, schedules.linear(), 64, 0.9, None, 3, rows, flip)
+        seen = step(start, images, labels)[1]
+        return [np.asarray(seen[str(n)]) for n in range(len(seen) - 1)]
+
+    plain, turned = drawn(False), drawn(True)
+    for n, (a, b) in enumerate(zip(plain, turned, strict=True)):
+        if a.ndim < 4:
+            np.testing.assert_array_equal(a, b)
+            continue
+        same = np.all(a == b, (-3, -2, -1))
+        assert np.all(same ^ np.all(a[..., ::-1, :] == b, (-3, -2, -1))), n
+        assert 0.2 < np.mean(~same) < 0.8
+    assert len(plain) == 6
 
 
 def test_noise_levels_cover_the_schedule_evenly():

@@ -604,12 +604,14 @@ LIKELY: dict[str, tuple[str, ...]] = {
     "trackers": rule_specs.FITTED,
     "calibration": ("bundled", "fitted.json", "none", "x.npy"),
     "save-images": ("png", "npz"),
-    "preset": ("digits", "mnist-small", "mnist"),
+    "preset": ("digits", "mnist-small", "mnist", "fashion_mnist"),
     "conditioning": ("heads", "label", "none"),
     "patterns": ("random", "ultrametric", "digits", "mnist", "x.npy"),
     "data-dir": (".", "/work"),
     "platform": ("cpu", "gpu"),
     "dtype": ("float16", "float32"),
+    "norm": ("none", "batch"),
+    "momentum": ("0.9", "1"),
 }
 
 

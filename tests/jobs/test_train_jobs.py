@@ -485,13 +485,23 @@ def test_presets_say_what_they_cost_and_name_their_command(kind):
 
 def test_presets_have_the_form_that_is_asked_for():
     own = {name: make().network.conditioning for name, make in presets.DIFFUSION.items()}
-    assert own == {"digits": "heads", "mnist-small": "heads", "mnist": "none", "cifar10": "none"}
+    assert own == {
+        "digits": "heads", "mnist-small": "heads", "cifar10-small": "heads", "mnist": "none",
+        "cifar10": "none",
+    }  # fmt: skip
     for name in presets.DIFFUSION:
         for form in ("heads", "label", "none"):
             assert presets.diffusion(name, form).network.conditioning == form
     # Of small images, the class-conditional network is the smaller one.
     assert presets.diffusion("digits", "label").network.channels == 32
     assert presets.diffusion("digits", "none").network.channels == 48
+
+
+def test_only_photographs_are_mirrored():
+    assert {n for n, make in presets.DIFFUSION.items() if make().flip} == {"cifar10-small"}
+    small = [presets.diffusion("cifar10-small", form) for form in ("heads", "label", "none")]
+    assert all(job.flip for job in small)
+    assert [job.references for job in small] == [200, 0, 0]
 
 
 def test_processes_are_named_by_options_or_by_slurm():

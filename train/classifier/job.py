@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,7 +12,9 @@ import numpy as np
 from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
 from dng_jax.metrics import Reference, features
+from dng_jax.training import batch_statistics
 from dng_jax.training.checkpoints import disk_errors
+from dng_jax.training.presets import ClassifierJob
 
 from .. import finish, session, start
 from ..options import ClassifierOptions
@@ -35,7 +39,13 @@ def run(options: ClassifierOptions) -> Path | None:
 
     # ---- build
     step = training.make_classifier_step(
-        run.module, run.optimiser, job.batch_size, job.ema_decay, job.smoothing, place.split
+        run.module,
+        run.optimiser,
+        job.batch_size,
+        job.ema_decay,
+        job.smoothing,
+        place.split,
+        change(job),
     )
 
     # ---- train
@@ -46,6 +56,9 @@ def run(options: ClassifierOptions) -> Path | None:
 
     # ---- test, in float32
     module, params = nets.Classifier(job.network), jax.device_get(state.ema)
+    if job.network.norm == "batch":
+        params = batch_statistics.exact(module, params, images[: job.examples], job.batch_size)
+        state = state._replace(ema=params)
     right = [
         training.count_right(module, params, test_images[i : i + 500], test_labels[i : i + 500])
         for i in range(0, len(test_images), 500)
@@ -63,3 +76,10 @@ def run(options: ClassifierOptions) -> Path | None:
         reference.save(Reference.path_beside(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
+
+
+def change(job: ClassifierJob) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The job's augmentation, (key, images [B, H, W, C]) -> images."""
+    if job.warp:
+        return training.augment
+    return partial(training.flip_shift_cut, flip=job.flip, shift=job.shift, cut=job.cut)

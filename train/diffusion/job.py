@@ -34,6 +34,7 @@ def run(options: DiffusionOptions) -> Path | None:
         place.split,
         job.references,
         rows,
+        job.flip,
     )
     every = max(1, job.steps // 4) if options.sample_every is None else options.sample_every
 

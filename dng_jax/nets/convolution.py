@@ -1,0 +1,68 @@
+r"""3x3 convolution whose gradient by the kernel is quick on a CPU.
+
+    y_p = sum over d of x_(p+d) K_d,     dK_d = sum over images and p of x_(p+d)^T dy_p
+
+XLA computes dK as a convolution of its own, whose window is the image: measured on 2 cores at 15x15
+positions, 64 -> 256 channels, 7 Gflop/s where the forward pass has 64. Here it is one product of
+the nine shifted copies of x with dy for a few images at a time, which stay in the cache, summed by
+a loop: 70 Gflop/s. On other platforms the gradient is XLA's.
+
+The loop runs over the batch: batches split over several CPU devices would be gathered for it.
+
+Shapes: x [B, H, W, I], kernel [3, 3, I, O], y [B, H, W, O], all of one float type.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dng_jax.nets.blocks import convolution
+
+FEW = 4  # images per product
+
+
+@jax.custom_vjp
+def conv3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [B, H, W, I], kernel [3, 3, I, O] of the same type -> [B, H, W, O], zeros outside."""
+    return convolution(x, kernel)
+
+
+def _forward(x, kernel):
+    return convolution(x, kernel), (x, kernel)
+
+
+def _backward(saved, dy):
+    x, kernel = saved
+    (dx,) = jax.vjp(lambda x: convolution(x, kernel), x)[1](dy)
+    dk = jax.lax.platform_dependent(x, dy, cpu=kernel_by_products, default=kernel_by_convolution)
+    return dx, dk
+
+
+conv3.defvjp(_forward, _backward)
+
+
+def kernel_by_convolution(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The gradient dK [3, 3, I, O] as XLA takes it; x [B, H, W, I], dy [B, H, W, O]."""
+    kernel = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), x.dtype)
+    return jax.vjp(lambda kernel: convolution(x, kernel), kernel)[1](dy)[0]
+
+
+def kernel_by_products(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The same by products of FEW images each, summed in float32; see the file's docstring."""
+    (b, h, w, i), o = x.shape, dy.shape[-1]
+    few = math.gcd(b, FEW)
+
+    def add(total, part):
+        x, dy = part
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        nine = [x[:, r : r + h, c : c + w] for r in range(3) for c in range(3)]
+        rows = jnp.concatenate(nine, -1).reshape(-1, 9 * i)
+        product = jnp.matmul(rows.T, dy.reshape(-1, o), preferred_element_type=jnp.float32)
+        return total + product, None
+
+    parts = x.reshape(-1, few, h, w, i), dy.reshape(-1, few, h, w, o)
+    total, _ = jax.lax.scan(add, jnp.zeros((9 * i, o), jnp.float32), parts)
+    return total.reshape(3, 3, i, o).astype(x.dtype)
