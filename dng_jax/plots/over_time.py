@@ -112,7 +112,7 @@ def error_over_time(
     if log:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     _time_axis(axes, logsnr)
     axes.set_ylabel(y_label)
     axes.legend(frameon=False, fontsize=9)

@@ -129,7 +129,11 @@ An offset omega(log-SNR), in nats per unit of log-SNR that a step gains, adds om
 (pair; for classes that of each forbidden class) or to L_k (odds) in the updates of section 4,
 before the clamp; it is fitted with tau and defaults to 0 (files temperature, fitting).
 
-8. Interfaces (file view). `Tracker` is what a rule uses: init, observe, view, roles. The three
+8. Information (file information). What the predictions know of the class, level by level, needs no
+sampling either: half the integral over log-SNR of what the base errs more than the true class is
+H(c) where classes do not overlap. A denoiser whose budget does not close misleads every tracker.
+
+9. Interfaces (file view). `Tracker` is what a rule uses: init, observe, view, roles. The three
 trackers of kernels are `Replayable`: their update needs the `Evidence` of a step and nothing else,
 so `replay` runs any of them on one record, and `fit_temperature` fits it. `oracle` is the exact
 posterior of a mixture in the same place.
@@ -138,6 +142,7 @@ posterior of a mixture in the same place.
 from dng_jax.posterior.classes import classes
 from dng_jax.posterior.evidence import Evidence, gather, one_concept_each
 from dng_jax.posterior.fitting import fit_temperature, forward_evidence, replay
+from dng_jax.posterior.information import Budget, information_budget
 from dng_jax.posterior.odds import odds
 from dng_jax.posterior.oracle import oracle
 from dng_jax.posterior.pair import pair
@@ -145,6 +150,7 @@ from dng_jax.posterior.temperature import Offset, Temperature, offset, temperatu
 from dng_jax.posterior.view import Replayable, Tracker, View
 
 __all__ = [
+    "Budget",
     "Evidence",
     "Offset",
     "Replayable",
@@ -155,6 +161,7 @@ __all__ = [
     "fit_temperature",
     "forward_evidence",
     "gather",
+    "information_budget",
     "odds",
     "offset",
     "one_concept_each",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax import Step, data, guidance, plots, posterior, sample_keys
+from dng_jax import Step, guidance, plots, posterior, sample_keys
 from dng_jax.errors import InputError, MissingDataError, choose
 from dng_jax.experiments import calibrations, problems
 from dng_jax.experiments.calibrations import Calibration, Correction
@@ -28,6 +28,8 @@ from dng_jax.posterior.evidence import Evidence
 from dng_jax.rules import class_roles
 from dng_jax.steps import StepTable, nearly_deterministic
 
+from . import information
+from .labelled import labelled_images
 from .options import TRACKERS, Config
 
 
@@ -40,6 +42,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     config.data.use()
     config.devices.select()
     problem = problems.make(config.dataset, ("0",), config.source)
+    if config.information:
+        return information.run(config, problem)
     tables = {name: problem.table(name, config.steps) for name in config.samplers}
     folder = runs.new_run_folder(
         config.run.out,
@@ -48,7 +52,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         overwrite=config.run.overwrite,
         facts={"command": command(program(__package__), config, Config())},
     )
-    labelled = labelled_images(config)
+    labelled = labelled_images(config.dataset, config.samples)
     if isinstance(labelled, MissingDataError):
         print(f"nothing is fitted on data: {labelled}")
 
@@ -171,18 +175,6 @@ def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
     trace = {name: jnp.asarray(values[0]) for name, values in found.trace.items()}
     q = None if mixture is None else np.exp(np.asarray(trace["exact"])[1:])
     return Runs(guidance.recorded(trace), found.labels[0], q)
-
-
-def labelled_images(config: Config) -> tuple[np.ndarray, np.ndarray] | MissingDataError:
-    """As many labelled images in [-1, 1] as there are runs; of those the network has not seen,
-    where there are any. A bundled network can be tested without them: then what `data.load` says
-    about them."""
-    try:
-        split = "all" if config.dataset == "digits" else "test"
-        images, labels, _ = data.load(config.dataset, split)
-    except MissingDataError as error:
-        return error
-    return data.to_unit(images[: config.samples]), labels[: config.samples]
 
 
 def forward(

@@ -30,10 +30,14 @@ class Config:
     euler, are tracked with the divergence probe."""
     trackers: tuple[str, ...] = TRACKERS
     """Trackers to replay: pair, odds, classes."""
+    information: bool = False
+    """Report the information budget of the denoiser instead: what its predictions know of the
+    class, in nats. Nothing is sampled; labelled images are noised on the levels of ddpm."""
     steps: int = 50
-    """Sampling steps, 1 to 1000."""
+    """Sampling steps, or levels of --information, 1 to 1000."""
     samples: int = 2048
-    """Unguided runs, even, at least 4; half of them fit, half of them test."""
+    """Unguided runs, even, at least 4; half of them fit, half of them test. Of --information: the
+    labelled images, as far as there are so many."""
     batch: int = 512
     """Runs sampled at once, at least 1; does not change them."""
     knots: int = 8
