@@ -167,7 +167,10 @@ def _precision(asked, given):
     # Of a memory: in half precision no tolerance is met, and there are no eigenvalues.
     if asked is None:
         return jnp.float64 if jax.dtypes.canonicalize_dtype(given) == jnp.float64 else jnp.float32
-    name = str(getattr(asked, "__name__", asked))
+    try:
+        name = jnp.dtype(asked).name
+    except TypeError:
+        name = str(asked)
     if name not in ("float32", "float64"):
         raise InputError(
             f"a memory is of float32 or float64, got {name}: leave dtype out, and patterns of half"

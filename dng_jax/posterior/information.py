@@ -19,6 +19,7 @@ whose two integrals differ is surer, or less sure, than its errors allow.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.rules import Denoise, class_roles, predict
+from dng_jax.rules import Denoise, chain_dtype, class_roles, predict
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepTable
 
@@ -40,13 +41,18 @@ class Estimate(NamedTuple):
 
 
 class Share(NamedTuple):
-    """The budget of some images: how many, what it should be (-log of the class's share, or H(c)
-    over all), and what the two integrals are on average, nats."""
+    """The budget of some images: how many, what it should be (-log of the class's prior, on average
+    over them), and what the two integrals are on average, nats."""
 
     images: int
     due: float
     loss: Estimate
     gap: Estimate
+
+    @property
+    def closed(self) -> float:
+        """The first integral over what is due; NaN where nothing is."""
+        return self.loss.value / self.due if self.due else float("nan")
 
 
 class Budget(NamedTuple):
@@ -60,19 +66,27 @@ class Budget(NamedTuple):
     loss: np.ndarray
     gap: np.ndarray
 
-    def shares(self, labels, num_classes: int) -> list[Share]:
-        """Of all images, and then of each class [K] by itself."""
-        labels = np.asarray(labels)
-        counts = np.bincount(labels, minlength=num_classes)
-        due = -np.log(counts / len(labels), where=counts > 0, out=np.full(num_classes, np.inf))
+    @classmethod
+    def joined(cls, parts: Sequence[Budget]) -> Budget:
+        """One budget of all images of several, which have the same levels."""
+        loss, gap = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+        return cls(parts[0].logsnr, loss, gap)
+
+    def shares(self, labels, prior) -> list[Share]:
+        """Of all images, and then of each class [K] by itself; prior [K] of the classes."""
+        labels, due = np.asarray(labels), -np.log(np.asarray(prior, np.float64))
         loss, gap = self.by_loss(), self.by_gap()
 
-        def share(which: np.ndarray, wanted: float) -> Share:
+        def share(which: np.ndarray) -> Share:
+            wanted = float(np.mean(due[labels[which]])) if which.any() else float("nan")
             return Share(int(which.sum()), wanted, _estimate(loss[which]), _estimate(gap[which]))
 
-        entropy = float(np.mean(due[labels]))
-        each = [share(labels == k, float(due[k])) for k in range(num_classes)]
-        return [share(np.full(len(labels), True), entropy), *each]
+        each = [share(labels == k) for k in range(len(due))]
+        return [share(np.full(len(labels), True)), *each]
+
+    def density(self) -> tuple[np.ndarray, np.ndarray]:
+        """What both integrals gain per unit of log-SNR on average over images, nats, [T] each."""
+        return self.loss.mean(axis=0) / 2, self.gap.mean(axis=0) / 2
 
     def by_loss(self) -> np.ndarray:
         """The first integral of each image, nats, [B]; their mean estimates I(c; x)."""
@@ -95,10 +109,21 @@ def information_budget(
     """The budget of a denoiser that knows classes on the levels of a table.
 
     x_0 [B, ...] clean images; labels int [B] in 0..K-1; keys [B] typed; each image is noised anew
-    on every level, from its own key. The trapezoid rule over lambda needs levels close to one
-    another; outside the table's range nothing is counted. InputError for labels that are none.
+    on every level, from its own key. Half precision is taken in float32. The trapezoid rule over
+    lambda needs levels close to one another, and nothing is counted outside the table's range:
+    choose one at whose last level the class is decided. InputError for images that are no floats,
+    labels that are none, and another number of keys.
     """
     x_0, labels = jnp.asarray(x_0), np.asarray(labels)
+    if not jnp.issubdtype(x_0.dtype, jnp.floating):
+        raise InputError(
+            f"x_0 must be floats in [-1, 1], got {x_0.dtype}: see dng_jax.data.to_unit"
+        )
+    if not len(x_0) or len(keys) != len(x_0):
+        raise InputError(
+            f"{len(x_0)} images and {len(keys)} keys: give a key per image, at least one"
+        )
+    x_0 = x_0.astype(chain_dtype(x_0))
     whole = np.issubdtype(labels.dtype, np.integer)
     if not whole or labels.shape != (len(x_0),):
         raise InputError(f"labels must be {len(x_0)} integers, got {labels.dtype} {labels.shape}")

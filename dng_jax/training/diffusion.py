@@ -143,8 +143,8 @@ def make_diffusion_step(
         rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
         logsnr = stratified_logsnr(level_key, batch_size, schedule)
         x0, y, logsnr = split_batch((to_unit(images[rows]), labels[rows], logsnr), sharding)
-        # More keys, so that the other draws are those of a run without references or flip; 0 to 2
-        # would be the three above.
+        # More keys, so that the other draws are those of a run without references or flip. 0 to 2
+        # are the three above: references share the batch's, as the published weights were trained.
         if flip:
             x0 = mirror(jax.random.fold_in(key, 3), x0)
         few = drawn(images, labels, jax.random.fold_in(key, 0), jax.random.fold_in(key, 4))

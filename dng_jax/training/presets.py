@@ -116,6 +116,11 @@ class ClassifierJob(Job):
         for name, value in (("smoothing", self.smoothing), ("momentum", self.momentum)):
             if value is not None and not 0 <= value < 1:
                 raise InputError(f"{option(name)} must be at least 0 and below 1, got {value}")
+        if self.network.norm == "batch" and min(self.batch_size, self.examples or 2) < 2:
+            raise InputError(
+                "batch normalisation needs --batch-size and --examples of at least 2, got"
+                f" {self.batch_size} and {self.examples or 'all'}"
+            )
         side = min(self.network.image_shape[:2])
         if not 0 <= self.shift < side or not 0 <= self.cut <= side:
             raise InputError(

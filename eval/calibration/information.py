@@ -7,18 +7,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax import plots, sample_keys
+from dng_jax import data, plots, sample_keys
 from dng_jax.errors import InputError, MissingDataError
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
-from dng_jax.jobs.cells import interval
+from dng_jax.jobs.cells import interval, number, titled
 from dng_jax.jobs.options import command, program
 from dng_jax.jobs.tables import Table, publish
+from dng_jax.metrics.shares import is_sparse
 from dng_jax.posterior import Budget, information_budget
-from dng_jax.posterior.information import Estimate
 
 from .labelled import labelled_images
 from .options import Config
+
+CURVES = ("loss of the base less that of the class", "distance of their predictions")
 
 
 def run(config: Config, problem: Problem) -> list[dict[str, Any]]:
@@ -38,21 +40,22 @@ def run(config: Config, problem: Problem) -> list[dict[str, Any]]:
     # ---- measure
     budget = measured(config, problem, x, labels)
     names = ["all", *problem.info.class_names]
-    shares = budget.shares(labels, problem.info.num_classes)
+    shares = budget.shares(labels, prior(config, problem))
     records = [
-        {"class": name} | share._asdict()
+        {"class": name, "closed": share.closed} | share._asdict()
         for name, share in zip(names, shares, strict=True)
         if share.images
     ]
 
     # ---- write
-    density = {
-        "loss of the base less that of the class": budget.loss.mean(axis=0) / 2,
-        "distance of their predictions": budget.gap.mean(axis=0) / 2,
-    }
+    density = dict(zip(CURVES, budget.density(), strict=True))
     facts = {"config": config, "provenance": runs.provenance(), "records": records}
     runs.write_json(folder / "results.json", facts | {"logsnr": budget.logsnr, "density": density})
-    title = f"{config.dataset}, {config.source.denoiser}, {config.steps} levels, {len(x)} images"
+    first, last = budget.logsnr[[0, -1]]
+    title = (
+        f"{config.dataset}, {config.source.denoiser}, {len(x)} images,"
+        f" {config.steps} levels, log-SNR {first:.1f} to {last:.1f}"
+    )
     publish(folder, table_of(title, records))
     with runs.writing(folder):
         plots.error_over_time(
@@ -65,6 +68,14 @@ def run(config: Config, problem: Problem) -> list[dict[str, Any]]:
         )
     print(f"written to {folder}")
     return records
+
+
+def prior(config: Config, problem: Problem) -> np.ndarray:
+    """Of the classes [K]: the exact model's, or their shares of the data set."""
+    if problem.mixture is not None:
+        return np.asarray(problem.mixture.prior)
+    _, labels, info = data.load(config.dataset, "all")
+    return np.bincount(labels, minlength=info.num_classes) / len(labels)
 
 
 def images(config: Config, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -94,29 +105,26 @@ def measured(config: Config, problem: Problem, x: np.ndarray, labels: np.ndarray
         )
         for i in range(0, len(x), config.batch)
     ]
-    return Budget(
-        parts[0].logsnr,
-        np.concatenate([part.loss for part in parts]),
-        np.concatenate([part.gap for part in parts]),
-    )
+    return Budget.joined(parts)
 
 
-def cell(found: Estimate) -> str:
-    """An estimate with its interval."""
-    return interval(found.value, found.low, found.high, digits=3)
+def cell(record: dict[str, Any], name: str) -> str:
+    """An estimate with its interval, marked where the class has few images."""
+    found, few = record[name], is_sparse([record["images"]])
+    return interval(found.value, found.low, found.high, digits=3, sparse=bool(few))
 
 
 def table_of(title: str, records: list[dict[str, Any]]) -> Table:
     """The table a person reads."""
     return Table.of(
-        title,
+        titled(title, (is_sparse([r["images"]]) for r in records)),
         records,
         {
             "class": "class",
             "images": "images",
-            "due": lambda r: f"{r['due']:.3f}",
-            "by loss [95%]": lambda r: cell(r["loss"]),
-            "by distance [95%]": lambda r: cell(r["gap"]),
-            "by loss / due": lambda r: f"{r['loss'].value / r['due']:.3f}",
+            "due": lambda r: number(r["due"], 3),
+            "by loss [95%]": lambda r: cell(r, "loss"),
+            "by distance [95%]": lambda r: cell(r, "gap"),
+            "by loss / due": lambda r: number(r["closed"], 3),
         },
     )

@@ -84,6 +84,14 @@ def check(config: Config) -> None:
     seed(seed=(config.seed, config.seed + 1))
     if config.source.features != "classifier":
         raise InputError("--features belongs to distances, here labels alone count: leave it out")
+    if config.information:
+        usual = Config()
+        for name in ("base", "samplers", "trackers", "knots"):
+            if getattr(config, name) != getattr(usual, name):
+                raise InputError(f"--information takes no --{name}: leave it out")
+        at_least(2, steps=config.steps)
+        at_least(1, samples=config.samples)
+        return
     if config.samples < 4 or config.samples % 2:
         raise InputError(f"--samples must be even and at least 4, got {config.samples}")
     if not 2 <= config.knots < config.steps:

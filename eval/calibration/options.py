@@ -34,7 +34,7 @@ class Config:
     """Report the information budget of the denoiser instead: what its predictions know of the
     class, in nats. Nothing is sampled; labelled images are noised on the levels of ddpm."""
     steps: int = 50
-    """Sampling steps, or levels of --information, 1 to 1000."""
+    """Sampling steps, or levels of --information (fewer end at a lower log-SNR), 1 to 1000."""
     samples: int = 2048
     """Unguided runs, even, at least 4; half of them fit, half of them test. Of --information: the
     labelled images, as far as there are so many."""

@@ -14,6 +14,7 @@ when the rows of a set are sorted out, so its rows may take another step or two 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
@@ -61,12 +62,15 @@ def search(
     method: Method = "aitken",
     space: Form = "auto",
 ) -> Search:
-    """The search with these options; InputError for unknown names, tolerances <= 0, no steps."""
+    """The search with these options; InputError for unknown names, a tolerance that is not positive
+    and finite, and a max_steps that is no whole number >= 1."""
     errors.choose(method, METHODS, "method")
     errors.choose(space, FORMS, "space")
-    if not (tolerance > 0 and max_steps >= 1):
+    whole = math.isinf(max_steps) or float(max_steps).is_integer()
+    if not (0 < tolerance < math.inf and max_steps >= 1 and whole):
         raise InputError(
-            f"tolerance must be > 0 and max_steps at least 1: got {tolerance} and {max_steps}"
+            "tolerance must be > 0 and finite, max_steps a whole number and at least 1: got"
+            f" {tolerance} and {max_steps}"
         )
     # Python's numbers take the type of what they meet, and steps are counted in int32.
     return Search(float(tolerance), int(min(float(max_steps), 2**31 - 1)), method, space)

@@ -34,12 +34,12 @@ def test_both_integrals_are_the_entropy_of_the_class(budget, drawn):
         error = values.std() / np.sqrt(len(values))
         assert error < 0.012 * DUE  # or the next line could not fail
         assert values.mean() == pytest.approx(DUE, abs=0.02 * DUE)
-    whole, *classes = budget.shares(drawn[1], 3)
+    whole, *classes = budget.shares(drawn[1], MIXTURE.prior)
     assert whole.images == 4000
     assert whole.loss.low < whole.loss.value == pytest.approx(budget.by_loss().mean())
     for share, prior in zip(classes, (0.2, 0.5, 0.3), strict=True):
-        assert share.due == pytest.approx(-np.log(prior), abs=0.1)
-        assert share.loss.low - 0.05 < share.due < share.loss.high + 0.05
+        assert share.due == pytest.approx(-np.log(prior), rel=1e-5)
+        assert share.loss.low < share.due < share.loss.high
 
 
 def test_the_integral_up_to_a_level_is_what_the_posterior_says_there(budget, drawn):
@@ -82,3 +82,34 @@ def test_labels_that_are_none_are_refused(drawn, labels, said):
     keys = sample_keys(4, 4000)
     with pytest.raises(InputError, match=said):
         information_budget(denoise, TABLE, drawn[0], labels, keys, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("x_0", "keys", "said"),
+    [
+        (np.zeros((4, 3), np.uint8), 4, "must be floats in .*, got uint8"),
+        (np.zeros((4, 3), np.float32), 3, "4 images and 3 keys"),
+        (np.zeros((0, 3), np.float32), 0, "0 images and 0 keys"),
+    ],
+)
+def test_images_and_keys_that_do_not_fit_are_refused(x_0, keys, said):
+    denoise, labels = mixtures.mixture_denoiser(MIXTURE), np.zeros(len(x_0), int)
+    with pytest.raises(InputError, match=said):
+        information_budget(denoise, TABLE, x_0, labels, sample_keys(4, keys), num_classes=3)
+
+
+def test_half_precision_is_taken_in_float32(drawn):
+    denoise, keys = mixtures.mixture_denoiser(MIXTURE), sample_keys(4, 4000)
+    half = drawn[0].astype("float16")
+    pair = [
+        information_budget(denoise, TABLE, x, drawn[1], keys, num_classes=3).by_loss()
+        for x in (half, half.astype("float32"))
+    ]
+    np.testing.assert_array_equal(*pair)
+
+
+def test_where_nothing_is_due_nothing_is_a_share_of_it():
+    one = Budget(np.array([-1.0, 1.0]), np.ones((4, 2)), np.ones((4, 2)))
+    whole, first, second = one.shares(np.zeros(4, int), [1.0, 0.5])
+    assert (whole.due, first.images, second.images) == (0, 4, 0)
+    assert np.isnan([whole.closed, second.due]).all()

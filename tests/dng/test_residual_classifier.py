@@ -338,6 +338,10 @@ def test_files_that_describe_another_network_are_refused(tmp_path, params, chang
         ("--no-warp --shift 8", "--shift must be 0 to 7 and --cut 0 to 8"),
         ("--no-warp --cut 9", "--shift must be 0 to 7 and --cut 0 to 8"),
         ("--momentum 1", "--momentum must be at least 0 and below 1, got 1.0"),
+        (
+            "--network.norm batch --network.widths 8 --batch-size 1",
+            "--batch-size and --examples of",
+        ),
         ("--smoothing nan", "--smoothing must be at least 0 and below 1, got nan"),
     ],
 )

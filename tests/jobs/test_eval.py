@@ -290,6 +290,44 @@ def test_a_network_that_yields_nan_is_named_and_ends_the_job(tmp_path, monkeypat
         class_removal.main(removal(tmp_path / "run", rules=("unguided",)))
 
 
+def test_the_information_budget_does_not_depend_on_the_batch(tmp_path):
+    def records(batch):
+        return calibration.main(
+            calibration.Config(
+                source=Source("exact"),
+                information=True,
+                samples=64,
+                batch=batch,
+                steps=8,
+                run=RunOptions(str(tmp_path / f"{batch}")),
+            )
+        )
+
+    whole, parts = records(64), records(24)
+    assert [r["class"] for r in whole] == ["all", *map(str, range(10))]
+    assert sum(r["images"] for r in whole[1:]) == whole[0]["images"] == 64
+    for a, b in zip(whole, parts, strict=True):
+        assert a["loss"].value == pytest.approx(b["loss"].value, rel=1e-4)
+    stored = json.loads((tmp_path / "24" / "results.json").read_text())
+    assert stored["records"][0]["due"] == pytest.approx(np.log(10), rel=0.02)
+    assert len(stored["density"]["distance of their predictions"]) == len(stored["logsnr"]) == 8
+    assert (tmp_path / "24" / "information.png").stat().st_size > 3000
+    assert "by loss / due" in (tmp_path / "24" / "tables.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"base": "mixture"}, "--information takes no --base"),
+        ({"samplers": ("ddim",)}, "--information takes no --samplers"),
+        ({"steps": 1}, "--steps must be at least 2"),
+    ],
+)
+def test_the_information_budget_takes_no_options_of_runs(options, said):
+    with pytest.raises(InputError, match=said):
+        calibration.main(calibration.Config(information=True, **options))
+
+
 def test_rules_are_read_back_as_they_are_written():
     for text in ("unguided", "reference", "np=0.25", "sld=2", "dng:pair=5", "dng:classes=1"):
         assert str(rule_specs.parse(text)) == text
