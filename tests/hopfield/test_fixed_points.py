@@ -308,7 +308,7 @@ def test_rows_that_do_not_converge_are_named():
     assert fixed_points.describe(find_fixed_points(memory(x), x[:3], 20.0)) == ""
 
 
-@pytest.mark.parametrize("energy", ["dot", "euclidean"])
+@pytest.mark.parametrize("energy", [pytest.param("dot", marks=pytest.mark.slow), "euclidean"])
 def test_extrapolation_ends_where_the_update_does(energy):
     # clusters of random patterns, starts all over the hull and off it, from one minimum to many:
     # every row of "aitken" must end at the plain row's minimum, with fewer updates
@@ -330,7 +330,10 @@ def test_extrapolation_ends_where_the_update_does(energy):
         assert int(np.sum(fast.steps)) < 0.7 * int(np.sum(slow.steps))
 
 
-@pytest.mark.parametrize(("n", "d"), [(64, 128), pytest.param(256, 256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("n", "d"),
+    [(32, 64), *(pytest.param(n, d, marks=pytest.mark.slow) for n, d in ((64, 128), (256, 256)))],
+)
 def test_no_pattern_loses_its_minimum_in_single_precision(n, d):
     # every pattern at betas down to 1e-4 above K_s: the ratio of two short steps is noise, and an
     # extrapolation by it once flew over the saddle, to a centroid that was certified

@@ -334,10 +334,8 @@ def test_rules_are_read_back_as_they_are_written():
     assert str(rule_specs.parse("dng", "odds")) == "dng:odds=1"
 
 
-@pytest.mark.parametrize(
-    ("denoiser", "sampler"),
-    [("exact", "ddpm"), pytest.param("network", "ddim", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("denoiser", "sampler"), [("exact", "ddpm"), ("network", "ddim")])
 def test_calibration_tests_raw_and_fitted_trackers(tmp_path, denoiser, sampler):
     records = calibration.main(
         calibration.Config(

@@ -116,6 +116,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path):
     assert equal(newest(straight, module, like), newest(stopped, module, like))
 
 
+@pytest.mark.slow
 def test_killed_twice_the_run_ends_as_if_it_never_was(tmp_path):
     seen = check(tmp_path, kills=2, steps=60)
     assert seen["kills"] == 2
