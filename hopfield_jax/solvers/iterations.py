@@ -66,14 +66,14 @@ def search(
     and finite, and a max_steps that is no whole number >= 1."""
     errors.choose(method, METHODS, "method")
     errors.choose(space, FORMS, "space")
-    whole = math.isinf(max_steps) or float(max_steps).is_integer()
-    if not (0 < tolerance < math.inf and max_steps >= 1 and whole):
+    # Python's numbers take the type of what they meet, and steps are counted in int32.
+    goal, most = float(tolerance), float(max_steps)
+    if not (0 < goal < math.inf and most >= 1 and (math.isinf(most) or most.is_integer())):
         raise InputError(
-            "tolerance must be > 0 and finite, max_steps a whole number and at least 1: got"
+            "tolerance must be > 0 and finite, max_steps at least 1 and a whole number: got"
             f" {tolerance} and {max_steps}"
         )
-    # Python's numbers take the type of what they meet, and steps are counted in int32.
-    return Search(float(tolerance), int(min(float(max_steps), 2**31 - 1)), method, space)
+    return Search(goal, int(min(most, 2**31 - 1)), method, space)
 
 
 def run(

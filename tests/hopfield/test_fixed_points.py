@@ -416,7 +416,7 @@ def test_minima_of_ten_patterns_are_the_centroid_or_single_patterns():
         ({"space": "phase"}, "unknown space 'phase'"),
         ({"tolerance": 0.0}, "tolerance must be > 0"),
         ({"tolerance": np.inf}, "tolerance must be > 0 and finite"),
-        ({"max_steps": 1.9}, "max_steps a whole number and at least 1: got 1e-06 and 1.9"),
+        ({"max_steps": 1.9}, "max_steps at least 1 and a whole number: got 1e-06 and 1.9"),
     ],
 )
 def test_bad_input_is_named(change, words):
