@@ -74,7 +74,9 @@ class Budget(NamedTuple):
 
     def shares(self, labels, prior) -> list[Share]:
         """Of all images, and then of each class [K] by itself; prior [K] of the classes."""
-        labels, due = np.asarray(labels), -np.log(np.asarray(prior, np.float64))
+        labels = np.asarray(labels)
+        with np.errstate(divide="ignore"):  # a class that never comes has no images either
+            due = -np.log(np.asarray(prior, np.float64))
         loss, gap = self.by_loss(), self.by_gap()
 
         def share(which: np.ndarray) -> Share:

@@ -110,6 +110,6 @@ def test_half_precision_is_taken_in_float32(drawn):
 
 def test_where_nothing_is_due_nothing_is_a_share_of_it():
     one = Budget(np.array([-1.0, 1.0]), np.ones((4, 2)), np.ones((4, 2)))
-    whole, first, second = one.shares(np.zeros(4, int), [1.0, 0.5])
+    whole, first, second = one.shares(np.zeros(4, int), [1.0, 0.0])
     assert (whole.due, first.images, second.images) == (0, 4, 0)
     assert np.isnan([whole.closed, second.due]).all()
