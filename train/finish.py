@@ -63,12 +63,16 @@ def facts(run: Run, state: TrainState, seconds: float, extra: Mapping[str, str])
     commits = _distinct([sessions[0].commit, sessions[-1].commit])
     losses, lines = logs.average_of_last(run.out)
     batches = "1 logged batch" if lines == 1 else f"{lines} logged batches"
-    only = job.only_class if isinstance(job, DiffusionJob) else None
+    classes = ""
+    if isinstance(job, DiffusionJob):
+        only, without = job.only_class, job.without_class
+        classes = "" if only is None else f" of class {only}"
+        classes += "" if without is None else f" without class {without}"
     which = "all" if job.examples is None or used < job.examples else "the first"
     return {
         "dataset": job.dataset,
         "split": job.split,
-        "used": f"{which} {used:,} images" + ("" if only is None else f" of class {only}"),
+        "used": f"{which} {used:,} images{classes}",
         "steps": str(job.steps),
         "images": str(job.steps * job.batch_size),
         "seconds": f"{seconds:.0f}",

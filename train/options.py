@@ -115,9 +115,11 @@ class DiffusionOptions(Options):
 
     @property
     def folder(self) -> Path:
-        """--out, or runs/PRESET[-CONDITIONING][-only-CLASS]."""
-        only = self.job.only_class
-        words = [self.preset, self.conditioning, None if only is None else f"only-{only}"]
+        """--out, or runs/PRESET[-CONDITIONING][-only-CLASS or -without-CLASS]."""
+        only, without = self.job.only_class, self.job.without_class
+        words = [self.preset, self.conditioning]
+        words += [None if only is None else f"only-{only}"]
+        words += [None if without is None else f"without-{without}"]
         return self.out or Path("runs") / "-".join(word for word in words if word)
 
     def form(self) -> str:

@@ -156,8 +156,8 @@ def process_arguments(
 
 
 def load(job: Job, place: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C] and labels int32 [N] of the split, of one class where the job says
-    so; InputError where they do not fit the job."""
+    """Images uint8 [N, H, W, C] and labels int32 [N] of the split, of one class or without one
+    where the job says so; InputError where they do not fit the job."""
     if job.batch_size % len(place.devices):
         raise InputError(
             f"--batch-size {job.batch_size} does not divide by {len(place.devices)} devices:"
@@ -167,11 +167,14 @@ def load(job: Job, place: Place) -> tuple[np.ndarray, np.ndarray]:
     shape = " ".join(map(str, info.shape))
     remedy = f"give --network.image-shape {shape} --network.num-classes {info.num_classes}"
     data.must_fit(job.network, info, "the network", remedy)
-    only = job.only_class if isinstance(job, DiffusionJob) else None
-    if only is not None:
-        if not 0 <= only < info.num_classes:
-            raise InputError(f"--only-class must be 0 to {info.num_classes - 1}, got {only}")
-        images, labels = images[labels == only], labels[labels == only]
+    if isinstance(job, DiffusionJob):
+        for name, k in (("only", job.only_class), ("without", job.without_class)):
+            if k is None:
+                continue
+            if not 0 <= k < info.num_classes:
+                raise InputError(f"--{name}-class must be 0 to {info.num_classes - 1}, got {k}")
+            kept = (labels == k) == (name == "only")
+            images, labels = images[kept], labels[kept]
     return images, labels
 
 

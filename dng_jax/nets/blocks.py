@@ -35,6 +35,14 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c // factor**2)
 
 
+def mean_pool(x: jax.Array, factor: int) -> jax.Array:
+    """[B, H, W, C] -> means over f x f squares, [B, H/f, W/f, C], in the dtype of x."""
+    if factor == 1:
+        return x
+    b, h, w, c = x.shape
+    return x.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
+
+
 def embed_logsnr(logsnr: jax.Array, channels: int) -> jax.Array:
     """[B] -> [B, 2 (channels // 2)], at least 2: sin and cos at geometric frequencies, float32."""
     frequency = jnp.asarray(np.geomspace(0.05, 4.0, max(1, channels // 2)), jnp.float32)

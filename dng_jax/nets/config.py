@@ -96,6 +96,9 @@ class UNetConfig(Config):
     """With heads: the side of the last convolution's kernel, 1 or 3."""
     global_channels: int = 0
     """With heads: channels of the dense network over all positions; 0: none."""
+    global_pool: int = 1
+    """With heads: the dense network reads image and features as means over squares of so many
+    positions a side, from 1; 1: both whole."""
     embed_channels: int = 256
     """Channels of the embedding of the noise level, at least 1."""
     resample: str = "conv"
@@ -111,7 +114,7 @@ class UNetConfig(Config):
         checks.tuple_of(1, "multipliers", self.multipliers)
         checks.levels("attention_levels", self.attention_levels, len(self.multipliers))
         for low, names in (
-            (1, ("num_classes", "channels", "embed_channels", "head_channels")),
+            (1, ("num_classes", "channels", "embed_channels", "head_channels", "global_pool")),
             (0, ("blocks", "middle_blocks", "global_channels")),
         ):
             checks.whole_numbers(low, **{name: getattr(self, name) for name in names})
@@ -127,6 +130,12 @@ class UNetConfig(Config):
                 f"images of {self.image_shape[0]}x{self.image_shape[1]} do not divide by {factor}: "
                 "set image_shape to that of your images, or use fewer levels (multipliers) or a"
                 " smaller patch"
+            )
+        positions = [side // self.patch for side in self.image_shape[:2]]
+        if any(side % self.global_pool for side in positions):
+            raise InputError(
+                f"{positions[0]}x{positions[1]} positions do not divide by global_pool"
+                f" {self.global_pool}: choose a divisor, or 1"
             )
 
 

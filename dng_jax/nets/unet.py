@@ -26,7 +26,7 @@ in features that all classes share. That is too little at high noise, where the 
 class is a global shape of its own; `global_channels` > 0 adds to every head a small dense network
 over all positions, modulated by an embedding e_k of noise level and class:
 
-    z = norm(dense([features; x]))      once
+    z = norm(dense([features; x]))      once; both as means over global_pool x global_pool squares
     z_k = silu(z (1 + scale(e_k)) + shift(e_k));   out_k += dense(silu(dense(z_k))),  H W C numbers
 
 Embedding of the noise level: sin and cos of logsnr times geometric frequencies, .05 to 4 radians
@@ -61,6 +61,7 @@ from dng_jax.nets.blocks import (
     Up,
     depth_to_space,
     embed_logsnr,
+    mean_pool,
     space_to_depth,
 )
 from dng_jax.nets.config import UNetConfig
@@ -129,7 +130,11 @@ class UNet(nn.Module):
         dense, b = partial(nn.Dense, dtype=self.dtype), len(x)
         classes = nn.Embed(c.num_classes + 1, c.embed_channels)(jnp.arange(c.num_classes + 1))
         e = nn.silu(e[:, None] + classes[None])
-        flat = jnp.concatenate([h.reshape(b, -1), x.reshape(b, -1).astype(h.dtype)], -1)
+        pooled = [
+            mean_pool(h, c.global_pool),
+            mean_pool(x, c.patch * c.global_pool if c.global_pool > 1 else 1).astype(h.dtype),
+        ]
+        flat = jnp.concatenate([p.reshape(b, -1) for p in pooled], -1)
         gathered = dense(c.global_channels, name="gather")(flat).astype(jnp.float32)
         z = nn.LayerNorm()(gathered)[:, None]
         modulation = dense(2 * c.global_channels, name="modulate")(e).astype(jnp.float32)

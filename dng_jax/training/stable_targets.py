@@ -21,6 +21,7 @@ Shapes: x, x0 [B, ...]; alpha, sigma [B, 1, ...]; references [K, M, ...]; float3
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -51,18 +52,19 @@ def targets(
     flat, own, refs = x.reshape(b, -1), x0.reshape(b, -1), references.reshape(k, m, -1)
     a, s = alpha.reshape(b, 1), sigma.reshape(b, 1)
     # l without -|x|^2 / (2 sigma^2), which all share: one matrix product.
-    cross = jnp.einsum("bd,kmd->bkm", a * flat, refs)
+    product = functools.partial(jnp.einsum, precision="highest")
+    cross = product("bd,kmd->bkm", a * flat, refs)
     logits = (cross - (a**2 / 2)[..., None] * (refs**2).sum(-1)) / (s**2)[..., None]
     logit_own = (a * flat * own - (a * own) ** 2 / 2).sum(-1) / s[:, 0] ** 2
     evidence = jax.nn.logsumexp(logits, axis=-1)
-    means = jnp.einsum("bkm,kmd->bkd", jnp.exp(logits - evidence[..., None]), refs)
+    means = product("bkm,kmd->bkd", jnp.exp(logits - evidence[..., None]), refs)
     hot = jax.nn.one_hot(labels, k)
     r = (hot * jax.nn.sigmoid(logit_own[:, None] - evidence))[..., None]
     means = (1 - r) * means + r * own[:, None]
     # One reference more in the class of x_0, so that its mean likelihood stays a mean.
     evidence = jnp.where(hot > 0, jnp.logaddexp(evidence, logit_own[:, None]), evidence)
     p = jax.nn.softmax(evidence - jnp.log(m + hot) + log_prior, axis=-1)
-    marginal = jnp.einsum("bk,bkd->bd", p, means)
+    marginal = product("bk,bkd->bd", p, means)
     return Targets(means.reshape(b, k, *x.shape[1:]), marginal.reshape(x.shape))
 
 

@@ -88,6 +88,11 @@ def test_one_by_one_heads_are_the_centre_of_three_by_three_ones():
         ({"head_channels": 0}, "head_channels must be at least 1, got 0"),
         ({"blocks": -1}, "blocks must be at least 0, got -1"),
         ({"middle_blocks": -1}, "middle_blocks must be at least 0, got -1"),
+        ({"global_pool": 0}, "global_pool must be at least 1, got 0"),
+        (
+            {"global_pool": 3},
+            "4x4 positions do not divide by global_pool 3: choose",
+        ),
         ({"global_channels": -1}, "global_channels must be at least 0, got -1"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"dropout": float("nan")}, "dropout must be at least 0 and below 1, got nan"),
@@ -112,6 +117,37 @@ def test_sizes_that_are_not_there_are_refused(changes, said):
 def test_sizes_a_classifier_cannot_have_are_refused(changes, said):
     with pytest.raises(InputError, match=said):
         replace(nets.ClassifierConfig((8, 8, 1)), **changes)
+
+
+def test_the_global_part_reads_means_over_squares():
+    pooled = replace(TINY, patch=2, global_channels=4, global_pool=2)
+    module, (x, logsnr) = nets.UNet(pooled), pooled.example()
+    whole = nets.UNet(replace(pooled, global_pool=1))
+    sizes = [
+        jax.eval_shape(m.init, jax.random.key(0), x, logsnr)["params"]["gather"]["kernel"].shape[0]
+        for m in (whole, module)
+    ]
+    # 4x4 positions of TINY's channels, and the 8x8 image; then 2x2 of both.
+    assert sizes == [16 * TINY.channels + 64, 4 * TINY.channels + 4]
+    # A change of the image that no mean over 4x4 pixels sees reaches the global part through the
+    # features alone: with their rows of the product at zero, not at all.
+    params = params_of(module, x, logsnr)
+    rows = np.array(params["gather"]["kernel"])
+    rows[: 4 * TINY.channels] = 0
+    params = {**params, "gather": {**params["gather"], "kernel": rows}}
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(1, 8, 8, 1)).astype(np.float32)
+    squares = rng.normal(size=(1, 2, 4, 2, 4, 1)).astype(np.float32)
+    unseen = (squares - squares.mean((2, 4), keepdims=True)).reshape(x.shape)
+    without = {**params, "spread": jax.tree.map(np.zeros_like, params["spread"])}
+    apply = jax.jit(module.apply)
+
+    def part(image):
+        return apply({"params": params}, image, logsnr) - apply({"params": without}, image, logsnr)
+
+    np.testing.assert_allclose(part(x + unseen), part(x), atol=2e-5)
+    seen = np.kron(rng.normal(size=(2, 2)), np.ones((4, 4))).reshape(x.shape).astype(np.float32)
+    assert np.abs(part(x + seen) - part(x)).max() > 1e-3
 
 
 def test_the_global_part_belongs_to_its_head():

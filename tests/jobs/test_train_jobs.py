@@ -114,6 +114,16 @@ def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_p
     assert told["command"].endswith(" --init a.safetensors")
 
 
+@pytest.mark.parametrize(("option", "kept"), [("only", 183), ("without", 1797 - 183)])
+def test_one_class_alone_or_all_but_one(option, kept):
+    words = [*TINY, "--conditioning", "none", f"--{option}-class", "3"]
+    chosen = options.parse_diffusion(words)
+    images, labels = start.load(chosen.job, start.place(chosen))
+    assert len(images) == len(labels) == kept
+    assert set(labels) == ({3} if option == "only" else set(range(10)) - {3})
+    assert chosen.folder.name.endswith(f"-none-{option}-3") or "--out" in TINY
+
+
 def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys):
     out, path, (module, _) = tmp_path / "run", finished / "model.safetensors", state_like(10)
     job, where = SMALL.job, start.place(SMALL)
@@ -393,6 +403,9 @@ def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
         ("--dtype bf16", "did you mean 'bfloat16'"),
         ("--platform gpus", "unknown platform 'gpus'"),
         ("--conditioning none --only-class 10", "--only-class must be 0 to 9, got 10"),
+        ("--conditioning none --without-class -1", "--without-class must be 0 to 9, got -1"),
+        ("--without-class 1", "--without-class would leave a head without images"),
+        ("--conditioning none --only-class 1 --without-class 2", "exclude each other: give one"),
         ("--only-class 1", "this one has conditioning heads: add --conditioning none"),
         ("--weight-decay nan", "--weight-decay must be at least 0, got nan"),
         (f"--seed {2**32}", "--seed must be at least 0 and below 2^32"),
