@@ -115,6 +115,7 @@ def group_window(
         return most(settled) & (spread < 0.01)
 
     starts = members / members.sum(axis=1, keepdims=True) @ x
+    inside = float(inside)  # of any type of number
     ends = [
         edge(memory, starts, whole, inside, inside * factor, relative=relative, tolerance=tolerance)
         for factor in (1e-3, 1e3)

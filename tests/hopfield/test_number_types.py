@@ -104,7 +104,7 @@ def read_off(a):
 def equal_energies(a):
     first = transition.onsets(dot(a), relative=1e-2)
     last = transition.edge(
-        dot(a), a(X[:1] * 0), transition.undecided, a(ONE) / 8.0, a(TWO) * 8.0, relative=1e-2
+        dot(a), a(X[:1] * 0), transition.undecided, 1 / 8, a(8 * TWO), relative=1e-2
     )
     return first, last, transition.equal_energy(dot(a), first, last, [0, 1], 1e-2)
 

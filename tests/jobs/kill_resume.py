@@ -116,7 +116,7 @@ def check(folder: Path, kills: int, seed: int = 0, steps: int = STEPS) -> dict[s
     lines = logs.read(straight)
     training_time = lines[-1]["seconds"] - lines[0]["seconds"]
     seen: list[dict[str, int]] = []
-    done = 0
+    done = ended = 0
     while done < kills:
         process = start(killed, (killed / "run.json").exists())
         before = _size(killed)
@@ -130,7 +130,8 @@ def check(folder: Path, kills: int, seed: int = 0, steps: int = STEPS) -> dict[s
         if process.poll() is not None:
             # It came to its end first: the moments left go to a fresh run.
             finish(process)
-            killed.rename(killed.with_name(f"ended-{done}"))
+            killed.rename(killed.with_name(f"ended-{ended}"))
+            ended += 1
             continue
         on_disk = max(_steps(killed), default=0)
         process.kill()
