@@ -43,13 +43,6 @@ def mean_pool(x: jax.Array, factor: int) -> jax.Array:
     return x.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
 
 
-def embed_logsnr(logsnr: jax.Array, channels: int) -> jax.Array:
-    """[B] -> [B, 2 (channels // 2)], at least 2: sin and cos at geometric frequencies, float32."""
-    frequency = jnp.asarray(np.geomspace(0.05, 4.0, max(1, channels // 2)), jnp.float32)
-    angle = logsnr.astype(jnp.float32)[:, None] * frequency[None]
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
 class Conv3(nn.Module):
     """3x3 convolution, zero padding, bias; kernel [3, 3, C_in, features] as in nn.Conv."""
 
