@@ -89,12 +89,17 @@ class GroupNorm(nn.Module):
     def __call__(self, x):
         c, dtype = x.shape[-1], x.dtype
         x = x.astype(jnp.float32)
-        groups = math.gcd(32, max(1, c // 4), c)
+        groups = groups_of(c)
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)[None, None, None]
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)[None, None, None]
         centred = x - block_average(x.mean((1, 2)), groups)[:, None, None]
         variance = block_average((centred**2).mean((1, 2)), groups)[:, None, None]
         return (centred * (jax.lax.rsqrt(variance + 1e-6) * scale) + bias).astype(dtype)
+
+
+def groups_of(channels: int) -> int:
+    """Into how many groups GroupNorm puts them: 32 of a multiple of 128, fewer of fewer."""
+    return math.gcd(32, max(1, channels // 4), channels)
 
 
 def block_average(x: jax.Array, groups: int) -> jax.Array:
