@@ -223,7 +223,8 @@ def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) 
     """
     if path is None:
         return None
-    read: Callable = weights.diffusers.load_folder if path.is_dir() else weights.load
+    folder = os.path.isdir(path)
+    read: Callable = weights.diffusers.load_folder if folder else weights.load
     module, params, _ = read(path)
     if not weights.overlay(jax.eval_shape(fresh).params, params)[1]:
         raise InputError(f"{path} has no weights of this network: leave out --init")
@@ -233,7 +234,7 @@ def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) 
             f"{path} embeds the noise level by its {stored}, this network by its {ours}: add"
             f" --network.embedding {stored}"
         )
-    file = weights.diffusers.weights_file(path) if path.is_dir() else path
+    file = weights.diffusers.weights_file(path) if folder else path
     text = weights.tensors.read_metadata(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     facts = {"file": path.absolute().name, "sha256": digest}

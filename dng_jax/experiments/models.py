@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dng_jax import data
+from dng_jax import data, disk
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments.source import Source
 from dng_jax.weights import diffusers, files, pretrained
@@ -67,6 +67,7 @@ def fingerprint(dataset: str, source: Source) -> dict[str, str]:
 def _bytes(dataset: str, name: str) -> bytes:
     if is_path(name):
         file = diffusers.weights_file(name) if os.path.isdir(name) else Path(name)
+        disk.check_file(file)  # a device has no end
         return file.read_bytes()
     return pretrained.stored(full_name(dataset, name))
 

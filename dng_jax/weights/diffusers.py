@@ -106,9 +106,10 @@ def load_folder(path: str | os.PathLike, num_classes: int = 10) -> tuple[Any, di
 
 def weights_file(path: str | os.PathLike) -> Path:
     """The file of weights in the folder; InputError where there is none, or a pickle alone."""
-    folder = Path(path) / "unet" if (Path(path) / "unet").is_dir() else Path(path)
+    inner = Path(path) / "unet"
+    folder = inner if os.path.isdir(inner) else Path(path)
     file = folder / WEIGHTS
-    if file.exists():
+    if os.path.exists(file):
         return file
     pickles = sorted(p.name for p in folder.glob("*.bin"))
     if pickles:
@@ -195,8 +196,9 @@ def _scheduler(folder: Path) -> dict[str, Any]:
     """What scheduler_config.json says, here or in the pipeline around; empty without one."""
     above = folder.parent if folder.name == "unet" else folder
     for place in (folder, above, above / "scheduler"):
-        if (place / "scheduler_config.json").exists():
-            return _read(place / "scheduler_config.json")
+        file = place / "scheduler_config.json"
+        if os.path.exists(file):
+            return _read(file)
     return {}
 
 

@@ -66,7 +66,7 @@ def unet_config(
         *_differing(scheduler, _SCHEDULE),
     ]
     kind = scheduler.get("prediction_type", "epsilon")
-    if kind not in _PREDICTIONS:
+    if kind not in tuple(_PREDICTIONS):  # a list has no hash
         wrong.append(f"prediction_type {_shown(kind)} (must be {' or '.join(_PREDICTIONS)})")
     if any(width % first for width in widths):
         wrong.append(f"block_out_channels {widths} (must be multiples of the first)")

@@ -75,9 +75,13 @@ def test_a_pipeline_keeps_it_in_unet_and_its_schedule_beside(tmp_path, folder, t
         assert (module.config.parameterisation, module.config.num_classes) == ("v", 3)
         jax.tree.map(np.testing.assert_array_equal, params, diffusers.load_folder(folder)[1])
         assert diffusers.weights_file(path) == tmp_path / "unet" / diffusers.WEIGHTS
-    scheduler.write_text(json.dumps(SCHEDULER | {"beta_schedule": "squaredcos_cap_v2"}))
-    with pytest.raises(InputError, match=r'squaredcos_cap_v2" \(must be "linear"\)'):
-        diffusers.load_folder(tmp_path)
+    for changes, said in (
+        ({"beta_schedule": "squaredcos_cap_v2"}, r'squaredcos_cap_v2" \(must be "linear"\)'),
+        ({"prediction_type": ["epsilon"]}, r'prediction_type \["epsilon"\] \(must be epsilon or'),
+    ):
+        scheduler.write_text(json.dumps(SCHEDULER | changes))
+        with pytest.raises(InputError, match=said):
+            diffusers.load_folder(tmp_path)
 
 
 def test_halves_come_as_float32(tmp_path, tensors):
