@@ -32,7 +32,8 @@ class Options:
     out: Path | None = None
     """Folder of the run; default: below runs/, named after the preset."""
     init: Path | None = None
-    """Model file of weights to start from, wherever names and shapes agree; --resume keeps it."""
+    """Model file, or folder of diffusers, of weights to start from, wherever names and shapes
+    agree; --resume keeps it."""
     resume: bool = False
     """Continue the run in --out from its newest saved state."""
     dtype: str = "float32"

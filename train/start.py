@@ -39,7 +39,8 @@ _ORIGIN = ("command", "commit", "steps", "images", "seconds")
 
 @dataclass(frozen=True)
 class Init:
-    """A model file to start from. facts: name, sha256 and what the file says of its origin."""
+    """A model file or a folder to start from. facts: name, sha256 and what the file says of its
+    origin."""
 
     path: Path
     params: Any
@@ -200,7 +201,7 @@ def prepare(
     )
     used = images[: job.examples]
     fresh = partial(fresh_state, module, optimiser, job, used)
-    init = read_init(options.init, fresh)
+    init = read_init(options.init, fresh, job.network)
     open_run(out, job, options.resume, place, init)
     state = first_state(fresh, init, out, place)
     arrays = used, labels[: job.examples]
@@ -214,15 +215,29 @@ def fresh_state(module: Any, optimiser: Any, job: Job, images: np.ndarray) -> Tr
     return training.whitened(state, images) if batch else state
 
 
-def read_init(path: Path | None, fresh: Callable[[], TrainState]) -> Init | None:
-    """The weights of a model file; InputError where it is none, or nothing in it fits `fresh`."""
+def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) -> Init | None:
+    """The weights of a model file or a folder of diffusers, for a network of this configuration.
+
+    InputError where it is none, where nothing in it fits `fresh`, or where it embeds the noise
+    level in another form: its weights would fit, and mean nothing.
+    """
     if path is None:
         return None
-    _, params, _ = weights.load(path)
+    folder = os.path.isdir(path)
+    read: Callable = weights.diffusers.load_folder if folder else weights.load
+    module, params, _ = read(path)
     if not weights.overlay(jax.eval_shape(fresh).params, params)[1]:
         raise InputError(f"{path} has no weights of this network: leave out --init")
-    text = weights.tensors.read_metadata(path)
-    facts = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    stored, ours = (getattr(config, "embedding", None) for config in (module.config, network))
+    if None not in (stored, ours) and stored != ours:
+        raise InputError(
+            f"{path} embeds the noise level by its {stored}, this network by its {ours}: add"
+            f" --network.embedding {stored}"
+        )
+    file = weights.diffusers.weights_file(path) if folder else path
+    text = weights.tensors.read_metadata(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    facts = {"file": path.absolute().name, "sha256": digest}
     return Init(path, params, facts | {name: text[name] for name in _ORIGIN if name in text})
 
 

@@ -2,7 +2,7 @@
 
     source         Source: the options of a job that say where networks come from
     classes        class names and numbers of the command line -> class numbers
-    models         a bundled network or a model file, whether it fits the data, its fingerprint
+    models         a bundled network, model file or folder; whether it fits the data; fingerprint
     classifiers    images -> labels and features; the features of the real data, as their reference
     problems       Problem: all of these for one set of forbidden classes, ready to be sampled
     rule_specs     "dng:pair=5" in words -> Spec

@@ -50,14 +50,14 @@ class Classifier:
 def trained(info: data.Info, name: str | None) -> Classifier:
     """The data set's bundled classifier (name None), or that of a model file."""
     name = name or f"{info.name}-classifier"
-    if not models.is_file(name) and name not in pretrained.NAMES:
+    if not models.is_path(name) and name not in pretrained.NAMES:
         known = sorted(n.partition("-")[0] for n in pretrained.NAMES if n.endswith("-classifier"))
         raise InputError(
             f"no classifier for {info.name} comes with the library (there is one for "
             f"{', '.join(known)}): train one and name its file with --classifier"
         )
     classify = features.classifier(*models.load(info, name, nets.Classifier))
-    short = Path(name).stem if models.is_file(name) else name
+    short = Path(name).stem if models.is_path(name) else name
 
     @functools.cache
     def reference() -> Reference:
@@ -113,7 +113,7 @@ def _made(classify, info: data.Info, extractor: str) -> Reference:
 
 
 def _stored_reference(name: str) -> Reference | None:
-    if not models.is_file(name):
+    if not models.is_path(name):
         return Reference.bundled(name)
     beside = Reference.path_beside(name)
     return Reference.load(beside) if beside.exists() else None

@@ -1,24 +1,30 @@
-"""Networks by name: bundled with the library, or a model file of the training jobs.
+"""Networks by name: bundled with the library, a model file of the training jobs, or a folder that
+diffusers wrote.
 
-A name that ends in .safetensors is a file; any other is that of a bundled network, in full
-("mnist-heads") or without its data set ("heads").
+A name is that of a bundled network, in full ("mnist-heads") or without its data set ("heads"). One
+that ends in .safetensors, has a slash or is that of a folder here is a path: ./heads is a folder
+whose name is a bundled network's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
-from dng_jax import data
+from dng_jax import data, disk
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments.source import Source
-from dng_jax.weights import files, pretrained
+from dng_jax.weights import diffusers, files, pretrained
 
 
-def is_file(name: str) -> bool:
-    """Whether a name is that of a model file."""
-    return name.endswith(".safetensors")
+def is_path(name: str) -> bool:
+    """Whether a name is that of a model file or folder; see the file's docstring."""
+    if name.endswith(".safetensors") or "/" in name or os.sep in name:
+        return True
+    bundled = any(name in (full, full.partition("-")[2]) for full in pretrained.NAMES)
+    return not bundled and os.path.isdir(name)
 
 
 def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
@@ -27,10 +33,16 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
     InputError for a name that stands for nothing, another kind, or another shape of image or number
     of classes.
     """
-    if is_file(name):
-        if not Path(name).exists():
-            raise InputError(f"{name} does not exist: name a model file, or a bundled network")
-        module, params, _ = files.load(name)
+    if is_path(name):
+        if not os.path.exists(name):
+            raise InputError(
+                f"{name} does not exist: name a model file, a folder of diffusers, or a bundled"
+                " network"
+            )
+        if os.path.isdir(name):
+            module, params, _ = diffusers.load_folder(name, info.num_classes)
+        else:
+            module, params, _ = files.load(name)
     else:
         module, params, _ = pretrained.load(_bundled(info.name, name))
     if not isinstance(module, kind):
@@ -40,8 +52,8 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
 
 
 def full_name(dataset: str, name: str) -> str:
-    """The name of a bundled network with its data set; a file's as it is."""
-    return name if is_file(name) or name in pretrained.NAMES else f"{dataset}-{name}"
+    """The name of a bundled network with its data set; a path's as it is."""
+    return name if is_path(name) or name in pretrained.NAMES else f"{dataset}-{name}"
 
 
 def fingerprint(dataset: str, source: Source) -> dict[str, str]:
@@ -53,8 +65,10 @@ def fingerprint(dataset: str, source: Source) -> dict[str, str]:
 
 
 def _bytes(dataset: str, name: str) -> bytes:
-    if is_file(name):
-        return Path(name).read_bytes()
+    if is_path(name):
+        file = diffusers.weights_file(name) if os.path.isdir(name) else Path(name)
+        disk.check_file(file)  # a device has no end
+        return file.read_bytes()
     return pretrained.stored(full_name(dataset, name))
 
 

@@ -5,6 +5,7 @@
 --network FILE          whatever it was trained as (train.diffusion). One without classes needs
                         a file per forbidden class beside it (the paper's two networks), and
                         serves the rules that ask for the forbidden classes alone
+--network FOLDER        one without classes, which diffusers wrote (dng_jax.weights.diffusers)
 --denoiser exact        no network: the data as a Gaussian mixture, known in closed form
 """
 
@@ -24,9 +25,10 @@ class Source:
     """network: a trained one; exact: the data as a Gaussian mixture, no network at all."""
     network: str = "heads"
     """heads: one output head per class; label: class-conditional with label dropout; or a model
-    file."""
+    file, or a folder of diffusers."""
     negatives: tuple[str, ...] = ()
-    """Model files of the forbidden classes' own networks, beside a --network without classes."""
+    """Model files, or folders of diffusers, of the forbidden classes' own networks, beside a
+    --network without classes."""
     classifier: str | None = None
     """Model file of the classifier of the samples; default: the data set's bundled one."""
     features: str = "classifier"

@@ -156,5 +156,5 @@ def _words(name: str, value: Any, marks: tuple[Any, ...]) -> str:
 def _without_folders(name: str, value: Any) -> str:
     text = str(value)
     if name in FILES or isinstance(value, os.PathLike) or text.endswith(".npy"):
-        return Path(text).name
+        return Path(text).name or text
     return re.sub(r"(?<=,calibration=)[^,()]+", lambda found: Path(found[0]).name, text)

@@ -4,6 +4,7 @@
     classifier   x -> logits and features, in two forms
     residual     the trunk of the one for photographs, with batch normalisation
     blocks       the layers that several networks share
+    embeddings   of the noise level: log-SNR, or the timestep of a schedule
     convolution  3x3, with a gradient by the kernel that is quick on a CPU
     config       UNetConfig, ClassifierConfig: their sizes
     descriptions a network as JSON, and back

@@ -43,13 +43,6 @@ def mean_pool(x: jax.Array, factor: int) -> jax.Array:
     return x.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
 
 
-def embed_logsnr(logsnr: jax.Array, channels: int) -> jax.Array:
-    """[B] -> [B, 2 (channels // 2)], at least 2: sin and cos at geometric frequencies, float32."""
-    frequency = jnp.asarray(np.geomspace(0.05, 4.0, max(1, channels // 2)), jnp.float32)
-    angle = logsnr.astype(jnp.float32)[:, None] * frequency[None]
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
 class Conv3(nn.Module):
     """3x3 convolution, zero padding, bias; kernel [3, 3, C_in, features] as in nn.Conv."""
 
@@ -96,12 +89,17 @@ class GroupNorm(nn.Module):
     def __call__(self, x):
         c, dtype = x.shape[-1], x.dtype
         x = x.astype(jnp.float32)
-        groups = math.gcd(32, max(1, c // 4), c)
+        groups = groups_of(c)
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)[None, None, None]
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)[None, None, None]
         centred = x - block_average(x.mean((1, 2)), groups)[:, None, None]
         variance = block_average((centred**2).mean((1, 2)), groups)[:, None, None]
         return (centred * (jax.lax.rsqrt(variance + 1e-6) * scale) + bias).astype(dtype)
+
+
+def groups_of(channels: int) -> int:
+    """Into how many groups GroupNorm puts them: 32 of a multiple of 128, fewer of fewer."""
+    return math.gcd(32, max(1, channels // 4), channels)
 
 
 def block_average(x: jax.Array, groups: int) -> jax.Array:

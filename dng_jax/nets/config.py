@@ -14,6 +14,7 @@ from dng_jax.schedules import PARAMETERISATIONS
 
 CONDITIONINGS = ("none", "label", "heads")
 NORMS = ("none", "batch")
+EMBEDDINGS = ("logsnr", "timestep")
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,14 @@ class UNetConfig(Config):
     """conv (strided, nearest + conv3) or shuffle (space to depth around a product, for CPUs)."""
     scale_shift: bool = False
     """Whether the noise level scales and shifts after the norm, or is added before it."""
+    embedding: str = "logsnr"
+    """How the noise level is embedded: logsnr, or timestep, as in Ho et al.'s own networks."""
 
     def __post_init__(self):
         choose(self.conditioning, CONDITIONINGS, "conditioning")
         choose(self.parameterisation, PARAMETERISATIONS, "parameterisation")
         choose(self.resample, ("conv", "shuffle"), "resample")
+        choose(self.embedding, EMBEDDINGS, "embedding")
         checks.image_shape(self.image_shape)
         checks.tuple_of(1, "multipliers", self.multipliers)
         checks.levels("attention_levels", self.attention_levels, len(self.multipliers))
@@ -124,6 +128,11 @@ class UNetConfig(Config):
             raise InputError(f"patch {self.patch} is not supported: choose 1, 2 or 4")
         if self.head_kernel not in (1, 3):
             raise InputError(f"head_kernel {self.head_kernel} is not supported: choose 1 or 3")
+        if self.embedding == "timestep" and (self.channels < 4 or self.channels % 2):
+            raise InputError(
+                "embedding timestep needs an even number of channels from 4, got"
+                f" {self.channels}: choose another number, or embedding logsnr"
+            )
         factor = self.patch * 2 ** (len(self.multipliers) - 1)
         if any(side % factor for side in self.image_shape[:2]):
             raise InputError(

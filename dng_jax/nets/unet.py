@@ -31,6 +31,7 @@ over all positions, modulated by an embedding e_k of noise level and class:
 
 Embedding of the noise level: sin and cos of logsnr times geometric frequencies, .05 to 4 radians
 per unit: the discrete levels of a schedule (about .02 apart) stay smooth, the ends stay distinct.
+`embedding` = "timestep" is that of Ho et al.'s own networks instead (embeddings.py).
 
 `patch` = p folds p x p pixels into channels before the first convolution (space to depth) and
 unfolds them after the last one: 1/p^2 of the work. `head_kernel` = 1 makes the last convolution of
@@ -60,11 +61,11 @@ from dng_jax.nets.blocks import (
     ResBlock,
     Up,
     depth_to_space,
-    embed_logsnr,
     mean_pool,
     space_to_depth,
 )
 from dng_jax.nets.config import UNetConfig
+from dng_jax.nets.embeddings import embed
 
 
 class UNet(nn.Module):
@@ -90,7 +91,7 @@ class UNet(nn.Module):
             )
         checks.batch(x, c.image_shape, logsnr)
         dtype, x = self.dtype, x.astype(jnp.float32)
-        e = nn.Dense(c.embed_channels)(embed_logsnr(logsnr, min(c.channels, 128)))
+        e = nn.Dense(c.embed_channels)(embed(c.embedding, logsnr, c.channels))
         e = nn.Dense(c.embed_channels)(nn.silu(e))
         if c.conditioning == "label":
             e = e + nn.Embed(c.num_classes + 1, c.embed_channels)(label)

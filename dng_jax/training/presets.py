@@ -323,6 +323,8 @@ def cifar10(conditioning: str = "none") -> DiffusionJob:
         python -m train.diffusion --preset cifar10
         python -m train.diffusion --preset cifar10 --only-class 0
         python -m train.diffusion --preset cifar10 --conditioning label --dtype bfloat16
+    With --network.embedding timestep it is google/ddpm-cifar10-32, from which --init can start it
+    (docs/guides/paper_cifar10.md).
     """
     network = UNetConfig(
         (32, 32, 3),

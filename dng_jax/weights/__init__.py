@@ -3,12 +3,13 @@
 weights.save(path, params, nets.describe(module))      files.py: format and metadata
 module, params, config = weights.load(path)
 params, taken, total = weights.overlay(params, stored) weights of another network where they fit
+module, params, config = weights.diffusers.load_folder(path)     UNet2DModel of diffusers
 tensors, text = weights.read(path)                     tensors.py: any safetensors file
 module, params, config = weights.pretrained.load("digits-heads")
 """
 
-from dng_jax.weights import pretrained, tensors
+from dng_jax.weights import diffusers, pretrained, tensors
 from dng_jax.weights.files import load, overlay, save
 from dng_jax.weights.tensors import read
 
-__all__ = ["load", "overlay", "pretrained", "read", "save", "tensors"]
+__all__ = ["diffusers", "load", "overlay", "pretrained", "read", "save", "tensors"]

@@ -70,11 +70,7 @@ def load(path: str | os.PathLike) -> tuple[Any, dict, dict]:
     """
     from dng_jax import nets  # imported late, as flax below: it takes a second
 
-    with tensors.opened(path) as file:
-        text = file.metadata() or {}
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        kinds = {name: part.get_dtype() for name, part in parts.items()}
-        shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+    text, kinds, shapes = tensors.outline(path)
     if text.get("format") != MODEL_FORMAT:
         raise InputError(f"{path} is no model file of this library: write one with weights.save")
     config = _config(path, text)
@@ -82,32 +78,62 @@ def load(path: str | os.PathLike) -> tuple[Any, dict, dict]:
         module = nets.build(config)
     except InputError as error:
         raise InputError(f"{path} describes no network ({error}): write it again") from error
+    must_be_floats(kinds, path)
+    must_belong(shapes, module, f"{path}")
+    return module, nested(numbers(path)), config
+
+
+def must_be_floats(kinds: Mapping[str, str], path: str | os.PathLike) -> None:
+    """InputError unless every tensor of the file is of FLOATS, as `tensors.outline` names them."""
     for name, kind in kinds.items():
         if kind not in FLOATS:
             raise InputError(f"tensor '{name}' of {path} is {kind}: store float32 or a half of it")
-    must_belong(shapes, module, f"{path}")
+
+
+def numbers(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by name, in float32.
+
+    Errors of `tensors.read`; InputError for NaN, infinity, or nothing but zeros.
+    """
     arrays, _ = tensors.read(path)
     with np.errstate(over="ignore"):
-        params = {name: value.astype(np.float32) for name, value in arrays.items()}
-    for name, value in params.items():
+        found = {name: value.astype(np.float32) for name, value in arrays.items()}
+    for name, value in found.items():
         if not _finite(value):
             raise InputError(
                 f"tensor '{name}' of {path} holds NaN or infinity: copy or make it again"
             )
-    if not any(value.any() for value in params.values()):
+    if not any(value.any() for value in found.values()):
         raise InputError(f"{path} holds nothing but zeros: copy or make it again")
-    return module, _nested(params), config
+    return found
 
 
 def must_belong(shapes: Mapping[str, tuple[int, ...]], module: Any, what: str) -> None:
     """InputError unless these are the names and shapes of the module's parameters."""
-    _must_be_small(shapes, module.config, what)
+    must_agree(shapes, parameter_shapes(module, shapes, what), what)
+
+
+def parameter_shapes(
+    module: Any, stored: Mapping[str, tuple[int, ...]], what: str
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the module's parameters by their paths, of which nothing is allocated.
+
+    InputError where its configuration asks for more than the stored tensors are, or for what no
+    network can be.
+    """
+    _must_be_small(stored, module.config, what)
     try:
         own = jax.eval_shape(module.init, jax.random.key(0), *module.config.example())["params"]
     except Exception as error:  # of whatever the sizes break first
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"{what}: no network has such a configuration ({reason})") from error
-    wanted = {name: leaf.shape for name, leaf in _flat(own).items()}
+    return {name: leaf.shape for name, leaf in _flat(own).items()}
+
+
+def must_agree(
+    shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], what: str
+) -> None:
+    """InputError, naming a tensor, where names or shapes are not those of the network."""
     lacking, extra = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
     if lacking or extra:
         found = [f"'{min(lacking)}' is missing"] if lacking else []
@@ -161,7 +187,7 @@ def overlay(params: Mapping, stored: Mapping) -> tuple[dict, int, int]:
         for name, leaf in own.items()
     }
     sizes = {name: leaf.size for name, leaf in own.items()}
-    return _nested(merged), sum(sizes[n] for n in agree), sum(sizes.values())
+    return nested(merged), sum(sizes[n] for n in agree), sum(sizes.values())
 
 
 def _flat(params: Mapping) -> dict[str, Any]:
@@ -170,7 +196,8 @@ def _flat(params: Mapping) -> dict[str, Any]:
     return flatten_dict(params, sep="/")
 
 
-def _nested(flat: Mapping[str, Any]) -> dict:
+def nested(flat: Mapping[str, Any]) -> dict:
+    """{"Conv3_0/kernel": x, ...} as the tree of parameters that a module takes."""
     from flax.traverse_util import unflatten_dict
 
     return unflatten_dict(flat, sep="/")

@@ -56,6 +56,18 @@ def opened(path: str | os.PathLike) -> Iterator[Any]:
         ) from error
 
 
+def outline(
+    path: str | os.PathLike,
+) -> tuple[dict[str, str], dict[str, str], dict[str, tuple[int, ...]]]:
+    """Metadata, and of every tensor the type as safetensors spells it ("F32") and the shape: what
+    can be said before a number is read. Errors of `opened`."""
+    with opened(path) as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        kinds = {name: part.get_dtype() for name, part in parts.items()}
+        shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+        return dict(file.metadata() or {}), kinds, shapes
+
+
 def take(file: Any, name: str, path: str | os.PathLike) -> np.ndarray:
     """One tensor of an open file as it is stored; bfloat16 comes as ml_dtypes.bfloat16.
 

@@ -44,6 +44,11 @@ def main(config: Config) -> list[dict[str, Any]]:
     problem = problems.make(config.dataset, ("0",), config.source)
     if config.information:
         return information.run(config, problem)
+    if not problem.knows_classes:
+        raise InputError(
+            f"a calibration asks for every class, {problem.network} knows none: choose another"
+            " --network"
+        )
     tables = {name: problem.table(name, config.steps) for name in config.samplers}
     folder = runs.new_run_folder(
         config.run.out,

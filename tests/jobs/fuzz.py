@@ -71,6 +71,7 @@ from eval.hopfield import sets
 from eval.study import cells, plan, report
 from eval.study import job as study
 from hopfield_jax import attention, projections
+from tests import diffusers_reference
 from train import logs, processes
 from train import options as train
 from train.classifier import job as train_classifier
@@ -343,6 +344,10 @@ def readers(root: Path) -> dict[str, Reader]:
     made = Reference.of(rng.normal(size=(20, 3)), np.arange(20) % 2, 2, extractor="x")
     made.save(reference)
 
+    ddpm = diffusers_reference.write(
+        root / "ddpm", diffusers_reference.weights(diffusers_reference.shapes("small"))
+    )
+
     layer = root / "layer.safetensors"
     save_file(
         {
@@ -430,6 +435,9 @@ def readers(root: Path) -> dict[str, Reader]:
 
     return {
         "model": Reader(model, safetensors_of, weights.load, 3, by_checksum),
+        "diffusers": Reader(
+            ddpm / "config.json", json_of, lambda p: weights.diffusers.load_folder(p.parent)
+        ),
         "reference": Reader(reference, safetensors_of, Reference.load, 2, by_checksum),
         "safetensors": Reader(reference, safetensors_of, tensors.read, 1, by_checksum),
         "attention": Reader(layer, safetensors_of, attend, 2),
@@ -582,7 +590,7 @@ FAMILIES = (
     "interval(0.1,5,dng:pair=1,2)", "interval(0.1,5,np)", "cfg=1,2", "dng:odds,prior=0.2",
     "reject:pair=1.2,2,calibration=bundled", "feedback=0.5,0.9,tau=1", "dng:pair=1,drift=.5,2",
 )  # fmt: skip
-MODELS = ("small.safetensors", "digits.safetensors", "none.safetensors", "x.npy")
+MODELS = ("small.safetensors", "digits.safetensors", "none.safetensors", "x.npy", "ddpm")
 # What a person most likely gives an option, by its last word.
 LIKELY: dict[str, tuple[str, ...]] = {
     "dataset": ("digits", "mnist", "cifar10"),
@@ -798,6 +806,7 @@ def command_cases(count: int, seed: int, root: Path) -> Iterator[tuple[str, int,
         shutil.copy(path, root / "cwd" / "digits.safetensors")
     for file, there in {"m": "small", "layer": "layer"}.items():
         shutil.copy(root / f"{file}.safetensors", root / "cwd" / f"{there}.safetensors")
+    shutil.copytree(root / "ddpm", root / "cwd" / "ddpm")
     for file in ("fitted.json", "x.npy"):
         shutil.copy(root / file, root / "cwd")
     names = list(made)

@@ -694,6 +694,13 @@ def test_two_networks_refuse_rules_that_ask_for_every_class(two_networks, tmp_pa
         class_removal.main(config)
 
 
+def test_two_networks_are_not_calibrated(two_networks, tmp_path):
+    run = RunOptions(str(tmp_path / "c"))
+    with pytest.raises(InputError, match=r"asks for every class, .*0\.safetensors knows none"):
+        calibration.main(calibration.Config(source=two_networks.source, run=run))
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_study_of_two_networks_asks_for_their_class_alone(two_networks):
     known = study_options.without_classes(study.Config(source=two_networks.source), (0,))
     asked = plan.cells(known, (0,), 10, knows_classes=False)

@@ -129,7 +129,7 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
     job, where = SMALL.job, start.place(SMALL)
     optimiser = training.make_optimiser(10, 1e-3, 2)
     fresh = functools.partial(training.init_state, module, optimiser, jax.random.key(0))
-    init = start.read_init(path, fresh)
+    init = start.read_init(path, fresh, job.network)
     start.open_run(out, job, False, where, init)
     facts = runs.read_run(out)["init"]
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -153,10 +153,9 @@ def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys)
 
     other = jax.tree.map(lambda leaf: leaf + 1, stored)
     weights.save(tmp_path / "other.safetensors", other, nets.describe(module))
+    another = start.read_init(tmp_path / "other.safetensors", fresh, job.network)
     with pytest.raises(InputError, match=r"started from another model.safetensors \(sha256 "):
-        start.open_run(
-            out, job, True, where, start.read_init(tmp_path / "other.safetensors", fresh)
-        )
+        start.open_run(out, job, True, where, another)
     with pytest.raises(InputError, match="started without --init"):
         start.open_run(finished, job, True, where, init)
 
