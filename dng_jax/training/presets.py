@@ -25,7 +25,8 @@ class Job:
     """Fields of both jobs; a run is resumed only with all of them as they were."""
 
     dataset: str
-    """Name of the data set: digits, mnist, fashion_mnist, cifar10, or a prepared one."""
+    """Name of the data set: digits, mnist, fashion_mnist, cifar10, a prepared one, or your own
+    images as folder:PATH[@SIZE]."""
     split: str = "train"
     """train, test or all."""
     examples: int | None = None

@@ -1,0 +1,66 @@
+"""One PNG, JPEG or WebP file as pixels; what would take too much memory is refused by its header.
+
+Grey (also black and white) stays grey, colour (also of a palette) is RGB. Transparency, more than 8
+bits per channel and animations are refused: there is no one right way to make pixels of them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dng_jax.errors import InputError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+LARGEST = 50_000_000  # pixels
+_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+
+
+def decode(content: bytes, path: Path, size: int | None) -> np.ndarray:
+    """uint8 [H, W, C], C = 1 or 3, of a file's bytes; path: for messages.
+
+    size: the shorter side is resized to it and the middle square is taken; None: as it is.
+    InputError for what is no whole image, or of a kind that is not taken.
+    """
+    from PIL import Image, ImageOps  # imported late: other data sets need no Pillow
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bombs, which are refused here
+            image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP"))
+        mode = _mode(image, path)
+        taken: Image.Image = image.convert(mode)
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
+    except Exception as error:  # of one decoder per format: OSError, SyntaxError, struct.error, ...
+        raise InputError(
+            f"{path} is truncated, or no PNG, JPEG or WebP image: replace or remove it"
+        ) from error
+    if size is not None:
+        taken = ImageOps.fit(taken, (size, size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(taken)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _mode(image: Any, path: Path) -> str:
+    if image.width * image.height > LARGEST:
+        raise _too_large(path)
+    if getattr(image, "n_frames", 1) > 1:
+        raise InputError(f"{path} is animated: save one of its frames")
+    if image.mode not in _MODES or "transparency" in image.info:
+        raise InputError(
+            f"{path} has pixels of mode {image.mode}"
+            f"{' with transparency' if 'transparency' in image.info else ''}: save it as 8-bit grey"
+            " or RGB, without transparency"
+        )
+    return _MODES[image.mode]
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(f"{path} has more than {LARGEST // 10**6} million pixels: make it smaller")
