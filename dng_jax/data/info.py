@@ -25,6 +25,12 @@ class Info(NamedTuple):
     shape: tuple[int, int, int]
     sha256: str | None = None
 
+    @property
+    def key(self) -> str:
+        """What tells data sets apart: the name, or of one's own images, which may move, the
+        checksum."""
+        return self.name if self.sha256 is None else f"images {self.sha256[:16]}"
+
 
 def must_fit(network: Any, info: Info, name: str, remedy: str = "choose another network") -> None:
     """InputError unless a network's configuration has the image_shape and num_classes of the data.
