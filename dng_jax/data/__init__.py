@@ -64,6 +64,7 @@ def load(
     if place is None:
         if source is None:
             raise InputError(_unknown(name, paths))
+        raw.refuse_pickles(source, paths.raw)
         place = _download(source, paths, download)
     return prepared.load(name, split, place)
 
