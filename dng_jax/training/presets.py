@@ -320,7 +320,7 @@ def small(conditioning: str = "heads") -> DiffusionJob:
     return DiffusionJob(
         network=network,
         dataset=OWN,
-        steps=3_000,
+        steps=2_000,
         learning_rate=1.5e-3,
         references=100 if conditioning == "heads" else 0,
     )
