@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax import arrays, data
+from dng_jax.data import own
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.options import shown
 from hopfield_jax import energy, patterns, spectrum
@@ -126,7 +127,7 @@ def _made(source: Source, count: int, seed: int):
 
 
 def _images(name: str, count: int, normalise, seed: int):
-    small = name == "digits" or name != shown(name)  # images of one's own are
+    small = name == "digits" or name.startswith(own.PREFIX)
     images, labels, info = data.load(name, "all" if small else "test")
     if count > len(images):
         raise InputError(f"{name} has {len(images)} images, --count asks for {count}")

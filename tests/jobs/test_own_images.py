@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,11 +163,13 @@ def test_classes_are_removed_and_named(own, source, tmp_path):
     assert "--dataset 'folder:my pets'" in command
 
 
-def test_pattern_sets_are_made_of_a_folder(own):
-    found = sets.build(hopfield.Source(own, 9))
-    assert found.patterns.shape == (9, 12 * 8 * 3)
+def test_pattern_sets_are_made_of_a_whole_folder(own, monkeypatch):
+    root = Path(own.removeprefix("folder:"))
+    monkeypatch.chdir(root.parent)
+    found = sets.build(hopfield.Source(f"folder:{root.name}", 48))
+    assert found.patterns.shape == (48, 12 * 8 * 3)
     assert found.name.startswith("folder:my pets (")
-    assert np.bincount(found.labels).tolist() == [3, 3, 3]
+    assert np.bincount(found.labels).tolist() == [16, 16, 16]
 
 
 @pytest.mark.slow
