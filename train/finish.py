@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from dng_jax import nets, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
+from dng_jax.jobs.options import shown
 from dng_jax.training import TrainState
 from dng_jax.training.checkpoints import disk_errors
 from dng_jax.training.presets import DiffusionJob
@@ -59,6 +61,9 @@ def facts(run: Run, state: TrainState, seconds: float, extra: Mapping[str, str])
         extra = {**extra, "started_from": _origin(record["init"])}
         # A resumed run may leave the option out.
         options = dataclasses.replace(options, init=Path(record["init"]["file"]))
+    if isinstance(own := record.get("data"), dict):
+        names = json.dumps(own["classes"], ensure_ascii=False)
+        extra = {**extra, "dataset_sha256": own["sha256"], "dataset_classes": names}
     sessions = [runs.in_words(known) for known in record["sessions"]]
     commits = _distinct([sessions[0].commit, sessions[-1].commit])
     losses, lines = logs.average_of_last(run.out)
@@ -70,7 +75,7 @@ def facts(run: Run, state: TrainState, seconds: float, extra: Mapping[str, str])
         classes += "" if without is None else f" without class {without}"
     which = "all" if job.examples is None or used < job.examples else "the first"
     return {
-        "dataset": job.dataset,
+        "dataset": shown(job.dataset),
         "split": job.split,
         "used": f"{which} {used:,} images{classes}",
         "steps": str(job.steps),
@@ -129,6 +134,7 @@ def card(
     shown = {"dataset", "split", "steps", "images", "seconds", "final", "command", "commit"}
     shown |= {"used", "final_mean_of", "hardware", "software"}
     rows |= {n.replace("_", " "): v for n, v in text.items() if n not in shown}
-    table = "".join(f"| {n} | {v} |\n" for n, v in rows.items())
+    cells = {n: v.replace("|", "\\|") for n, v in rows.items()}  # a class may be called anything
+    table = "".join(f"| {n} | {v} |\n" for n, v in cells.items())
     picture = f"\n![Samples of the averaged weights]({grid})\n" if grid else ""
     return f"# {name}\n\n{what}{form}.\n\n| | |\n|---|---|\n{table}{picture}"

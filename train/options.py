@@ -7,10 +7,11 @@ What does not exist, or is out of its range, is refused before anything is writt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -90,7 +91,12 @@ class Options:
 
     def command(self, name: str) -> str:
         """The command that repeats the run, without the paths and processes of this machine."""
-        words = command(f"{program(f'{__package__}.{name}')} {self.form()}", self.job, self.base)
+        job, base = self.job, self.base
+        if job.dataset != base.dataset:
+            # These follow from the data set, unless the preset's form has no such shape.
+            with contextlib.suppress(InputError):
+                base = dataclasses.replace(base, network=_fitting(base.network, job.network))
+        words = command(f"{program(f'{__package__}.{name}')} {self.form()}", job, base)
         # Of the rest, what changes the weights that are written, or how fast they come.
         devices = Devices(platform=self.devices.platform)
         usual = dataclasses.replace(
@@ -153,6 +159,14 @@ class ClassifierOptions(Options):
     def folder(self) -> Path:
         """--out, or runs/PRESET-classifier."""
         return self.out or Path("runs") / f"{self.preset}-classifier"
+
+
+def _fitting(network: Any, to: Any) -> Any:
+    """The network's configuration with image_shape and num_classes of another.
+
+    InputError where it has no such shape.
+    """
+    return dataclasses.replace(network, image_shape=to.image_shape, num_classes=to.num_classes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,9 +26,9 @@ from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.sampling import root_key
 from dng_jax.training import TrainState
-from dng_jax.training.presets import ClassifierJob, DiffusionJob, Job
+from dng_jax.training.presets import ClassifierJob, Job
 
-from . import processes
+from . import images, processes
 from .options import Options
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -156,63 +156,35 @@ def process_arguments(
     }
 
 
-def load(job: Job, place: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C] and labels int32 [N] of the split, of one class or without one
-    where the job says so; InputError where they do not fit the job."""
-    if job.batch_size % len(place.devices):
-        raise InputError(
-            f"--batch-size {job.batch_size} does not divide by {len(place.devices)} devices:"
-            f" take {-(-job.batch_size // len(place.devices)) * len(place.devices)}"
-        )
-    images, labels, info = data.load(job.dataset, job.split)
-    shape = " ".join(map(str, info.shape))
-    remedy = f"give --network.image-shape {shape} --network.num-classes {info.num_classes}"
-    data.must_fit(job.network, info, "the network", remedy)
-    if isinstance(job, DiffusionJob):
-        for name, k in (("only", job.only_class), ("without", job.without_class)):
-            if k is None:
-                continue
-            if not 0 <= k < info.num_classes:
-                raise InputError(f"--{name}-class must be 0 to {info.num_classes - 1}, got {k}")
-            kept = (labels == k) == (name == "only")
-            images, labels = images[kept], labels[kept]
-    return images, labels
-
-
-def prepare(
-    name: str,
-    options: Options,
-    place: Place,
-    network: Callable[..., Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-) -> Run:
+def prepare(name: str, found: images.Images, place: Place, network: Callable[..., Any]) -> Run:
     """Everything that the two jobs have in common before their steps differ; opens the folder.
 
-    name: of the job, for commands; network: nets.UNet or nets.Classifier; images, labels: of the
-    whole split, of which the job's examples are taken. InputError for a folder or an --init that
-    does not do.
+    name: of the job, for commands; found: images of the whole split, of which the job's examples
+    are taken; network: nets.UNet or nets.Classifier. InputError for a folder or an --init that does
+    not do.
     """
-    job, out = options.job, options.folder
+    options, out = found.options, found.options.folder
+    job = options.job
     module = network(job.network, place.dtype(job.precision))
     momentum = job.momentum if isinstance(job, ClassifierJob) else None
     optimiser = training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip, momentum
     )
-    used = images[: job.examples]
+    used = found.images[: job.examples]
     fresh = partial(fresh_state, module, optimiser, job, used)
     init = read_init(options.init, fresh, job.network)
-    open_run(out, job, options.resume, place, init)
+    open_run(out, job, options.resume, place, init, found.info)
     state = first_state(fresh, init, out, place)
-    arrays = used, labels[: job.examples]
+    arrays = used, found.labels[: job.examples]
     return Run(name, options, out, place, module, optimiser, state, place.put(arrays))
 
 
-def fresh_state(module: Any, optimiser: Any, job: Job, images: np.ndarray) -> TrainState:
-    """The state of step 0, by the job's seed and, with batch normalisation, its images uint8."""
+def fresh_state(module: Any, optimiser: Any, job: Job, pixels: np.ndarray) -> TrainState:
+    """The state of step 0, by the job's seed and, with batch normalisation, its pixels uint8
+    [N, H, W, C]."""
     state = training.init_state(module, optimiser, root_key(job.seed))
     batch = isinstance(job, ClassifierJob) and job.network.norm == "batch"
-    return training.whitened(state, images) if batch else state
+    return training.whitened(state, pixels) if batch else state
 
 
 def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) -> Init | None:
@@ -256,10 +228,18 @@ def first_state(
     return place.put(state)
 
 
-def open_run(out: Path, job: Job, resume: bool, place: Place, init: Init | None = None) -> None:
+def open_run(
+    out: Path,
+    job: Job,
+    resume: bool,
+    place: Place,
+    init: Init | None = None,
+    info: data.Info | None = None,
+) -> None:
     """Makes the run's folder, or finds it again; never writes over another run.
 
-    run.json keeps the facts of init: a run goes on from the weights it was started with.
+    run.json keeps the facts of init, and of images of one's own: a run goes on from the weights it
+    was started with, on the images that it was trained on.
     """
     problem = None
     if place.first:
@@ -267,6 +247,9 @@ def open_run(out: Path, job: Job, resume: bool, place: Place, init: Init | None 
             if resume and not (out / "run.json").exists():
                 raise InputError(f"{out} holds no run to resume: leave out --resume")
             facts = {"init": _same_init(out, init) if resume else init and init.facts}
+            if info is not None:
+                job = images.recorded(job, info, out, resume)
+                facts["data"] = images.facts(info)
             runs.new_run_folder(out, job, overwrite=resume, option="--resume", facts=facts)
         except InputError as error:
             problem = error

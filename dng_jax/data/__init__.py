@@ -7,6 +7,7 @@
 | digits | 1,797 of 8x8x1 | 10 | embedded in scikit-learn, see digits.py |
 | mnist, fashion_mnist | 60,000 + 10,000 of 28x28x1 | 10 | idx files, see raw.py |
 | cifar10 | 50,000 + 10,000 of 32x32x3 | 10 | the "binary version", see raw.py |
+| folder:PATH[@SIZE] | | | images of one's own, see own.py |
 | any other | | | a set prepared by TensorFlow Datasets, see prepared.py |
 
 Where the files are looked for, in this order, is in search.py. Raw files are checked against
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dng_jax.data import digits, network, prepared, raw, search
+from dng_jax.data import digits, network, own, prepared, raw, search
 from dng_jax.data.info import SPLITS, Info, must_fit, to_pixels, to_unit
 from dng_jax.errors import InputError, MissingDataError, choose
 
@@ -53,16 +54,19 @@ def load(
     choose(split, SPLITS, "split")
     if name == "digits":
         return digits.load(split)
+    if name.startswith(own.PREFIX):
+        return own.load(name, split)
     paths = search.paths(data_dir)
     source = raw.SETS.get(name)
     if source is not None and (read := raw.locate(source, paths.raw)) is not None:
         return raw.load(source, split, read)
-    folder = prepared.locate(name, paths.prepared)
-    if folder is None:
+    place = prepared.locate(name, paths.prepared)
+    if place is None:
         if source is None:
             raise InputError(_unknown(name, paths))
-        folder = _download(source, paths, download)
-    return prepared.load(name, split, folder)
+        raw.refuse_pickles(source, paths.raw)
+        place = _download(source, paths, download)
+    return prepared.load(name, split, place)
 
 
 def describe(name: str) -> Info:
@@ -103,7 +107,7 @@ def _missing(source: raw.Source, paths: search.Paths, remedy: str) -> str:
 
 
 def _unknown(name: str, paths: search.Paths) -> str:
-    known = ("digits", *raw.SETS, *prepared.names(paths.prepared))
+    known = ("digits", *raw.SETS, f"{own.PREFIX}PATH", *prepared.names(paths.prepared))
     try:
         choose(name, known, "data set")
     except InputError as error:
@@ -118,4 +122,4 @@ def _unknown(name: str, paths: search.Paths) -> str:
 
 
 def _listed(folders) -> str:
-    return ", ".join(str(folder) for folder in folders)
+    return ", ".join(map(str, folders))

@@ -13,12 +13,23 @@ SPLITS = ("train", "test", "all")
 
 
 class Info(NamedTuple):
-    """What a data set is: its name, classes and the shape (H, W, C) of one image."""
+    """What a data set is: its name, classes and the shape (H, W, C) of one image.
+
+    sha256: of class names, labels and pixels, of images of one's own; None for sets that others
+    keep.
+    """
 
     name: str
     num_classes: int
     class_names: tuple[str, ...]
     shape: tuple[int, int, int]
+    sha256: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells data sets apart: the name, or of one's own images, which may move, the
+        checksum."""
+        return self.name if self.sha256 is None else f"images {self.sha256[:16]}"
 
 
 def must_fit(network: Any, info: Info, name: str, remedy: str = "choose another network") -> None:

@@ -1,14 +1,16 @@
 """Raw files of MNIST, Fashion-MNIST and CIFAR-10: their formats, checksums and readers.
 
-idx (LeCun), gzipped: big-endian uint32 magic (2049 labels, 2051 images), count, for images also
-rows and columns; then one uint8 per label or pixel, row by row.
+idx (LeCun), gzipped, or of MNIST bare, also where torchvision leaves them (MNIST/raw): big-endian
+uint32 magic (2049 labels, 2051 images), count, for images also rows and columns; then one uint8 per
+label or pixel, row by row.
 
 CIFAR-10 "binary version" (Krizhevsky): records of 3,073 bytes: the label, then 1,024 red, 1,024
 green and 1,024 blue pixels, row by row. Read from cifar-10-batches-bin/*.bin, or from the official
-cifar-10-binary.tar.gz.
+cifar-10-binary.tar.gz. The "python version" is a pickle, and refused.
 
 SHA-256 and sizes: tensorflow_datasets/url_checksums/{mnist,fashion_mnist,cifar10}.txt (4.9.10). The
-.bin files are those whose re-packed "python version" batches have the published MD5.
+.bin files are those whose re-packed "python version" batches have the published MD5. Bare files are
+what the official ones unpack to.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dng_jax.data.info import Info, parts
 from dng_jax.errors import InputError
 
 Read = Callable[[str], bytes]
+GZIP = b"\x1f\x8b"
 
 
 class File(NamedTuple):
@@ -42,7 +45,8 @@ class Source(NamedTuple):
 
     splits: the official files of "train" and "test"; decode: their bytes, in that order -> images
     uint8 [N, H, W, C], labels uint8 [N]; url: what a name is appended to for its download;
-    archive: a tar.gz, where that is what is downloaded; folder: where in it the files lie.
+    archive: a tar.gz, where that is what is downloaded; folder: where in it, or in a copy made by
+    torchvision, the files lie; bare: the files without .gz; pickles: what is not read.
     """
 
     info: Info
@@ -51,6 +55,8 @@ class Source(NamedTuple):
     url: str
     archive: dict[str, File] = {}  # noqa: RUF012
     folder: str = ""
+    bare: dict[str, File] = {}  # noqa: RUF012
+    pickles: tuple[str, ...] = ()
 
     @property
     def files(self) -> dict[str, File]:
@@ -93,12 +99,23 @@ def decode(source: Source, part: str, read: Read) -> tuple[np.ndarray, np.ndarra
 def locate(source: Source, roots: Sequence[Path]) -> Read | None:
     """How to read the files from the first folder that holds any of them; None where none does."""
     for folder in folders(source, roots):
-        if any((folder / file).is_file() for file in source.files):
+        if any((folder / file).is_file() for file in (*source.files, *source.bare)):
             return _folder_reader(source, folder)
         for archive in source.archive:
             if (folder / archive).is_file():
                 return archive_reader(source, folder / archive)
     return None
+
+
+def refuse_pickles(source: Source, roots: Sequence[Path]) -> None:
+    """InputError where all that is there of a set is a pickle."""
+    for folder in folders(source, roots):
+        for name in source.pickles:
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder / name} is a pickle, which can run any code when it is read: fetch"
+                    f" {looked_for(source)} from {source.url}"
+                )
 
 
 def folders(source: Source, roots: Sequence[Path]) -> list[Path]:
@@ -126,7 +143,13 @@ def read_file(path: Path, official: File) -> bytes:
 
 
 def _folder_reader(source: Source, folder: Path) -> Read:
-    return lambda file: read_file(folder / file, source.files[file])
+    def read(file: str) -> bytes:
+        bare = file.removesuffix(".gz")
+        if bare in source.bare and (folder / bare).is_file() and not (folder / file).exists():
+            return read_file(folder / bare, source.bare[bare])
+        return read_file(folder / file, source.files[file])
+
+    return read
 
 
 def archive_reader(source: Source, path: Path) -> Read:
@@ -163,7 +186,9 @@ def _members(archive: tarfile.TarFile, source: Source) -> Iterator[tuple[str, by
 
 
 def _decode_idx(files: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = (idx(gzip.decompress(file)) for file in files)
+    images, labels = (
+        idx(gzip.decompress(file) if file.startswith(GZIP) else file) for file in files
+    )
     return images[..., None], labels
 
 
@@ -173,7 +198,14 @@ def _decode_cifar(files: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(images), records[:, 0]
 
 
-def _idx_source(name: str, class_names: Sequence[str], url: str, *files: File) -> Source:
+def _idx_source(
+    name: str,
+    class_names: Sequence[str],
+    url: str,
+    folder: str,
+    files: Sequence[File],
+    bare: Sequence[File] = (),
+) -> Source:
     splits = {
         part: {f"{stem}-images-idx3-ubyte.gz": images, f"{stem}-labels-idx1-ubyte.gz": labels}
         for part, stem, (images, labels) in (
@@ -181,17 +213,34 @@ def _idx_source(name: str, class_names: Sequence[str], url: str, *files: File) -
             ("test", "t10k", files[2:]),
         )
     }
-    return Source(Info(name, 10, tuple(class_names), (28, 28, 1)), splits, _decode_idx, url)
+    names = [file.removesuffix(".gz") for part in splits.values() for file in part]
+    return Source(
+        Info(name, 10, tuple(class_names), (28, 28, 1)),
+        splits,
+        _decode_idx,
+        url,
+        folder=folder,
+        bare=dict(zip(names, bare, strict=False)),
+    )
 
 
 MNIST = _idx_source(
     "mnist",
     [str(k) for k in range(10)],
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    File(9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-    File(28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-    File(1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-    File(4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    "MNIST/raw",
+    (
+        File(9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        File(28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        File(1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        File(4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    ),
+    (
+        File(47040016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        File(60008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        File(7840016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        File(10008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    ),
 )
 
 FASHION_MNIST = _idx_source(
@@ -209,10 +258,13 @@ FASHION_MNIST = _idx_source(
         "Ankle boot",
     ),
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    File(26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
-    File(29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
-    File(4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
-    File(5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+    "FashionMNIST/raw",
+    (
+        File(26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        File(29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        File(4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        File(5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+    ),
 )
 
 CIFAR10 = Source(
@@ -261,6 +313,7 @@ CIFAR10 = Source(
         )
     },
     "cifar-10-batches-bin",
+    pickles=("cifar-10-batches-py", "cifar-10-python.tar.gz"),
 )
 
 SETS = {source.info.name: source for source in (MNIST, FASHION_MNIST, CIFAR10)}

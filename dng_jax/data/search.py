@@ -6,7 +6,8 @@ With an explicit folder: there, and nowhere else. Otherwise, first hit wins:
 2. sets prepared by TensorFlow Datasets in $DNG_JAX_DATA, then in $TFDS_DATA_DIR or else in
    ~/tensorflow_datasets; the last is where a download is prepared.
 
-The raw files of a set lie in a subfolder of its name (<folder>/mnist/*.gz) or in the folder itself.
+The raw files of a set lie in a subfolder of its name (<folder>/mnist/*.gz), in that of torchvision
+(<folder>/MNIST/raw) or in the folder itself.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 JSON, in text a person can read:
 
     format       "dng_jax calibration 1"
-    dataset      what the network generates
+    dataset      what the network generates (dng_jax.data.Info.key)
     network      SHA-256 of its parameters (of the data, for the exact model): the fit is of one
                  network, and no other is taken
     sampler, steps    the step table it was fitted on
@@ -104,7 +104,7 @@ def find(name: str, problem: Problem, sampler: str, steps: int) -> Calibration:
     InputError where it is of another data set, network or step table.
     """
     found = load(name) if name != BUNDLED else _bundled(problem)
-    asked = {"data set": problem.info.name, "sampler": sampler, "number of steps": steps}
+    asked = {"data set": problem.info.key, "sampler": sampler, "number of steps": steps}
     held = (found.dataset, found.sampler, found.steps)
     for (what, wanted), there in zip(asked.items(), held, strict=True):
         if wanted != there:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from dng_jax import data, disk
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments.source import Source
-from dng_jax.weights import diffusers, files, pretrained
+from dng_jax.weights import diffusers, files, pretrained, tensors
 
 
 def is_path(name: str) -> bool:
@@ -31,7 +32,7 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
     """(module, params) of a network for the data set, a `kind` of dng_jax.nets.
 
     InputError for a name that stands for nothing, another kind, or another shape of image or number
-    of classes.
+    of classes; a warning for a file trained on images of one's own that are not those of info.
     """
     if is_path(name):
         if not os.path.exists(name):
@@ -43,12 +44,23 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
             module, params, _ = diffusers.load_folder(name, info.num_classes)
         else:
             module, params, _ = files.load(name)
+            _compare_images(name, info)
     else:
         module, params, _ = pretrained.load(_bundled(info.name, name))
     if not isinstance(module, kind):
         raise InputError(f"{name} holds a {type(module).__name__}, not a {kind.__name__}")
     data.must_fit(module.config, info, name)
     return module, params
+
+
+def _compare_images(name: str, info: data.Info) -> None:
+    if tensors.read_metadata(name).get("dataset_sha256") != info.sha256:
+        warnings.warn(
+            f"{name} was trained on other images than those of {info.name} as they are now:"
+            " distances to these say nothing about how well it learned its own",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def full_name(dataset: str, name: str) -> str:

@@ -153,8 +153,19 @@ def _words(name: str, value: Any, marks: tuple[Any, ...]) -> str:
     return " ".join(words if tyro.conf.Positional in marks else [option(name), *words])
 
 
+def shown(dataset: str) -> str:
+    """The name of a data set for records that others read: of folder:PATH, PATH's last part alone.
+
+    Other names are as they are.
+    """
+    kind, colon, path = dataset.partition(":")
+    if kind != "folder" or not colon:
+        return dataset
+    return f"{kind}:{os.path.basename(os.path.abspath(os.path.expanduser(path)))}"
+
+
 def _without_folders(name: str, value: Any) -> str:
-    text = str(value)
+    text = shown(str(value))
     if name in FILES or isinstance(value, os.PathLike) or text.endswith(".npy"):
         return Path(text).name or text
     return re.sub(r"(?<=,calibration=)[^,()]+", lambda found: Path(found[0]).name, text)

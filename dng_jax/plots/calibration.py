@@ -66,5 +66,5 @@ def reliability(
     below.set_ylabel("count")
     below.set_xlabel("predicted probability")
     if title:
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     return save(figure, path)

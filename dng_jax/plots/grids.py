@@ -61,7 +61,6 @@ def image_grid(
     for r, label in enumerate(row_labels or ()):
         middle = r * cell_h + (cell_h - gap) / 2
         axes.text(-10, middle, label, ha="right", va="center", fontsize=font)
-    figure.text(
-        left / full_w, 1 - 8 / full_h, "\n".join(lines), ha="left", va="top", fontsize=font + 1
-    )
+    heading = figure.text(left / full_w, 1 - 8 / full_h, "\n".join(lines), ha="left", va="top")
+    heading.set(fontsize=font + 1, parse_math=False)
     return save(figure, path)

@@ -78,7 +78,7 @@ def posterior_over_time(
     # Outside: bands often fill the axes, and a legend on top of them is read as data.
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     if title:
-        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
     return save(figure, path)
 
 

@@ -63,5 +63,5 @@ def responses(
     grid[1, 0].set_ylabel("KL (nats)", fontsize=9)
     grid[0, 0].legend(frameon=False, fontsize=8)
     if title:
-        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
     return save(figure, path)

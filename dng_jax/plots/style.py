@@ -22,12 +22,15 @@ GREY = "#777777"
 
 
 def new_axes(title: str | None) -> tuple[Figure, Axes]:
-    """A figure of one pair of axes, tidied, with its title on the left."""
+    """A figure of one pair of axes, tidied, with its title on the left.
+
+    Titles, here as elsewhere in the package, are not read as formulas: classes may have any name.
+    """
     figure = Figure(figsize=(6.0, 3.9), layout="constrained")
     axes = figure.add_subplot()
     tidy(axes)
     if title:
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     return figure, axes
 
 

@@ -12,7 +12,7 @@ from dng_jax.errors import InputError, MissingDataError
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import command, program
+from dng_jax.jobs.options import command, program, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.shares import is_sparse
 from dng_jax.posterior import Budget, information_budget
@@ -53,7 +53,7 @@ def run(config: Config, problem: Problem) -> list[dict[str, Any]]:
     runs.write_json(folder / "results.json", facts | {"logsnr": budget.logsnr, "density": density})
     first, last = budget.logsnr[[0, -1]]
     title = (
-        f"{config.dataset}, {config.source.denoiser}, {len(x)} images,"
+        f"{shown(config.dataset)}, {config.source.denoiser}, {len(x)} images,"
         f" {config.steps} levels, log-SNR {first:.1f} to {last:.1f}"
     )
     publish(folder, table_of(title, records))

@@ -21,7 +21,7 @@ from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import at_least, command, program, seed
+from dng_jax.jobs.options import at_least, command, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
 from dng_jax.posterior.evidence import Evidence
@@ -157,7 +157,7 @@ def calibration_of(
 ) -> Calibration:
     """What the first half of the runs says, for the jobs that take it."""
     return Calibration(
-        config.dataset,
+        problem.info.key,
         calibrations.fingerprint(problem),
         sampler,
         config.steps,
@@ -258,7 +258,7 @@ def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
         return "{:.1f} [{:.1f}, {:.1f}]".format(*shares)
 
     title = (
-        f"{config.dataset}, {config.source.denoiser}, {config.steps} steps,"
+        f"{shown(config.dataset)}, {config.source.denoiser}, {config.steps} steps,"
         f" {config.samples // 2} held-out runs"
     )
     return Table.of(

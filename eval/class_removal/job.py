@@ -18,7 +18,7 @@ from dng_jax.experiments.rule_specs import Spec
 from dng_jax.experiments.telling import telling_images
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import at_least, at_most, command, distinct, program, seed
+from dng_jax.jobs.options import at_least, at_most, command, distinct, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.steps import StepTable
@@ -84,7 +84,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     ]
 
     # ---- write
-    title = f"{config.dataset} without {problem.forbidden_names}"
+    title = f"{shown(config.dataset)} without {problem.forbidden_names}"
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)

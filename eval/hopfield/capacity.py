@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from dng_jax.jobs.options import shown
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax.analyses import capacity
 from hopfield_jax.plots import curves
@@ -53,7 +54,7 @@ def sources(config: Config) -> list[tuple[str, Source]]:
     if config.patterns != "none":
         for count in config.images:
             for normalise in config.normalise:
-                name = f"{config.patterns} {count}, {normalise}"
+                name = f"{shown(config.patterns)} {count}, {normalise}"
                 choose(normalise, ("none", "unit", "centred-unit"), "normalisation")
                 kinds.append((name, Source(config.patterns, count, normalise=normalise)))  # type: ignore[arg-type]
     return kinds

@@ -13,6 +13,7 @@ import numpy as np
 from dng_jax import check_finite, guidance, initial_noise, posterior, sample, sample_keys
 from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
+from dng_jax.jobs.options import shown
 from dng_jax.jobs.tables import Table, write_csv
 from dng_jax.metrics import window
 from dng_jax.metrics.forecasts import posterior_error
@@ -142,7 +143,7 @@ def tables_of(config: Config, results: Mapping[str, Any]) -> list[Table]:
         ("90% quantile of lambda_t doubles (classes)", results["lambda_doubles"]),
     ):
         windows.append({"curve": curve, "10%": None, "50%": at, "90%": None})
-    mixture = f"{config.dataset} mixture, class {config.forbid}"
+    mixture = f"{shown(config.dataset)} mixture, class {config.forbid}"
     counts = f"{config.samples} chains of {config.steps} steps"
     return [
         Table.of(f"{mixture}: predicted log SNR", predicted, {k: k for k in ("marker", "log SNR")}),
@@ -177,6 +178,6 @@ def draw(
         marks={MARKERS[name][1]: at for name, at in results["predicted_logsnr"].items()},
         measured=results["measured"],
         prior=results["prior"],
-        title=f"Guidance window: {config.dataset} mixture, class {config.forbid},"
+        title=f"Guidance window: {shown(config.dataset)} mixture, class {config.forbid},"
         f" {config.samples} chains",
     )

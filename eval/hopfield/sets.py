@@ -4,8 +4,8 @@ equidistant   --count, --dimension, --norm, --angle (degrees)
 random        --count, --dimension, --norm
 ultrametric   --groups, --count (patterns in all), --norm, --within, --between
 digits, mnist, any data set of dng_jax.data: the first --count images, equally many per class
-              (test split where there is one), centred and of unit norm unless --normalise says
-              otherwise
+              (of the test split, but of all of digits and of folder:PATH), centred and of unit norm
+              unless --normalise says otherwise
 FILE.npy      rows [N, d], or images [N, ...] flattened: all of them, or the first --count, as
               they are unless --normalise says otherwise
 """
@@ -22,7 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax import arrays, data
+from dng_jax.data import own
 from dng_jax.errors import InputError, choose
+from dng_jax.jobs.options import shown
 from hopfield_jax import energy, patterns, spectrum
 from hopfield_jax.energy import Memory
 
@@ -98,7 +100,7 @@ def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
     else:
         normalise = source.normalise or "centred-unit"
         x, labels = _images(source.patterns, source.count or 60, normalise, seed)
-        name = f"{source.patterns} ({WORDS[normalise]})"
+        name = f"{shown(source.patterns)} ({WORDS[normalise]})"
     x = patterns.check(x)
     energy_name = "" if source.energy == "dot" else ", Euclidean energy"
     title = f"{name}, N = {len(x)}, d = {x.shape[1]}{energy_name}"
@@ -125,7 +127,8 @@ def _made(source: Source, count: int, seed: int):
 
 
 def _images(name: str, count: int, normalise, seed: int):
-    images, labels, info = data.load(name, "all" if name == "digits" else "test")
+    small = name == "digits" or name.startswith(own.PREFIX)
+    images, labels, info = data.load(name, "all" if small else "test")
     if count > len(images):
         raise InputError(f"{name} has {len(images)} images, --count asks for {count}")
     # Equally many per class, so that no class leads the mean; seed 0 keeps the order of the source.

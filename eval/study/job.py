@@ -9,7 +9,7 @@ from typing import Any
 from dng_jax.experiments import problems
 from dng_jax.experiments.classes import class_indices
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import RunOptions, as_typed, command, program
+from dng_jax.jobs.options import RunOptions, as_typed, command, program, shown
 from dng_jax.jobs.tables import Table, write_tables
 
 from ..calibration import job as calibration
@@ -37,8 +37,8 @@ def main(config: Config) -> dict[str, Any]:
     if not model.knows_classes:
         config = without_classes(config, chosen)
     folder = runs.new_run_folder(
-        config.out or Path("runs") / f"study-{config.dataset}",
-        identity(config),
+        config.out or Path("runs") / f"study-{shown(config.dataset).replace(':', '-')}",
+        identity(config, model.info.key),
         overwrite=config.resume,
         option="--resume",
     )

@@ -92,8 +92,9 @@ def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
     return dataclasses.replace(config, parts=parts, families=families)
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """What makes two studies the same: everything a cell does not record itself."""
+def identity(config: Config, dataset: str) -> dict[str, Any]:
+    """What makes two studies the same: everything a cell does not record itself. dataset: Info.key
+    of its data set."""
     from dng_jax.experiments import calibrations, models
 
     weights = models.fingerprint(config.dataset, config.source)
@@ -104,7 +105,7 @@ def identity(config: Config) -> dict[str, Any]:
     }
     return {
         "job": "study",
-        "dataset": config.dataset,
+        "dataset": dataset,
         "source": runs.to_json(config.source),
         "weights": weights,
     } | ({"calibrations": held} if held else {})

@@ -21,7 +21,7 @@ import tyro
 from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.options import as_typed, program
+from dng_jax.jobs.options import as_typed, program, shown
 from dng_jax.jobs.tables import Table
 
 TITLES = {
@@ -119,7 +119,7 @@ def _has(value: Any, shape: Any) -> bool:
 def render(results: dict[str, Any], folder: Path) -> str:
     """The page as one string."""
     config = results["config"]
-    title = f"Class removal on {config['dataset']}"
+    title = f"Class removal on {shown(config['dataset'])}"
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{_code(origin(results))}</p>"]
     for part, heading in TITLES.items():
         tables = [t for t in results["tables"] if t["part"] == part]

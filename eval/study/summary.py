@@ -14,6 +14,7 @@ from dng_jax import initial_noise, plots, sample, sample_keys, sweep
 from dng_jax.experiments import rule_builders, rule_specs
 from dng_jax.experiments.problems import Model, Problem
 from dng_jax.experiments.rule_specs import REFERENCE, TrackerOptions
+from dng_jax.jobs.options import shown
 from dng_jax.jobs.tables import Table
 from dng_jax.metrics import Moments, class_counts, kid, precision_and_recall, tradeoff
 
@@ -98,7 +99,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         "calls": calls,
     }
     title = (
-        f"{config.dataset}, mean over {len(sets)} forbidden classes,"
+        f"{shown(config.dataset)}, mean over {len(sets)} forbidden classes,"
         f" n = {next(iter(found.values())).samples} each ({len(config.seeds)} seeds),"
         f" {config.steps} steps"
     )
@@ -128,7 +129,7 @@ def several(study: Study, cells: Cells) -> Summary:
             for i, scale in enumerate(c.scales)
         ]
     title = (
-        f"{config.dataset}, sets of neighbouring classes forbidden at once,"
+        f"{shown(config.dataset)}, sets of neighbouring classes forbidden at once,"
         f" n = {config.part_samples} per set, {config.steps} steps"
     )
     return Summary(record, [tables.points_table(title, points, "rule", "classes", "sets")], [])
@@ -163,10 +164,10 @@ def sensitivity(study: Study, cells: Cells) -> Summary:
         },
         study.folder / file,
         log_x=("lambda_0", "tau", "prior"),
-        title=f"{config.dataset}: DNG, one number at a time, {config.steps} steps",
+        title=f"{shown(config.dataset)}: DNG, one number at a time, {config.steps} steps",
     )
     title = (
-        f"{config.dataset}, DNG with one number changed,"
+        f"{shown(config.dataset)}, DNG with one number changed,"
         f" n = {config.part_samples} per forbidden class, {config.steps} steps"
     )
     table = tables.points_table(title, points, "tracker", "changed")
@@ -196,10 +197,10 @@ def steps(study: Study, cells: Cells) -> Summary:
         {"steps": panel},
         study.folder / file,
         log_x=("steps",),
-        title=config.dataset,
+        title=shown(config.dataset),
     )
     title = (
-        f"{config.dataset}, number of steps, lambda_0 = 1,"
+        f"{shown(config.dataset)}, number of steps, lambda_0 = 1,"
         f" n = {config.part_samples} per forbidden class"
     )
     table = tables.points_table(title, points, "tracker", "steps")
@@ -359,7 +360,7 @@ def trade_offs(study: Study, found: Mapping[str, tradeoff.Curve], what: str) -> 
         }
         references = {f: lines.pop(f) for f in (REFERENCE,) if f in lines}
         file = f"trade_off_{measure}.png"
-        title = f"{config.dataset}, mean over {what}, {config.steps} steps"
+        title = f"{shown(config.dataset)}, mean over {what}, {config.steps} steps"
         draw = partial(
             plots.trade_off,
             lines,

@@ -70,7 +70,8 @@ def mnist(nowhere, monkeypatch):
         files |= packed
         splits[part] = {name: official(content) for name, content in packed.items()}
         truth[part] = images[..., None], labels
-    monkeypatch.setitem(raw.SETS, "mnist", raw.MNIST._replace(splits=splits))
+    bare = {name[:-3]: official(gzip.decompress(content)) for name, content in files.items()}
+    monkeypatch.setitem(raw.SETS, "mnist", raw.MNIST._replace(splits=splits, bare=bare))
     return files, truth
 
 
@@ -241,6 +242,33 @@ def test_mnist_is_read_from_idx_files(mnist, nowhere, monkeypatch, folder):
     monkeypatch.setenv(search.VARIABLE, str(nowhere / "own"))
     whole = [np.concatenate(pair) for pair in zip(truth["train"], truth["test"], strict=True)]
     agree(data.load("mnist"), whole)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_mnist_is_read_as_torchvision_leaves_it(mnist, nowhere, bare):
+    files, truth = mnist
+    unpacked = {name[:-3]: gzip.decompress(content) for name, content in files.items()}
+    write(nowhere / "MNIST" / "raw", unpacked if bare else files)
+    agree(data.load("mnist", "test", data_dir=nowhere), truth["test"])
+    if bare:
+        agree(data.load("mnist", "train", data_dir=nowhere / "MNIST" / "raw"), truth["train"])
+        write(nowhere / "MNIST" / "raw", {"t10k-labels-idx1-ubyte": bytes(20)})
+        with pytest.raises(InputError, match="t10k-labels-idx1-ubyte is truncated or altered"):
+            data.load("mnist", "test", data_dir=nowhere)
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])
+def test_a_pickle_is_refused_with_what_to_fetch_instead(nowhere, name):
+    write(nowhere / "cifar10", {name: b""})
+    with pytest.raises(InputError, match=f"{name} is a pickle.* fetch cifar-10-binary.tar.gz"):
+        data.load("cifar10", data_dir=nowhere)
+
+
+@REAL
+def test_bare_files_are_what_the_official_ones_unpack_to():
+    read = raw.locate(raw.MNIST, search.paths(None).raw)
+    content = gzip.decompress(read("t10k-images-idx3-ubyte.gz"))
+    assert official(content) == raw.MNIST.bare["t10k-images-idx3-ubyte"]
 
 
 @pytest.mark.parametrize("folder", ["", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin"])

@@ -74,6 +74,13 @@ def test_bad_input_is_named(tmp_path, call, words):
     assert words in str(caught.value)
 
 
+def test_a_title_may_hold_whatever_a_class_is_called(tmp_path):
+    named = {"title": 'without class 1, "$x^$"'}
+    plots.image_grid(np.zeros((1, 1, 8, 8, 1)), tmp_path / "a.png", **named)
+    plots.posterior_over_time({"a": np.full((2, 3), 0.5)}, tmp_path / "b.png", **named)
+    plots.trade_off({"a": ([1.0], None, None, [0.1], None, None)}, tmp_path / "c.png", **named)
+
+
 def test_pyplot_is_never_loaded():
     code = "import sys, dng_jax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -25,7 +25,7 @@ from dng_jax.training import presets
 from dng_jax.training.checkpoints import Checkpoints
 from dng_jax.weights import pretrained
 from tests.jobs.kill_resume import TINY, equal, newest, numbers, state_like
-from train import finish, logs, loop, options, start
+from train import finish, images, logs, loop, options, start
 
 PACE = ("--steps", "10", "--log-every", "5", "--save-every", "5", "--sample-every", "0")
 SMALL = options.parse_diffusion([*TINY, *PACE])
@@ -118,9 +118,9 @@ def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_p
 def test_one_class_alone_or_all_but_one(option, kept):
     words = [*TINY, "--conditioning", "none", f"--{option}-class", "3"]
     chosen = options.parse_diffusion(words)
-    images, labels = start.load(chosen.job, start.place(chosen))
-    assert len(images) == len(labels) == kept
-    assert set(labels) == ({3} if option == "only" else set(range(10)) - {3})
+    found = images.load(chosen, 1)
+    assert len(found.images) == len(found.labels) == kept
+    assert set(found.labels) == ({3} if option == "only" else set(range(10)) - {3})
     assert chosen.folder.name.endswith(f"-none-{option}-3") or "--out" in TINY
 
 
@@ -499,7 +499,7 @@ def test_presets_have_the_form_that_is_asked_for():
     own = {name: make().network.conditioning for name, make in presets.DIFFUSION.items()}
     assert own == {
         "digits": "heads", "mnist-small": "heads", "cifar10-small": "heads", "mnist": "none",
-        "cifar10": "none",
+        "cifar10": "none", "small": "heads",
     }  # fmt: skip
     for name in presets.DIFFUSION:
         for form in ("heads", "label", "none"):

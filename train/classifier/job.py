@@ -11,12 +11,13 @@ import numpy as np
 
 from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
+from dng_jax.jobs.options import shown
 from dng_jax.metrics import Reference, features
 from dng_jax.training import batch_statistics
 from dng_jax.training.checkpoints import disk_errors
 from dng_jax.training.presets import ClassifierJob
 
-from .. import finish, session, start
+from .. import finish, images, session, start
 from ..options import ClassifierOptions
 
 
@@ -24,10 +25,10 @@ def run(options: ClassifierOptions) -> Path | None:
     """Trains, tests on "test", writes weights and card; returns the file, None when stopped."""
     # ---- parse
     options.check()
-    job = options.job
-    classes = job.network.num_classes
     place = start.place(options)
-    images, labels = start.load(job, place)
+    found = images.load(options, len(place.devices))
+    job, labels = found.options.job, found.labels
+    classes = job.network.num_classes
     if few := np.flatnonzero(np.bincount(labels, minlength=classes) < 2).tolist():
         # Said now, not after the training: the reference statistics need two of each.
         raise InputError(
@@ -35,7 +36,7 @@ def run(options: ClassifierOptions) -> Path | None:
             " another split, or number classes from 0"
         )
     test_images, test_labels, _ = data.load(job.dataset, "test")
-    run = start.prepare("classifier", options, place, nets.Classifier, images, labels)
+    run = start.prepare("classifier", found, place, nets.Classifier)
 
     # ---- build
     step = training.make_classifier_step(
@@ -56,8 +57,9 @@ def run(options: ClassifierOptions) -> Path | None:
 
     # ---- test, in float32
     module, params = nets.Classifier(job.network), jax.device_get(state.ema)
+    used = found.images[: job.examples]
     if job.network.norm == "batch":
-        params = batch_statistics.exact(module, params, images[: job.examples], job.batch_size)
+        params = batch_statistics.exact(module, params, used, job.batch_size)
         state = state._replace(ema=params)
     right = [
         training.count_right(module, params, test_images[i : i + 500], test_labels[i : i + 500])
@@ -66,13 +68,13 @@ def run(options: ClassifierOptions) -> Path | None:
     accuracy = int(np.sum(right)) / len(test_images)
 
     # ---- write
-    found = {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test_images))}
-    path = finish.write(run, state, seconds, found)
+    measured = {"test_accuracy": f"{accuracy:.4f}", "test_images": str(len(test_images))}
+    path = finish.write(run, state, seconds, measured)
     with disk_errors("write the model", run.out):
         # Through the weights as they are stored: those will classify generated images.
         stored, params, _ = weights.load(path)
-        classify, name = features.classifier(stored, params), f"{job.dataset}-classifier"
-        reference = Reference.of_images(classify, images, labels, classes, extractor=name)
+        classify, name = features.classifier(stored, params), f"{shown(job.dataset)}-classifier"
+        reference = Reference.of_images(classify, found.images, labels, classes, extractor=name)
         reference.save(Reference.path_beside(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 from dng_jax import nets, schedules, training
 from dng_jax.training import stable_targets
 
-from .. import finish, samples, session, start
+from .. import finish, images, samples, session, start
 from ..options import DiffusionOptions
 
 
@@ -15,13 +15,13 @@ def run(options: DiffusionOptions) -> Path | None:
     """Trains, writes the averaged weights and their card; returns the file, None when stopped."""
     # ---- parse
     options.check()
-    job = options.job
     place = start.place(options)
-    images, labels = start.load(job, place)
+    found = images.load(options, len(place.devices))
+    job = found.options.job
     classes = job.network.num_classes
-    used = labels[: job.examples]
+    used = found.labels[: job.examples]
     rows = stable_targets.rows_by_class(used, classes) if job.references else None
-    run = start.prepare("diffusion", options, place, nets.UNet, images, labels)
+    run = start.prepare("diffusion", found, place, nets.UNet)
 
     # ---- build
     schedule = schedules.linear()

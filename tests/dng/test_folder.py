@@ -1,0 +1,221 @@
+"""Images of one's own: what is read, which images are held out, what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import unicodedata
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dng_jax import data
+from dng_jax.data import picture
+from dng_jax.errors import InputError
+from dng_jax.experiments.classes import class_indices
+
+
+def fill(root, names=("a", "b"), count=20, shape=(6, 6, 3)):
+    for k, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            save(root / name / f"{i}.png", np.random.default_rng([k, i]).integers(0, 256, shape))
+    return f"folder:{root}"
+
+
+def save(path, pixels, **options):
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
+
+
+def test_splits_are_disjoint_whole_and_stay_when_an_image_is_added(tmp_path):
+    name = fill(tmp_path)
+    train, test, both = (data.load(name, split)[0] for split in ("train", "test", "all"))
+    assert both.shape == (40, 6, 6, 3)
+    assert both.dtype == np.uint8
+    assert 0 < len(test) < len(train)
+    held = {image.tobytes() for image in test}
+    assert not held & {image.tobytes() for image in train}
+    save(tmp_path / "a" / "0-more.png", np.zeros((6, 6, 3)))
+    kept = {image.tobytes() for image in data.load(name, "test")[0]}
+    assert held <= kept
+    assert len(kept - held) <= 1
+
+
+def test_exact_names_win_over_numbers(tmp_path):
+    info = data.load(fill(tmp_path, ("10", "2", "größe 1", "1")))[2]
+    assert info.class_names == ("1", "10", "2", "größe 1")
+    assert class_indices(["1", "größe 1"], info) == (0, 3)
+
+
+def test_folders_train_and_test_are_the_splits(tmp_path):
+    fill(tmp_path / "train", count=3, shape=(4, 4))
+    fill(tmp_path / "test", count=2, shape=(4, 4))
+    name = f"folder:{tmp_path}"
+    assert data.load(name, "train")[0].shape == (6, 4, 4, 1)
+    assert sorted(data.load(name, "test")[1].tolist()) == [0, 0, 1, 1]
+
+
+def test_a_size_resizes_and_crops(tmp_path):
+    name = fill(tmp_path)
+    save(tmp_path / "b" / "wide.jpg", np.zeros((30, 50, 3)))
+    assert data.load(f"{name}@8")[0].shape == (41, 8, 8, 3)
+
+
+def test_a_photograph_is_turned_as_it_was_taken(tmp_path):
+    seen = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: the camera was turned by 90 degrees
+    path = tmp_path / "a.png"
+    save(path, np.rot90(seen), exif=exif)
+    np.testing.assert_array_equal(picture.decode(path.read_bytes(), path, None), seen)
+
+
+def test_other_modes_are_read_as_grey_or_rgb(tmp_path):
+    path = tmp_path / "a.png"
+    for mode, channels in (("1", 1), ("P", 3)):
+        Image.new(mode, (5, 4)).save(path)
+        assert picture.decode(path.read_bytes(), path, None).shape == (4, 5, channels)
+
+
+def png_of(path, width, height, bits):
+    """RGB; its pixels are those of 6x6."""
+
+    def chunk(kind, content):
+        packed = kind + content
+        return struct.pack(">I", len(content)) + packed + struct.pack(">I", zlib.crc32(packed))
+
+    head = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    rows = zlib.compress(6 * (b"\0" + bytes(36)))
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def animated(path, kind="PNG"):
+    frame = Image.new("RGB", (6, 6), "red")
+    Image.new("RGB", (6, 6)).save(path, kind, save_all=True, append_images=[frame])
+
+
+SPOILT = {
+    "differ in size": lambda path: save(path, np.zeros((7, 6, 3))),
+    "is grey": lambda path: save(path, np.zeros((6, 6))),
+    "mode RGBA": lambda path: save(path, np.zeros((6, 6, 4))),
+    "mode I;16": lambda path: Image.fromarray(np.zeros((6, 6), np.uint16)).save(path),
+    "no PNG": lambda path: path.write_bytes(path.with_name("0.png").read_bytes()[:60]),
+    "million pixels": lambda path: png_of(path, 20_000, 10_000, 8),
+    "cannot be read": lambda path: path.symlink_to(path),
+    "animated": animated,
+    "is animated": lambda path: animated(path, "WEBP"),
+    "16 bits per channel": lambda path: png_of(path, 6, 6, 16),
+    "mode CMYK": lambda path: Image.new("CMYK", (6, 6)).save(path, "JPEG"),
+    "with transparency": lambda path: Image.new("P", (6, 6)).save(path, transparency=0),
+    "truncated": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("said", SPOILT)
+def test_an_image_that_does_not_do_is_named(tmp_path, said):
+    name = fill(tmp_path)
+    SPOILT[said](tmp_path / "b" / "odd.png")
+    with pytest.raises(InputError, match=said) as error:
+        data.load(name)
+    assert "odd.png" in str(error.value)
+
+
+def test_folders_that_are_no_classification_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no folder"):
+        data.load(f"folder:{tmp_path / 'none'}")
+    name = fill(tmp_path, ("a",))
+    with pytest.raises(InputError, match="at least two"):
+        data.load(name)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match="class 'b' has no image"):
+        data.load(name)
+    save(tmp_path / "b" / "0.png", np.zeros((6, 6, 3)))
+    (tmp_path / "c\nd").mkdir()
+    with pytest.raises(InputError, match="rename it to UTF-8 text"):
+        data.load(name)
+
+
+def test_a_name_is_one_class_however_its_system_spells_it(tmp_path):
+    spelt = [unicodedata.normalize(form, "größe") for form in ("NFD", "NFC")]
+    name = fill(tmp_path, ("a", spelt[0]), count=10)
+    assert data.load(name)[2].class_names == ("a", spelt[1])
+    (tmp_path / spelt[1]).mkdir()
+    with pytest.raises(InputError, match="both called"):
+        data.load(name)
+
+
+def test_the_first_images_are_of_all_classes(tmp_path):
+    assert set(data.load(fill(tmp_path, "abc"), "train")[1][:15]) == {0, 1, 2}
+
+
+def test_the_checksum_is_that_of_the_content(tmp_path):
+    first = data.load(fill(tmp_path / "first"), "train")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in sorted((tmp_path / "first").iterdir(), reverse=True):
+        shutil.copytree(path, moved / path.name)
+    os.rename(moved / "a" / "3.png", moved / "a" / "another name.PNG")
+    again = data.load(f"folder:{moved}", "train")
+    np.testing.assert_array_equal(first[0], again[0])
+    assert first[2].sha256 == again[2].sha256 == data.load(f"folder:{moved}", "test")[2].sha256
+    assert data.load(f"folder:{moved}@5")[2].sha256 != first[2].sha256
+    os.rename(moved / "b", moved / "c")
+    assert data.load(f"folder:{moved}")[2].sha256 != first[2].sha256
+    save(tmp_path / "first" / "a" / "3.png", np.zeros((6, 6, 3)))
+    assert data.load(f"folder:{tmp_path / 'first'}")[2].sha256 != first[2].sha256
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 5, 4, 3), np.uint8)
+LABELS = np.arange(40) % 2
+
+
+def packed(path, **changes):
+    held = {"images": PIXELS, "labels": LABELS} | changes
+    np.savez(path, **{name: value for name, value in held.items() if value is not None})
+    return f"folder:{path}"
+
+
+def test_one_file_holds_a_data_set_as_well(tmp_path):
+    name = packed(tmp_path / "a.npz", classes=np.array(["größe 1", "0"]))
+    (train, labels, info), test = data.load(name, "train"), data.load(name, "test")[0]
+    assert info[1:4] == (2, ("größe 1", "0"), (5, 4, 3))
+    assert 0 < len(test) < len(train)
+    assert len(train) + len(test) == 40
+    of = {pixels.tobytes(): label for pixels, label in zip(PIXELS, LABELS, strict=True)}
+    assert [of[pixels.tobytes()] for pixels in train] == labels.tolist()
+    grey = data.load(packed(tmp_path / "b.npz", images=PIXELS[..., 0]) + "@8")
+    assert grey[0].shape == (40, 8, 8, 1)
+    assert grey[2].class_names == ("0", "1")
+
+
+REFUSED = {
+    "no array 'labels'": {"labels": None},
+    r"uint8 \[N, H, W\]": {"images": PIXELS / 255},
+    r"got uint8 \[40, 5\]": {"images": PIXELS[:, :, 0, 0]},
+    "has no images": {"images": PIXELS[:0], "labels": LABELS[:0]},
+    "39 labels": {"labels": LABELS[1:]},
+    "whole numbers": {"labels": LABELS / 2},
+    "has a label -1": {"labels": 2 * LABELS - 1},
+    "label 1001": {"labels": LABELS * 1001},
+    "class '1' has no image": {"labels": LABELS * 2},
+    "at least two": {"labels": LABELS * 0},
+    "must be text": {"classes": np.arange(2)},
+    "one name twice": {"classes": np.array(["a", "a"])},
+    "Python objects": {"labels": LABELS.astype(object)},
+    "larger than 64": {"images": np.zeros((40, 65, 4), np.uint8)},
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_a_file_that_is_no_data_set_is_refused(tmp_path, said):
+    with pytest.raises(InputError, match=said):
+        data.load(packed(tmp_path / "a.npz", **REFUSED[said]))
+
+
+def test_large_images_need_a_size(tmp_path):
+    with pytest.raises(InputError, match="@32"):
+        data.load(fill(tmp_path, count=1, shape=(65, 65)))

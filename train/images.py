@@ -1,0 +1,123 @@
+"""What a job trains on: its images, the network that fits them, what run.json keeps of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from dng_jax import data
+from dng_jax.errors import InputError
+from dng_jax.jobs import runs
+from dng_jax.jobs.options import shown
+from dng_jax.training.presets import DiffusionJob, Job
+
+from .options import Options
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+
+class Images(NamedTuple, Generic[O]):
+    """images uint8 [N, H, W, C], labels int32 [N] of the job's split and classes; options: of the
+    job, whose network fits them; info: of the whole set."""
+
+    options: O
+    images: np.ndarray
+    labels: np.ndarray
+    info: data.Info
+
+
+def load(options: O, devices: int) -> Images[O]:
+    """What the options name; InputError where that does not fit the job, or so many devices."""
+    job = options.job
+    if job.batch_size % devices:
+        raise InputError(
+            f"--batch-size {job.batch_size} does not divide by {devices} devices:"
+            f" take {-(-job.batch_size // devices) * devices}"
+        )
+    images, labels, info = data.load(job.dataset, job.split)
+    options = fitted(options, info)
+    if isinstance(job, DiffusionJob):
+        for name, k in (("only", job.only_class), ("without", job.without_class)):
+            if k is None:
+                continue
+            if not 0 <= k < info.num_classes:
+                raise InputError(f"--{name}-class must be 0 to {info.num_classes - 1}, got {k}")
+            kept = (labels == k) == (name == "only")
+            images, labels = images[kept], labels[kept]
+    return Images(options, images, labels, info)
+
+
+def fitted(options: O, info: data.Info) -> O:
+    """The options with a network for these images, where the preset is for others.
+
+    InputError where no network of the preset's form has their shape, or --network says otherwise.
+    """
+    job, base = options.job, options.base
+    if job.dataset != base.dataset:
+        own, usual = job.network, base.network
+        same_shape, same_count = (
+            getattr(own, name) == getattr(usual, name) for name in ("image_shape", "num_classes")
+        )
+        shape = info.shape if same_shape else own.image_shape
+        count = info.num_classes if same_count else own.num_classes
+        job = dataclasses.replace(job, network=_resized(own, shape, count, info))
+        job.check()
+        options = dataclasses.replace(options, job=job)
+    remedy = "leave out --network.image-shape and --network.num-classes"
+    data.must_fit(job.network, info, "the network", remedy)
+    return options
+
+
+def _resized(network: Any, shape: Sequence[int], count: int, info: data.Info) -> Any:
+    def made(*shape: int) -> Any:
+        return dataclasses.replace(network, image_shape=shape, num_classes=count)
+
+    def possible(side: int) -> bool:
+        with contextlib.suppress(InputError):
+            return bool(made(side, side, shape[2]))
+        return False
+
+    try:
+        return made(*shape)
+    except InputError as error:
+        if info.sha256 is None:
+            raise
+        near = sorted(range(4, 129), key=lambda side: abs(side - min(shape[:2])))
+        sides = [side for side in near if possible(side)]
+        if not sides:
+            raise
+        raise InputError(
+            f"{error}; or resize your images: --dataset folder:PATH@{sides[0]}"
+        ) from None
+
+
+def facts(info: data.Info) -> dict[str, Any] | None:
+    """What run.json keeps of images of one's own; None of a set that others keep."""
+    if info.sha256 is None:
+        return None
+    return {"sha256": info.sha256, "classes": info.class_names}
+
+
+def recorded(job: Job, info: data.Info, out: Path, resume: bool) -> Job:
+    """The job as run.json has it, which names no folders of this machine.
+
+    A resumed run keeps the name that its images had when it began, and is known by their content:
+    InputError where it is another.
+    """
+    named = dataclasses.replace(job, dataset=shown(job.dataset))
+    stored = (runs.read_run(out) or {}) if resume else {}
+    held, config = stored.get("data"), stored.get("config")
+    if info.sha256 is None or not isinstance(held, dict) or not isinstance(config, dict):
+        return named
+    if held.get("sha256") != info.sha256:
+        raise InputError(
+            f"{out} was trained on other images than {job.dataset} holds now (sha256"
+            f" {str(held.get('sha256'))[:12]}, not {info.sha256[:12]}): put them back, or choose"
+            " another --out"
+        )
+    return dataclasses.replace(named, dataset=config.get("dataset", named.dataset))
