@@ -41,6 +41,7 @@ def negative_log_likelihood(tracker, evidence, labels):
     return -log_p[:, np.arange(len(labels)), labels].mean()
 
 
+@pytest.mark.slow
 def test_exact_evidence_asks_for_no_temperature(labelled):
     fit = fit_temperature(TRACKER, *labelled[:1], TABLE, labelled[1], knots=4)
     assert fit.before == pytest.approx(negative_log_likelihood(TRACKER, *labelled), rel=1e-4)
@@ -172,6 +173,7 @@ def deterministic(seed=0, batch=8):
     return table, evidence, np.arange(batch) % 10
 
 
+@pytest.mark.slow
 def test_a_fit_has_a_gradient_whatever_is_compiled_twice():
     # A backward pass may round what it computes again otherwise; a maximum's derivative that asks
     # which number was the largest is then 0/0.

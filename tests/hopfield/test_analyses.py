@@ -69,6 +69,7 @@ def test_the_three_protocols_find_the_three_values(six):
     np.testing.assert_allclose(found.each, found.patterns, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loop_is_open_between_the_spinodal_and_n(six):
     at = np.array([K_S - 1e-3, K_S + 1e-3, 5.9, 6.2])
     centre = np.asarray(six.patterns).mean(axis=0, keepdims=True)
@@ -125,6 +126,7 @@ def test_norm_bias_excludes_patterns_for_the_dot_energy_only():
     assert np.isfinite(transition.onsets(euclidean, relative=1e-2).beta).all()
 
 
+@pytest.mark.slow
 def test_an_infinite_onset_speaks_of_the_pattern_as_a_start():
     # The third pattern's product with the first is larger than the first's own, at any beta, yet
     # there is a minimum where the first holds most of the weight; it is not reached from there.
@@ -258,6 +260,7 @@ def test_retrieval_finds_nothing_below_the_onset_and_all_above(six):
     np.testing.assert_allclose(found.error[:, 0], math.sqrt(1 - 1 / N), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_retrieval_and_slices_by_blocks(six, monkeypatch):
     which = np.arange(4)
     queries = retrieval.corrupt(six.patterns, which, 0.3, seed=3)[None]

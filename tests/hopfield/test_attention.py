@@ -96,6 +96,7 @@ def test_ghosts_just_beyond_the_spinodal_are_no_minima(shift):
     assert (r.starts, r.minima, r.unsettled) == (1, 0, 1)
 
 
+@pytest.mark.slow
 def test_long_keys_swallow_short_ones():
     keys = np.random.default_rng(2).normal(size=(20, 4))
     keys *= np.linspace(0.2, 3, 20)[:, None]

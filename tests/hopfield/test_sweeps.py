@@ -129,6 +129,7 @@ def test_bad_input_is_named(change, words):
         sweeps.sweep(memory(np.eye(3)), **call)
 
 
+@pytest.mark.slow
 def test_certificates_of_a_sweep_are_those_of_its_rows(monkeypatch):
     # one attractor; ghosts 1e-7 below K_s; centroid and patterns; centroid a saddle beyond K = N
     n = 16
@@ -205,6 +206,7 @@ def test_blocks_of_patterns_change_nothing(monkeypatch):
         assert bool(whole[0].converged.all())
 
 
+@pytest.mark.slow
 def test_cold_and_warm_sweeps_agree_far_from_the_origin():
     # single precision, 1000 spreads away: weights and spectra must be taken from the mean
     rng = np.random.default_rng(1)

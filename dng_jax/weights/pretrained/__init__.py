@@ -6,6 +6,7 @@ digits-label       class-conditional U-Net with label dropout (label K is the nu
 digits-classifier  classifier of generated digits
 mnist-heads        U-Net with one output head per class, one unconditional, 28x28
 mnist-classifier   classifier of generated MNIST digits, with the reference of its training images
+cifar10-classifier classifier of generated CIFAR-10 images, with the reference likewise
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ NAMES = (
     "digits-classifier",
     "mnist-heads",
     "mnist-classifier",
+    "cifar10-classifier",
 )
 
 
