@@ -5,8 +5,9 @@ r"""Training a diffusion network, x = alpha x0 + sigma eps, y the target in its 
     heads   |f_k(x) - y|^2 + .5 |f_K(x) - y|^2 k the true class, K the unconditional head
 
 means over pixels and batch; heads of other classes get no gradient. With `references` > 0 (heads
-only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and below the
-log-SNR OTHERS_BELOW the other heads learn theirs too, with the mean weight of one head.
+only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and the other
+heads, where at least OTHERS_EFFECTIVE references share their target (half of them, if there are
+fewer than twice as many), learn it too, with the mean weight of one head.
 
 Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated
 linearly between the schedule's levels, which covers the discrete levels and everything between them
@@ -29,7 +30,7 @@ from dng_jax.training.augmentation import mirror
 from dng_jax.training.optimiser import Step, make_step, split_batch
 
 LABEL_DROPOUT = 0.15
-OTHERS_BELOW = -1.0  # above it, a class seldom has an image near another class's x
+OTHERS_EFFECTIVE = 16.0  # of fewer, the target is an image rather than a mean
 UNCONDITIONAL_WEIGHT = 0.5
 
 
@@ -64,14 +65,14 @@ def diffusion_loss(
         loss = jnp.mean((out - target) ** 2)
         return loss, {"loss": loss}
     if references is not None:
-        return loss_of_all_heads(out, x, x0, labels, alpha, sigma, logsnr, references, config)
+        return loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config)
     of_class = jnp.mean((out[jnp.arange(len(labels)), labels] - target) ** 2)
     unconditional = jnp.mean((out[:, -1] - target) ** 2)
     loss = of_class + UNCONDITIONAL_WEIGHT * unconditional
     return loss, {"loss": loss, "loss_class": of_class, "loss_unconditional": unconditional}
 
 
-def loss_of_all_heads(out, x, x0, labels, alpha, sigma, logsnr, references, config):
+def loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config):
     """Loss and parts of the prediction out [B, K+1, H, W, C] by the targets of stable_targets."""
     found = stable_targets.targets(x, x0, labels, alpha, sigma, *references)
 
@@ -81,11 +82,12 @@ def loss_of_all_heads(out, x, x0, labels, alpha, sigma, logsnr, references, conf
     y = target(found.of_class, x[:, None], alpha[:, None], sigma[:, None])
     errors = jnp.mean((out[:, :-1] - y) ** 2, axis=(2, 3, 4))
     own = jax.nn.one_hot(labels, config.num_classes)
-    others = jnp.sum((1 - own) * errors, axis=1) / (config.num_classes - 1)
+    least = min(OTHERS_EFFECTIVE, references[0].shape[1] / 2)
+    others = (1 - own) * jnp.where(found.effective >= least, errors, 0.0)
     parts = {
         "loss_class": jnp.mean(jnp.sum(own * errors, axis=1)),
         "loss_unconditional": jnp.mean((out[:, -1] - target(found.marginal, x, alpha, sigma)) ** 2),
-        "loss_others": jnp.mean(jnp.where(logsnr < OTHERS_BELOW, others, 0.0)),
+        "loss_others": jnp.mean(jnp.sum(others, axis=1)) / (config.num_classes - 1),
     }
     weight = UNCONDITIONAL_WEIGHT
     loss = parts["loss_class"] + weight * parts["loss_unconditional"] + parts["loss_others"]

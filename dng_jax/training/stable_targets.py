@@ -14,7 +14,15 @@ scale 0). x_0 itself counts as one more reference of its class c,
 
 so at low noise, where it is the only image near x, the target is x_0 as before; at high noise it is
 the mean of many. The estimate is self-normalised, hence biased by O(1/M) and right as M grows.
-Every class has a target at every x, so all heads learn from every image.
+
+Every class has a target at every x, so all heads could learn from every image. But of a class that
+is not x_0's the target is worth as much as the references that share it,
+
+    M_k = 1 / sum_j softmax_j(l_kj)^2,     1 <= M_k <= M     (Kish's effective sample size)
+
+and as noise falls it becomes the one reference nearest to x, which is no posterior mean: of 200
+CIFAR-10 references (d = 3,072) the median M_k is 60, 19, 5, 1.2 at log-SNR -6, -5, -4, -2; of 500
+MNIST ones (d = 784) 336, 191, 53, 2.9.
 
 Shapes: x, x0 [B, ...]; alpha, sigma [B, 1, ...]; references [K, M, ...]; float32.
 """
@@ -32,10 +40,12 @@ from dng_jax.errors import InputError
 
 
 class Targets(NamedTuple):
-    """Posterior means: of_class [B, K, ...], marginal [B, ...]."""
+    """Posterior means: of_class [B, K, ...], marginal [B, ...]; effective [B, K]: M_k, without
+    x_0."""
 
     of_class: jax.Array
     marginal: jax.Array
+    effective: jax.Array
 
 
 def targets(
@@ -57,7 +67,9 @@ def targets(
     logits = (cross - (a**2 / 2)[..., None] * (refs**2).sum(-1)) / (s**2)[..., None]
     logit_own = (a * flat * own - (a * own) ** 2 / 2).sum(-1) / s[:, 0] ** 2
     evidence = jax.nn.logsumexp(logits, axis=-1)
-    means = product("bkm,kmd->bkd", jnp.exp(logits - evidence[..., None]), refs)
+    w = jnp.exp(logits - evidence[..., None])
+    effective = 1 / (w**2).sum(-1)
+    means = product("bkm,kmd->bkd", w, refs)
     hot = jax.nn.one_hot(labels, k)
     r = (hot * jax.nn.sigmoid(logit_own[:, None] - evidence))[..., None]
     means = (1 - r) * means + r * own[:, None]
@@ -65,7 +77,7 @@ def targets(
     evidence = jnp.where(hot > 0, jnp.logaddexp(evidence, logit_own[:, None]), evidence)
     p = jax.nn.softmax(evidence - jnp.log(m + hot) + log_prior, axis=-1)
     marginal = product("bk,bkd->bd", p, means)
-    return Targets(means.reshape(b, k, *x.shape[1:]), marginal.reshape(x.shape))
+    return Targets(means.reshape(b, k, *x.shape[1:]), marginal.reshape(x.shape), effective)
 
 
 def rows_by_class(labels: np.ndarray, num_classes: int) -> np.ndarray:
