@@ -12,6 +12,7 @@ import numpy as np
 
 from dng_jax import data
 from dng_jax.errors import InputError
+from dng_jax.experiments.classes import class_index
 from dng_jax.jobs import runs
 from dng_jax.jobs.options import shown
 from dng_jax.training.presets import DiffusionJob, Job
@@ -41,14 +42,18 @@ def load(options: O, devices: int) -> Images[O]:
         )
     images, labels, info = data.load(job.dataset, job.split)
     options = fitted(options, info)
+    job = options.job
     if isinstance(job, DiffusionJob):
-        for name, k in (("only", job.only_class), ("without", job.without_class)):
-            if k is None:
+        for field in ("only_class", "without_class"):
+            if (name := getattr(job, field)) is None:
                 continue
-            if not 0 <= k < info.num_classes:
-                raise InputError(f"--{name}-class must be 0 to {info.num_classes - 1}, got {k}")
-            kept = (labels == k) == (name == "only")
+            k = class_index(name, info)
+            # By its name in what is recorded, whichever way it was given.
+            named: dict[str, Any] = {field: info.class_names[k]}
+            job = dataclasses.replace(job, **named)
+            kept = (labels == k) == (field == "only_class")
             images, labels = images[kept], labels[kept]
+        options = dataclasses.replace(options, job=job)
     return Images(options, images, labels, info)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,8 +126,8 @@ class DiffusionOptions(Options):
         """--out, or runs/PRESET[-CONDITIONING][-only-CLASS or -without-CLASS]."""
         only, without = self.job.only_class, self.job.without_class
         words = [self.preset, self.conditioning]
-        words += [None if only is None else f"only-{only}"]
-        words += [None if without is None else f"without-{without}"]
+        words += [None if only is None else f"only-{_in_a_path(only)}"]
+        words += [None if without is None else f"without-{_in_a_path(without)}"]
         return self.out or Path("runs") / "-".join(word for word in words if word)
 
     def form(self) -> str:
@@ -167,6 +168,10 @@ def _fitting(network: Any, to: Any) -> Any:
     InputError where it has no such shape.
     """
     return dataclasses.replace(network, image_shape=to.image_shape, num_classes=to.num_classes)
+
+
+def _in_a_path(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -190,8 +190,8 @@ def fresh_state(module: Any, optimiser: Any, job: Job, pixels: np.ndarray) -> Tr
 def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) -> Init | None:
     """The weights of a model file or a folder of diffusers, for a network of this configuration.
 
-    InputError where it is none, where nothing in it fits `fresh`, or where it embeds the noise
-    level in another form: its weights would fit, and mean nothing.
+    InputError where it is none, where nothing in it fits `fresh`, or where its embedding of the
+    noise level, or what it predicts, is another: its weights would fit, and mean nothing.
     """
     if path is None:
         return None
@@ -200,12 +200,13 @@ def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) 
     module, params, _ = read(path)
     if not weights.overlay(jax.eval_shape(fresh).params, params)[1]:
         raise InputError(f"{path} has no weights of this network: leave out --init")
-    stored, ours = (getattr(config, "embedding", None) for config in (module.config, network))
-    if None not in (stored, ours) and stored != ours:
-        raise InputError(
-            f"{path} embeds the noise level by its {stored}, this network by its {ours}: add"
-            f" --network.embedding {stored}"
-        )
+    for field in ("embedding", "parameterisation"):
+        stored, ours = (getattr(config, field, None) for config in (module.config, network))
+        if None not in (stored, ours) and stored != ours:
+            raise InputError(
+                f"{path} has the {field} {stored}, this network {ours}: add --network.{field}"
+                f" {stored}"
+            )
     file = weights.diffusers.weights_file(path) if folder else path
     text = weights.tensors.read_metadata(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -17,7 +17,7 @@ def class_indices(names: Sequence[str | int], info: data.Info) -> tuple[int, ...
 
     InputError for unknown ones, for a name of two classes, for none, and for all of them.
     """
-    chosen = sorted({_index(name, info) for name in names})
+    chosen = sorted({class_index(name, info) for name in names})
     if not chosen:
         raise InputError("name at least one class with --forbid")
     if len(chosen) == info.num_classes:
@@ -33,7 +33,9 @@ def class_title(k: int, info: data.Info) -> str:
     return name if name == str(k) else f'class {k}, "{name}"'
 
 
-def _index(name: str | int, info: data.Info) -> int:
+def class_index(name: str | int, info: data.Info) -> int:
+    """Number of a class given by name or number; InputError for an unknown one, or for a name of
+    two."""
     by_number = {str(k): k for k in range(info.num_classes)}
     if not isinstance(name, str):
         return by_number[choose(str(class_number(name)), by_number, f"{info.name} class")]

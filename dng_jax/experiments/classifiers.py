@@ -49,8 +49,10 @@ class Classifier:
 
 def trained(info: data.Info, name: str | None) -> Classifier:
     """The data set's bundled classifier (name None), or that of a model file."""
-    name = name or f"{info.name}-classifier"
-    if not models.is_path(name) and name not in pretrained.NAMES:
+    usual = f"{info.name}-classifier"
+    if name is None and usual in pretrained.NAMES:
+        name = usual
+    if name is None or not (models.is_path(name) or name in pretrained.NAMES):
         known = sorted(n.partition("-")[0] for n in pretrained.NAMES if n.endswith("-classifier"))
         raise InputError(
             f"no classifier for {info.name} comes with the library (there is one for "

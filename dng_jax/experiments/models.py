@@ -54,13 +54,18 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
 
 
 def _compare_images(name: str, info: data.Info) -> None:
-    if tensors.read_metadata(name).get("dataset_sha256") != info.sha256:
-        warnings.warn(
-            f"{name} was trained on other images than those of {info.name} as they are now:"
-            " distances to these say nothing about how well it learned its own",
-            UserWarning,
-            stacklevel=3,
-        )
+    trained_on = tensors.read_metadata(name).get("dataset_sha256")
+    if trained_on == info.sha256:
+        return
+    if trained_on is None:
+        found = f"{name} does not say that it was trained on the images of {info.name}"
+    else:
+        found = f"{name} was trained on other images than those of {info.name} as they are now"
+    warnings.warn(
+        f"{found}: distances to these may say nothing about how well it learned its own",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def full_name(dataset: str, name: str) -> str:
@@ -78,9 +83,11 @@ def fingerprint(dataset: str, source: Source) -> dict[str, str]:
 
 def _bytes(dataset: str, name: str) -> bytes:
     if is_path(name):
-        file = diffusers.weights_file(name) if os.path.isdir(name) else Path(name)
-        disk.check_file(file)  # a device has no end
-        return file.read_bytes()
+        folder = os.path.isdir(name)
+        files = diffusers.files_of(name) if folder else [Path(name)]
+        for file in files:
+            disk.check_file(file)  # a device has no end
+        return b"".join(file.read_bytes() for file in files)
     return pretrained.stored(full_name(dataset, name))
 
 

@@ -74,7 +74,8 @@ def new_run_folder(
             f"a run's config must be a dataclass or a mapping, got {type(config).__name__}"
         )
     path = _made(path, job)
-    _refuse_another(path, wanted, overwrite, option)
+    usual = _defaults(config)
+    _refuse_another(path, wanted, overwrite, option, usual)
     try:
         alone = locks.hold(path)
     except OSError as error:
@@ -82,7 +83,7 @@ def new_run_folder(
             f"cannot write to {path} ({error.strerror}): choose another --out"
         ) from error
     # Again, now that nobody else can begin: another job may have, since.
-    _refuse_another(path, wanted, overwrite, option)
+    _refuse_another(path, wanted, overwrite, option, usual)
     if alone:
         disk.sweep(path)
     now, before = provenance(), read_run(path) or {}
@@ -119,7 +120,34 @@ def _made(path: str | Path | None, job: str) -> Path:
     return folder
 
 
-def _refuse_another(path: Path, wanted: dict[str, Any], overwrite: bool, option: str) -> None:
+def _defaults(config: Any) -> dict[str, Any]:
+    """What the fields of a dataclass are where nothing is said, those inside it likewise, as JSON;
+    without those that have no default."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = _defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = to_json(field.default)
+    return found
+
+
+def _completed(stored: Any, usual: Mapping[str, Any]) -> Any:
+    """A stored configuration with the fields that came after it was written, at their defaults."""
+    if not isinstance(stored, dict):
+        return stored
+    inner = {
+        name: _completed(stored[name], value)
+        for name, value in usual.items()
+        if name in stored and isinstance(value, dict)
+    }
+    return dict(usual) | stored | inner
+
+
+def _refuse_another(
+    path: Path, wanted: dict[str, Any], overwrite: bool, option: str, usual: Mapping[str, Any]
+) -> None:
     """InputError where the folder holds anything but this run, or holds it and may not."""
     try:
         # Half a run.json, of a job killed before it began, holds nothing.
@@ -133,7 +161,7 @@ def _refuse_another(path: Path, wanted: dict[str, Any], overwrite: bool, option:
     if not held:
         return
     stored = read_run(path)
-    identity = _identity((stored or {}).get("config"))
+    identity = _identity(_completed((stored or {}).get("config"), usual))
     if identity is None:
         raise InputError(
             f"{path} holds another run, or files of no run at all: choose another --out"

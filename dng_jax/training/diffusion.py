@@ -82,7 +82,7 @@ def loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config):
     y = target(found.of_class, x[:, None], alpha[:, None], sigma[:, None])
     errors = jnp.mean((out[:, :-1] - y) ** 2, axis=(2, 3, 4))
     own = jax.nn.one_hot(labels, config.num_classes)
-    least = min(OTHERS_EFFECTIVE, references[0].shape[1] / 2)
+    least = max(min(OTHERS_EFFECTIVE, references[0].shape[1] / 2), 1.5)  # M_k is never below 1
     others = (1 - own) * jnp.where(found.effective >= least, errors, 0.0)
     parts = {
         "loss_class": jnp.mean(jnp.sum(own * errors, axis=1)),

@@ -74,11 +74,11 @@ class DiffusionJob(Job):
     """Training of a diffusion U-Net."""
 
     network: UNetConfig
-    only_class: int | None = None
-    """Train on this class alone, 0 to K - 1, as the paper does for a forbidden one; None: all."""
-    without_class: int | None = None
-    """Train on all classes but this one, 0 to K - 1: what removal is measured against; None:
-    all."""
+    only_class: str | None = None
+    """Train on this class alone, given by name or number, as the paper does for a forbidden one;
+    None: all."""
+    without_class: str | None = None
+    """Train on all classes but this one, given by name or number; None: all."""
     references: int = 0
     """Images of every class drawn each step for targets of low variance
     (dng_jax.training.stable_targets), for networks with one head per class; 0: plain targets."""

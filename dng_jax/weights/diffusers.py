@@ -82,7 +82,8 @@ def load_folder(path: str | os.PathLike, num_classes: int = 10) -> tuple[Any, di
     from dng_jax.nets.blocks import groups_of
 
     file = weights_file(path)
-    stored, scheduler = _read(file.with_name("config.json")), _scheduler(file.parent)
+    stored, schedule = _read(file.with_name("config.json")), _scheduler(file.parent)
+    scheduler = {} if schedule is None else _read(schedule)
     try:
         config = unet_config(stored, scheduler, num_classes)
     except InputError as error:
@@ -122,6 +123,13 @@ def weights_file(path: str | os.PathLike) -> Path:
         f"{folder} has no {WEIGHTS}: name a model file, or a folder that save_pretrained of"
         " diffusers wrote"
     )
+
+
+def files_of(path: str | os.PathLike) -> list[Path]:
+    """The files that say what a folder's network is; InputError as `weights_file`."""
+    file = weights_file(path)
+    schedule = _scheduler(file.parent)
+    return [file, file.with_name("config.json"), *([] if schedule is None else [schedule])]
 
 
 def layer_names(config: UNetConfig) -> dict[str, str]:
@@ -192,14 +200,11 @@ def _not_ours(path: str | os.PathLike, why: object) -> InputError:
     )
 
 
-def _scheduler(folder: Path) -> dict[str, Any]:
-    """What scheduler_config.json says, here or in the pipeline around; empty without one."""
+def _scheduler(folder: Path) -> Path | None:
+    """scheduler_config.json, here or in the pipeline around; None without one."""
     above = folder.parent if folder.name == "unet" else folder
-    for place in (folder, above, above / "scheduler"):
-        file = place / "scheduler_config.json"
-        if os.path.exists(file):
-            return _read(file)
-    return {}
+    files = (p / "scheduler_config.json" for p in (folder, above, above / "scheduler"))
+    return next((file for file in files if os.path.exists(file)), None)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,7 +3,9 @@ r"""Which UNet2DModel of diffusers nets.UNet can be, by config.json and schedule
 Fields that are read: sample_size, in_channels, block_out_channels, down_block_types,
 layers_per_block, time_embedding_dim, dropout, and of the scheduler prediction_type. All others must
 be what nets.UNet is, and those that differ are named; a field that is not there has diffusers' own
-default. Without a scheduler_config.json the schedule is taken to be DDPM's, and eps predicted.
+default. Without a scheduler_config.json the schedule is taken to be DDPM's, and eps predicted; a
+scheduler of another kind (flow matching, EDM) is refused, as its lack of these fields would pass
+for their defaults.
 """
 
 from __future__ import annotations
@@ -41,6 +43,15 @@ _SCHEDULE = {
     "trained_betas": (None, None),
     "rescale_betas_zero_snr": (False, False),
 }
+# Those whose betas are these fields.
+_SCHEDULERS = {
+    f"{name}Scheduler"
+    for name in (
+        "DDPM", "DDIM", "PNDM", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep",
+        "DEISMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete",
+        "KDPM2Discrete", "KDPM2AncestralDiscrete",
+    )
+}  # fmt: skip
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 _UP = {"DownBlock2D": "UpBlock2D", "AttnDownBlock2D": "AttnUpBlock2D"}
 
@@ -65,6 +76,8 @@ def unet_config(
         *_differing(network, _derived(network, widths, down, attention)),
         *_differing(scheduler, _SCHEDULE),
     ]
+    if (named := scheduler.get("_class_name")) is not None and named not in list(_SCHEDULERS):
+        wrong.append(f"scheduler {_shown(named)} (must be one of DDPM's betas)")
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in tuple(_PREDICTIONS):  # a list has no hash
         wrong.append(f"prediction_type {_shown(kind)} (must be {' or '.join(_PREDICTIONS)})")

@@ -140,7 +140,12 @@ def title_of(what: str, chosen: PatternSet) -> str:
     """Two lines above a figure with `marks_of`: what of which set, and what the marks are."""
     whose = "" if chosen.equidistant else " (if equidistant)"
     said = "$K_s$: minima of patterns, $K_c$: they are lowest, $N$: centroid's lost"
-    return f"{what}: {chosen.name}\n{said}{whose}"
+    return f"{what}: {plain(chosen.name)}\n{said}{whose}"
+
+
+def plain(name: str) -> str:
+    """A name for a title, in which matplotlib must not read a formula."""
+    return name.replace("$", r"\$")
 
 
 def count_of(limit: float) -> str:

@@ -20,7 +20,7 @@ from dng_jax.metrics.forecasts import posterior_error
 from hopfield_jax import diffusion
 from hopfield_jax.plots import figures
 
-from .common import Outcome, bounded, cell
+from .common import Outcome, bounded, cell, plain
 from .options import Diffusion as Config
 
 MARKERS = {  # of diffusion.Markers: in the table, in the figure
@@ -178,6 +178,8 @@ def draw(
         marks={MARKERS[name][1]: at for name, at in results["predicted_logsnr"].items()},
         measured=results["measured"],
         prior=results["prior"],
-        title=f"Guidance window: {shown(config.dataset)} mixture, class {config.forbid},"
-        f" {config.samples} chains",
+        title=plain(
+            f"Guidance window: {shown(config.dataset)} mixture, class {config.forbid},"
+            f" {config.samples} chains"
+        ),
     )

@@ -17,7 +17,7 @@ from hopfield_jax.analyses import basins, landscape, transition
 from hopfield_jax.plots import figures
 from hopfield_jax.plots.curves import Curve, Panel
 
-from .common import NO_MINIMUM, Outcome, bounded, note
+from .common import NO_MINIMUM, Outcome, bounded, note, plain
 from .options import Landscape as Config
 from .sets import PatternSet, build
 
@@ -115,5 +115,5 @@ def draw(
         u,
         points,
         folder / "landscape.png",
-        title=f"Energy landscape: {chosen.name}",
+        title=f"Energy landscape: {plain(chosen.name)}",
     )

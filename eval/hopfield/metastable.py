@@ -16,7 +16,7 @@ from hopfield_jax import theory
 from hopfield_jax.analyses import metastable
 from hopfield_jax.plots import figures
 
-from .common import ONLY_BOUND, Outcome, between, cell, note, some
+from .common import ONLY_BOUND, Outcome, between, cell, note, plain, some
 from .options import Metastable as Config
 from .options import Source
 from .sets import MADE, PatternSet, build
@@ -131,7 +131,7 @@ def tree(
         colours=None if labels is None else labels.tolist(),
         number=grown.number,
         marks={f"$K_s$ of {made.count} equidistant": theory.spinodal(made.count).K},
-        title=f"Minima merging as beta falls: {made.name}",
+        title=f"Minima merging as beta falls: {plain(made.name)}",
     )
     record = {
         "patterns": made.name,

@@ -77,6 +77,7 @@ def test_a_pipeline_keeps_it_in_unet_and_its_schedule_beside(tmp_path, folder, t
         assert diffusers.weights_file(path) == tmp_path / "unet" / diffusers.WEIGHTS
     for changes, said in (
         ({"beta_schedule": "squaredcos_cap_v2"}, r'squaredcos_cap_v2" \(must be "linear"\)'),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, 'scheduler "FlowMatch.*of DDPM'),
         ({"prediction_type": ["epsilon"]}, r'prediction_type \["epsilon"\] \(must be epsilon or'),
     ):
         scheduler.write_text(json.dumps(SCHEDULER | changes))

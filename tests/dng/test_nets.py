@@ -352,20 +352,20 @@ def test_bundled_classifier_is_accurate():
 
 
 @pytest.mark.parametrize(
-    ("name", "counts"),
+    ("name", "least", "counts"),
     [
         # Images of a class in the training split, as published.
-        ("mnist", [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]),
-        ("cifar10", [5000] * 10),
+        ("mnist", 0.99, [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]),
+        ("cifar10", 0.98, [5000] * 10),
     ],
 )
-def test_a_reference_is_that_of_the_training_images_through_its_classifier(name, counts):
+def test_a_reference_is_that_of_the_training_images_through_its_classifier(name, least, counts):
     found = Reference.bundled(f"{name}-classifier")
     assert [m.count for m in found.moments] == counts
     _, params, _ = pretrained.load(f"{name}-classifier")
     last = params["logits"]
     logits = found.features @ last["kernel"] + last["bias"]
-    assert np.mean(np.argmax(logits, -1) == found.labels) >= 0.98
+    assert np.mean(np.argmax(logits, -1) == found.labels) >= least
     moments, kept = found.excluding([0])
     own = kept.mean(0)
     assert np.abs(own - moments.mean).max() < 0.2 * np.abs(moments.mean).max()

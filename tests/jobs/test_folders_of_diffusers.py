@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -54,10 +55,18 @@ def test_a_folder_is_a_network_of_a_job(folder, monkeypatch):
     assert models.full_name("digits", "other") == "other"
 
 
-def test_the_fingerprint_of_a_folder_is_that_of_its_weights(folder):
-    found = models.fingerprint("digits", Source(network=str(folder)))
-    file = folder / weights.diffusers.WEIGHTS
-    assert found[str(folder)] == hashlib.sha256(file.read_bytes()).hexdigest()
+def test_the_fingerprint_of_a_folder_is_that_of_weights_and_configuration(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+
+    def fingerprint(path):
+        return models.fingerprint("digits", Source(network=str(path)))[str(path)]
+
+    assert fingerprint(other) == fingerprint(folder)
+    for name in (weights.diffusers.WEIGHTS, "config.json"):
+        with open(other / name, "ab") as file:
+            file.write(b" ")
+        assert fingerprint(other) != fingerprint(folder)
+        shutil.copyfile(folder / name, other / name)
 
 
 def test_a_command_names_the_folder_without_the_path():
@@ -109,7 +118,7 @@ def test_training_starts_from_a_folder_whose_embedding_it_has(folder, tmp_path, 
     assert start.read_init(Path("."), fresh, job.network).facts == init.facts
 
     other = options.parse_diffusion([*WORDS, "--init", str(folder), "--out", str(tmp_path / "run")])
-    with pytest.raises(InputError, match=r"by its logsnr: add --network\.embedding timestep"):
+    with pytest.raises(InputError, match=r"this network logsnr: add --network\.embedding timestep"):
         train.diffusion.job.run(other)
     assert not (tmp_path / "run").exists()
 

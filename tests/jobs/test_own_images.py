@@ -16,7 +16,7 @@ import train.classifier.job
 import train.diffusion.job
 from dng_jax import data, nets
 from dng_jax.errors import InputError
-from dng_jax.experiments import models, problems
+from dng_jax.experiments import classifiers, models, problems
 from dng_jax.experiments.source import Source
 from dng_jax.jobs.options import RunOptions, shown
 from dng_jax.weights import tensors
@@ -48,6 +48,23 @@ def own(tmp_path_factory):
             pixels = np.random.default_rng([k, i]).integers(0, 256, (12, 8, 3), np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     return f"folder:{root}"
+
+
+def test_classes_of_a_training_are_named_as_they_are_forbidden(own):
+    # The class called 7 is the first; a number is a class only where no name says so.
+    words = ["--preset", "small", "--dataset", own, "--conditioning", "none"]
+    for option, kept in (("only", {0}), ("without", {1, 2})):
+        for name in ("7", "0"):
+            found = images.load(options.parse_diffusion([*words, f"--{option}-class", name]), 1)
+            assert set(found.labels) == kept
+            assert getattr(found.options.job, f"{option}_class") == "7"
+    with pytest.raises(InputError, match=r"unknown folder:.* class 'cat'"):
+        images.load(options.parse_diffusion([*words, "--only-class", "cat"]), 1)
+
+
+def test_a_classifier_that_is_wanted_is_said_to_be(own):
+    with pytest.raises(InputError, match=r"no classifier for folder:.* comes with the library"):
+        classifiers.trained(data.describe(own), None)
 
 
 def parsed(parse, name, own, *words):

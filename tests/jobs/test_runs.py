@@ -75,6 +75,25 @@ def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path):
     assert (folder / "result.json").read_text() == "1"
 
 
+def test_a_field_that_came_later_had_its_default_before(tmp_path):
+    @dataclasses.dataclass
+    class Network:
+        width: int
+        pool: int = 1
+
+    @dataclasses.dataclass
+    class Job:
+        network: Network
+        without: str | None = None
+
+    folder = runs.new_run_folder(tmp_path / "run", {"network": {"width": 8}})
+    assert runs.new_run_folder(folder, Job(Network(8)), overwrite=True) == folder
+    folder = runs.new_run_folder(tmp_path / "older", {"network": {"width": 8}})
+    for other in (Job(Network(8, pool=2)), Job(Network(9)), Job(Network(8), "a")):
+        with pytest.raises(InputError, match="holds another run"):
+            runs.new_run_folder(folder, other, overwrite=True)
+
+
 def test_three_fields_that_differ_are_named_wherever_they_lie(tmp_path):
     config = {"network": {"channels": 8, "kind": "unet"}, "a": 1, "b": None, "c": [1], "d": "x"}
     folder = runs.new_run_folder(tmp_path / "run", config)

@@ -121,7 +121,7 @@ def test_one_class_alone_or_all_but_one(option, kept):
     found = images.load(chosen, 1)
     assert len(found.images) == len(found.labels) == kept
     assert set(found.labels) == ({3} if option == "only" else set(range(10)) - {3})
-    assert chosen.folder.name.endswith(f"-none-{option}-3") or "--out" in TINY
+    assert chosen.folder.name.endswith(f"-none-{option}-3")
 
 
 def test_a_run_keeps_the_weights_it_was_started_with(finished, tmp_path, capsys):
@@ -401,8 +401,8 @@ def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
         ("--precision float16", "unknown precision 'float16'"),
         ("--dtype bf16", "did you mean 'bfloat16'"),
         ("--platform gpus", "unknown platform 'gpus'"),
-        ("--conditioning none --only-class 10", "--only-class must be 0 to 9, got 10"),
-        ("--conditioning none --without-class -1", "--without-class must be 0 to 9, got -1"),
+        ("--conditioning none --only-class 10", "unknown digits class '10'"),
+        ("--conditioning none --without-class cat", "unknown digits class 'cat'"),
         ("--without-class 1", "--without-class would leave a head without images"),
         ("--conditioning none --only-class 1 --without-class 2", "exclude each other: give one"),
         ("--only-class 1", "this one has conditioning heads: add --conditioning none"),
@@ -457,7 +457,7 @@ def test_every_field_of_job_and_network_is_an_option():
     network = job.network
     assert (network.multipliers, network.attention_levels) == ((1, 2), ())
     assert (network.scale_shift, network.image_shape) == (True, (8, 8, 1))
-    assert (job.steps, job.learning_rate, job.only_class) == (1000, 3e-4, 4)
+    assert (job.steps, job.learning_rate, job.only_class) == (1000, 3e-4, "4")
     assert (job.dataset, job.examples) == ("digits", None)
 
 

@@ -40,7 +40,8 @@ def run(options: DiffusionOptions) -> Path | None:
 
     def draw(state: training.TrainState) -> None:
         path = run.out / "samples" / f"step-{int(state.step):06d}.png"
-        samples.draw(run.module, state.ema, schedule, path, write=place.first)
+        names = found.info.class_names
+        samples.draw(run.module, state.ema, schedule, names, path, write=place.first)
 
     # ---- train
     ended = session.train(run, step, sample_every=every, sample=draw if every else None)
