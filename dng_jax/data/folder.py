@@ -2,12 +2,14 @@
 
 Classes are in the order of their names, which are compared as Unicode's composed form (NFC), so
 that a copy made by another system has the same. Where PATH holds just the folders train and test,
-these are the splits. Names that begin with a dot, and files of other endings, are passed over.
+these are the splits. Names that begin with a dot, files of other endings, and images that lie
+outside the folders of classes are passed over; where images are missing, their number is said.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,33 +29,51 @@ def read(root: Path, size: int | None, name: str) -> tuple[tuple[str, ...], list
     that cannot be read.
     """
     splits = {split: _classes(folder) for split, folder in _splits(root).items()}
-    names = check_names(root, _class_names(root, splits))
+    found_names = _class_names(root, splits)
+    for folders in splits.values():
+        for path in folders.values():
+            _check_depth(root, path)
+    few = passed_over(root) if len(found_names) < 2 else ""
+    names = check_names(f"{root}{few}", found_names)
     files = [
         (path, label, split)
         for split, folders in splits.items()
         for label, class_name in enumerate(names)
-        for path in _files(folders[class_name])
+        for path in _files(root, folders[class_name])
     ]
     found: list[Example] = []
     for path, label, split in files:
-        disk.check_file(path)
+        if disk.check_file(path) > picture.LARGEST_FILE:
+            raise InputError(
+                f"{path} has more bytes than {picture.LARGEST // 10**6} million pixels need:"
+                " replace or remove it"
+            )
         content = path.read_bytes()
         pixels = picture.decode(content, path, size)
         if not found:
+            check_size(name, path, pixels.shape, size)  # the remedy for too many bytes as well
             disk.check_memory(root, 2 * len(files) * pixels.size)
         else:
             _alike(name, (files[0][0], found[0].pixels), (path, pixels))
-        check_size(name, path, pixels.shape, size)
         found.append(Example(pixels, label, hashlib.sha256(content).hexdigest(), split))
     return names, found
 
 
 def _splits(root: Path) -> dict[str | None, Path]:
     """Folders by the split that they hold; None where the hash decides."""
-    if {path.name for path in _folders(root)} == {"train", "test"}:
-        named = [part for part in ("train", "test") if list(_folders(root / part))]
-        return {part: root / part for part in named} or {None: root}
-    return {None: root}
+    if {path.name for path in _folders(root)} != {"train", "test"}:
+        return {None: root}
+    named = [part for part in ("train", "test") if any(_folders(root / part))]
+    if not named:  # pictures of trains and of tests
+        return {None: root}
+    for bare in {"train", "test"}.difference(named):
+        raise InputError(
+            f"{root / bare} has no folders of classes, as {root / named[0]} has, and"
+            f" {_count(len(_images(root / bare)), 'image')} outside of such: sort these into"
+            f" folders named as the classes, or give {root / named[0]} alone, of which a fifth is"
+            " held out"
+        )
+    return {part: root / part for part in named}
 
 
 def _classes(root: Path) -> dict[str, Path]:
@@ -78,22 +98,61 @@ def _class_names(root: Path, splits: dict[str | None, dict[str, Path]]) -> list[
 
 def _folders(root: Path) -> Iterator[Path]:
     for path in _entries(root):
-        if path.is_dir():
+        if os.path.isdir(path):  # pathlib's raises where it is not permitted to look
             yield path
 
 
-def _files(folder: Path) -> list[Path]:
-    found = [path for path in _entries(folder) if path.suffix.lower() in picture.ENDINGS]
+def _files(root: Path, folder: Path) -> list[Path]:
+    found = _images(folder)
     if not found:
         raise InputError(
-            f"class '{folder.name}' has no image ({', '.join(picture.ENDINGS)}) in {folder}: add"
-            " some, or remove the folder"
+            f"class '{folder.name}' has no image ({', '.join(picture.ENDINGS)}) in"
+            f" {folder}{passed_over(root)}: add some, or remove the folder"
         )
     return found
 
 
+def _images(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.suffix.lower() in picture.ENDINGS]
+
+
+def _check_depth(root: Path, folder: Path) -> None:
+    if not _images(folder) and any(_folders(folder)):
+        raise InputError(
+            f"{folder} has folders and no image in it: what is read is {root}/CLASS/IMAGE, or"
+            " train/CLASS/IMAGE and test/CLASS/IMAGE where these two are its only folders: move or"
+            " remove the others"
+        )
+
+
+def passed_over(root: Path) -> str:
+    """What lies in a folder that is not read, in brackets after a space; "" where nothing does."""
+    tops = list(_splits(root).values())
+    loose = sum(len(_images(top)) for top in {root, *tops})
+    seen = {root, *tops, *(path for top in tops for path in _folders(top))}
+    others = [
+        path.suffix.lower()
+        for folder in seen
+        for path in _entries(folder)
+        if path.suffix.lower() not in picture.ENDINGS and not os.path.isdir(path)
+    ]
+    said = []
+    if loose:
+        said.append(f"{_count(loose, 'image')} outside the folders of classes")
+    if others:
+        endings = ", ".join(sorted({*filter(None, others)})[:5])
+        said.append(f"{_count(len(others), 'file')} of other endings{endings and f', {endings}'}")
+    return f" (passed over: {'; '.join(said)})" if said else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def _entries(folder: Path) -> list[Path]:
     # Never deeper than this one folder: a loop of links has nothing to go round in.
+    if os.path.isdir(folder) and not os.access(folder, os.X_OK):  # listed, but nothing is found
+        raise InputError(f"{folder} cannot be entered (permission denied): see to its permissions")
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:

@@ -23,8 +23,7 @@ import numpy as np
 from dng_jax.data import folder, npz
 from dng_jax.data.info import Info, parts
 from dng_jax.errors import InputError
-
-PREFIX = "folder:"
+from dng_jax.jobs.own_images import PREFIX, parse
 
 
 def load(name: str, split: str) -> tuple[np.ndarray, np.ndarray, Info]:
@@ -33,17 +32,19 @@ def load(name: str, split: str) -> tuple[np.ndarray, np.ndarray, Info]:
     "all" is train followed by test. InputError for what is no classification: fewer than two
     classes, an empty one, images of several sizes or modes, or one that cannot be read.
     """
-    path, size = _parse(name)
-    names, examples = (folder if path.is_dir() else npz).read(path, size, name)
+    path, size = _source(name)
+    is_folder = os.path.isdir(path)
+    names, examples = (folder if is_folder else npz).read(path, size, name)
     examples.sort(key=lambda example: (example.sha256, example.label))
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part in ("train", "test"):
         mine = [one for one in examples if (one.split or _by_hash(one.sha256)) == part]
         missing = sorted({*range(len(names))} - {one.label for one in mine})
         if missing and (part == "train" or not mine):
+            passed_over = folder.passed_over(path) if is_folder else ""
             raise InputError(
-                f"{path} has no image of class '{names[missing[0]]}' for the split {part}: add more"
-                " images, or make folders train and test"
+                f"{path} has no image of class '{names[missing[0]]}' for the split"
+                f" {part}{passed_over}: add more images, or make folders train and test"
             )
         labels = np.array([one.label for one in mine], np.int32)
         found[part] = np.stack([one.pixels for one in mine]), labels
@@ -52,20 +53,28 @@ def load(name: str, split: str) -> tuple[np.ndarray, np.ndarray, Info]:
     return images, labels, Info(name, len(names), names, images.shape[1:], _digest(names, found))
 
 
-def _parse(name: str) -> tuple[Path, int | None]:
-    text = name.removeprefix(PREFIX)
-    path, size = Path(os.path.expanduser(text)), None
-    before, at, after = text.rpartition("@")
-    if at and not path.exists():  # a folder may have an @ in its name
-        path = Path(os.path.expanduser(before))
-        if not after.isascii() or not after.isdigit() or not 4 <= int(after[:6]) <= 1024:
-            raise InputError(f"the size after @ must be 4 to 1024, got '{after}' in {name}")
-        size = int(after)
-    if not text or not (path.is_dir() or (path.is_file() and path.suffix == ".npz")):
+def _source(name: str) -> tuple[Path, int | None]:
+    path, after = parse(name)
+    if after is not None and not (
+        after.isascii() and after.isdigit() and len(after) <= 4 and 4 <= int(after) <= 1024
+    ):
+        raise InputError(f"the size after @ must be 4 to 1024, got '{after}' in {name}")
+    if not path or not _is_there(path):
+        raise InputError(f"{path or name} is no folder and no .npz file: write {PREFIX}PATH[@SIZE]")
+    return Path(path), None if after is None else int(after)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte
+        return False
+    except OSError as error:
         raise InputError(
-            f"{path if text else name} is no folder and no .npz file: write {PREFIX}PATH[@SIZE]"
-        )
-    return path, size
+            f"{path} cannot be entered ({(error.strerror or str(error)).lower()}): check the path"
+            " and its permissions"
+        ) from None
+    return os.path.isdir(path) or (path.endswith(".npz") and os.path.isfile(path))
 
 
 def _by_hash(sha256: str) -> str:

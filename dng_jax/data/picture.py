@@ -1,7 +1,8 @@
 """One PNG, JPEG or WebP file as pixels; what would take too much memory is refused by its header.
 
 Grey (also black and white) stays grey, colour (also of a palette) is RGB, and a photograph is
-turned as its EXIF orientation says. Transparency, more than 8 bits per channel and animations are
+turned as its EXIF orientation says; of a camera's file of several pictures (MPO) it is the first.
+Transparency, more than 8 bits per channel and animations are
 refused: there is no one right way to make pixels of them.
 """
 
@@ -18,6 +19,7 @@ from dng_jax.errors import InputError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 LARGEST = 50_000_000  # pixels
+LARGEST_FILE = 8 * LARGEST  # bytes: four channels of 16 bits, unpacked
 _MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 _PNG_BITS = 24  # where the first chunk of a PNG says how many bits a channel has
 
@@ -60,7 +62,8 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
 def _mode(image: Any, content: bytes, path: Path) -> str:
     if image.width * image.height > LARGEST:
         raise _too_large(path)
-    if getattr(image, "n_frames", 1) > 1:
+    # MPO is a JPEG with a preview or a second view, which cameras write beside the photograph.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise InputError(f"{path} is animated: save one of its frames")
     kind = image.mode
     if image.format == "PNG" and content[_PNG_BITS] > 8:  # Pillow drops half of them, unasked

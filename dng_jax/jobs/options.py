@@ -24,6 +24,7 @@ from typing import Any
 import tyro
 
 from dng_jax.errors import InputError
+from dng_jax.jobs.own_images import shown
 
 INSTALLED = (Path(__file__).parents[1] / "eval").is_dir()
 WHERE = ("run", "out", "overwrite", "resume", "data")
@@ -151,17 +152,6 @@ def _words(name: str, value: Any, marks: tuple[Any, ...]) -> str:
     if tyro.conf.UseAppendAction in marks:
         return " ".join(f"{option(name)} {w}" for w in words)
     return " ".join(words if tyro.conf.Positional in marks else [option(name), *words])
-
-
-def shown(dataset: str) -> str:
-    """The name of a data set for records that others read: of folder:PATH, PATH's last part alone.
-
-    Other names are as they are.
-    """
-    kind, colon, path = dataset.partition(":")
-    if kind != "folder" or not colon:
-        return dataset
-    return f"{kind}:{os.path.basename(os.path.abspath(os.path.expanduser(path)))}"
 
 
 def _without_folders(name: str, value: Any) -> str:

@@ -15,10 +15,11 @@ from collections.abc import Callable
 
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.options import at_least, option, seed
+from dng_jax.jobs.own_images import PREFIX
 from dng_jax.nets.config import CONDITIONINGS, ClassifierConfig, UNetConfig
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-OWN = "folder:PATH"  # the data set of presets for images of one's own, until it is named
+OWN = f"{PREFIX}PATH"  # the data set of presets for images of one's own, until it is named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

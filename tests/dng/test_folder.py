@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dng_jax import data
+from dng_jax import data, disk
 from dng_jax.data import picture
 from dng_jax.errors import InputError
 from dng_jax.experiments.classes import class_indices
+from dng_jax.jobs.own_images import parse, shown
 
 
 def fill(root, names=("a", "b"), count=20, shape=(6, 6, 3)):
@@ -73,6 +74,16 @@ def test_a_photograph_is_turned_as_it_was_taken(tmp_path):
     np.testing.assert_array_equal(picture.decode(path.read_bytes(), path, None), seen)
 
 
+def test_of_a_camera_s_file_of_several_pictures_the_first_is_the_photograph(tmp_path):
+    path = tmp_path / "a.jpg"
+    red, black = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8))
+    red.save(path, "MPO", save_all=True, append_images=[black])
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+    pixels = picture.decode(path.read_bytes(), path, None)
+    np.testing.assert_allclose(pixels[4, 4].astype(int), (255, 0, 0), atol=9)
+
+
 def test_other_modes_are_read_as_grey_or_rgb(tmp_path):
     path = tmp_path / "a.png"
     for mode, channels in (("1", 1), ("P", 3)):
@@ -112,6 +123,7 @@ SPOILT = {
     "mode CMYK": lambda path: Image.new("CMYK", (6, 6)).save(path, "JPEG"),
     "with transparency": lambda path: Image.new("P", (6, 6)).save(path, transparency=0),
     "truncated": lambda path: path.write_bytes(b""),
+    "more bytes than": lambda path: (path.touch(), os.truncate(path, 400_000_001)),  # sparse
 }
 
 
@@ -219,3 +231,70 @@ def test_a_file_that_is_no_data_set_is_refused(tmp_path, said):
 def test_large_images_need_a_size(tmp_path):
     with pytest.raises(InputError, match="@32"):
         data.load(fill(tmp_path, count=1, shape=(65, 65)))
+
+
+def test_too_many_large_images_need_a_size_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "free_memory", lambda: 10_000)
+    with pytest.raises(InputError, match="@32"):
+        data.load(fill(tmp_path, count=2, shape=(65, 65)))
+
+
+def test_folders_train_val_and_test_are_no_classes(tmp_path):
+    for part in ("train", "val", "test"):
+        name = fill(tmp_path / part, count=1).removesuffix(part)
+    with pytest.raises(InputError, match="test has folders and no image in it: what is read is"):
+        data.load(name)
+
+
+def test_a_test_folder_without_classes_is_no_lack_of_folders(tmp_path):
+    fill(tmp_path / "train", count=5)
+    (tmp_path / "test").mkdir()
+    for i in range(3):
+        save(tmp_path / "test" / f"{i}.png", np.zeros((6, 6, 3)))
+    with pytest.raises(InputError, match=r"test has no folders of classes.* 3 images") as error:
+        data.load(f"folder:{tmp_path}")
+    assert "make folders" not in str(error.value)
+
+
+def test_what_is_passed_over_is_counted_where_images_are_missing(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", np.zeros((6, 6, 3)))
+    with pytest.raises(InputError, match="3 images outside the folders of classes"):
+        data.load(f"folder:{tmp_path}")
+    name = fill(tmp_path, count=1)
+    (tmp_path / "b" / "0.heic").touch()
+    (tmp_path / "b" / "1.GIF").touch()
+    said = r"for the split \w+ \(passed over: 3 images .*; 2 files of other endings, .gif, .heic\)"
+    with pytest.raises(InputError, match=said):
+        data.load(name)
+    (tmp_path / "b" / "0.png").unlink()
+    with pytest.raises(InputError, match=r"class 'b' has no image .* 2 files of other endings"):
+        data.load(name)
+
+
+def test_a_path_that_cannot_be_entered_is_one_sentence(tmp_path, monkeypatch):
+    for path in (tmp_path / ("x" * 300), tmp_path / ("x" * 300 + "@8")):
+        with pytest.raises(InputError, match=r"cannot be entered \(file name too long\)"):
+            data.load(f"folder:{path}")
+    name = fill(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.X_OK)  # root may do all
+    with pytest.raises(InputError, match=r"cannot be entered \(permission denied\)"):
+        data.load(name)
+
+
+@pytest.mark.parametrize("size", ["0000321234", "00008", "3", "1025", "x", "-8", "²", ""])
+def test_a_size_has_at_most_four_digits(tmp_path, size):
+    with pytest.raises(InputError, match="size after @ must be 4 to 1024"):
+        data.load(f"folder:{tmp_path}@{size}")
+
+
+def test_a_size_is_no_part_of_the_path(tmp_path):
+    assert parse(f"folder:{tmp_path}/@32") == (f"{tmp_path}/", "32")
+    assert shown("folder:shapes/@32") == shown("folder:/a@b/shapes@32") == "folder:shapes@32"
+    assert shown("folder:/a@b/shapes") == "folder:shapes"
+    (tmp_path / "mine@8").mkdir()
+    assert parse(f"folder:{tmp_path}/mine@8") == (f"{tmp_path}/mine@8", None)
+    assert shown(f"folder:{tmp_path}/mine@8/") == "folder:mine@8"
+    for name in ("folder:", "folder:@32"):  # no path is not the folder where one is
+        with pytest.raises(InputError, match="is no folder"):
+            data.load(name)

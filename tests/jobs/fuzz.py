@@ -591,9 +591,10 @@ FAMILIES = (
     "reject:pair=1.2,2,calibration=bundled", "feedback=0.5,0.9,tau=1", "dng:pair=1,drift=.5,2",
 )  # fmt: skip
 MODELS = ("small.safetensors", "digits.safetensors", "none.safetensors", "x.npy", "ddpm")
+FOLDERS = ("folder:.", "folder:shapes", "folder:shapes/@8", "folder:shapes@4096", "folder:x.npy")
 # What a person most likely gives an option, by its last word.
 LIKELY: dict[str, tuple[str, ...]] = {
-    "dataset": ("digits", "mnist", "cifar10"),
+    "dataset": ("digits", "mnist", "cifar10", *FOLDERS),
     "network": ("heads", "label", "digits-label", *MODELS),
     "negatives": MODELS,
     "classifier": MODELS,
