@@ -1,6 +1,7 @@
 """What every job does around its work.
 
 options    where a run goes, bounds of numbers, the command that repeats a run
+own_images how images of one's own are named: folder:PATH[@SIZE]
 devices    which devices it runs on
 runs       its folder, its provenance, its JSON
 tables     records become tables, Markdown and CSV
