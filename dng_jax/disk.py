@@ -146,8 +146,8 @@ def check_file(path: str | os.PathLike) -> int:
     return found.st_size
 
 
-def check_memory(what: object, size: int) -> None:
-    """InputError where so many bytes cannot be had; `what` needs them.
+def check_memory(what: object, size: int, remedy: str = "is it the right file?") -> None:
+    """InputError where so many bytes cannot be had; `what` needs them, `remedy` ends the message.
 
     Linux grants memory that is not there and kills whoever uses it, so it is asked before.
     """
@@ -155,7 +155,7 @@ def check_memory(what: object, size: int) -> None:
     if free is not None and size > free:
         raise InputError(
             f"{what} needs {size / 2**30:,.1f} GiB of memory and {free / 2**30:,.1f} GiB are free:"
-            " is it the right file?"
+            f" {remedy}"
         )
 
 

@@ -11,13 +11,14 @@ Roles that every denoiser of a problem answers:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dng_jax import data, denoisers, mixtures, nets, steps
+from dng_jax import data, denoisers, disk, mixtures, nets, steps
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments import classifiers, models
 from dng_jax.experiments.classes import class_indices, class_title
@@ -28,7 +29,10 @@ from dng_jax.mixtures import Mixture
 from dng_jax.schedules import Schedule, linear
 from dng_jax.steps import StepTable
 
+# Standard deviation of a pattern's Gaussian in every pixel, the same in every dimension d: where a
+# component's own width counts (alpha s = sigma) is then the same level of every data set.
 PATTERN_SCALE = 0.15
+PATTERNS = 10_000
 
 Conditioned = Callable[[int], Any]
 
@@ -141,6 +145,8 @@ def load(dataset: str, source: Source) -> Model:
     """The model that a job's options describe; for several problems of one model."""
     choose(source.denoiser, DENOISERS, "denoiser")
     choose(source.features, FEATURES, "kind of features")
+    if source.patterns is not None and source.denoiser != "exact":
+        raise InputError("--patterns belongs to --denoiser exact: add it, or leave --patterns out")
     if source.inception_weights is not None and source.features != "inception":
         raise InputError("--inception-weights belongs to --features inception: add it")
     info = data.describe(dataset)
@@ -156,8 +162,7 @@ def _negatives(forbidden: tuple[int, ...]) -> dict[str, int]:
 
 
 def _exact(info: data.Info, source: Source) -> Model:
-    images, labels, _ = data.load(info.name)
-    x = data.to_unit(images)
+    x, labels = _patterns(info, source.patterns)
     mixture = mixtures.patterns(x, labels, scale=PATTERN_SCALE)
 
     def denoisers_of(forbidden):
@@ -169,6 +174,32 @@ def _exact(info: data.Info, source: Source) -> Model:
         return mixtures.mixture_denoiser(mixture, roles), conditioned
 
     return Model(info, classifiers.closed_form(mixture, x, labels), denoisers_of, True, mixture)
+
+
+def _patterns(info: data.Info, count: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The first images of a data set, float32 [N, H, W, C] in [-1, 1], and their labels [N]."""
+    images, labels, _ = data.load(info.name)
+    if count is not None and not 1 <= count <= len(images):
+        raise InputError(
+            f"--patterns must lie between 1 and the {len(images):,} images of {info.name}, got"
+            f" {count:,}"
+        )
+    count = min(PATTERNS, len(images)) if count is None else count
+    absent = np.setdiff1d(np.arange(info.num_classes), labels[:count])
+    if absent.size:
+        raise InputError(
+            f"the first {count:,} images of {info.name} hold none of"
+            f" {', '.join(class_title(k, info) for k in absent)}: take more with --patterns (all:"
+            f" {len(images):,})"
+        )
+    d = math.prod(info.shape)
+    disk.check_memory(
+        f"the exact model of {count:,} images of {info.name}",
+        # pixels, means on their way and where they stay, and what moments of the pixels take
+        4 * 4 * count * d + 2 * 8 * count * d + 5 * 8 * d**2,
+        "take fewer with --patterns",
+    )
+    return data.to_unit(images[:count]), labels[:count]
 
 
 def _network(info: data.Info, source: Source) -> Model:

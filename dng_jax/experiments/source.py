@@ -6,7 +6,8 @@
                         a file per forbidden class beside it (the paper's two networks), and
                         serves the rules that ask for the forbidden classes alone
 --network FOLDER        one without classes, which diffusers wrote (dng_jax.weights.diffusers)
---denoiser exact        no network: the data as a Gaussian mixture, known in closed form
+--denoiser exact        no network: the data as a Gaussian mixture, known in closed form; of large
+                        sets the first 10,000 images, or --patterns of them
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ class Source:
 
     denoiser: str = "network"
     """network: a trained one; exact: the data as a Gaussian mixture, no network at all."""
+    patterns: int | None = None
+    """Images of the mixture of --denoiser exact, at least 1: the first so many of the data set.
+    Default: 10,000, or all where there are fewer."""
     network: str = "heads"
     """heads: one output head per class; label: class-conditional with label dropout; or a model
     file, or a folder of diffusers."""

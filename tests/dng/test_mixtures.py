@@ -153,6 +153,70 @@ def test_low_noise_posterior_between_two_near_patterns(sigma):
     )
 
 
+def uneven(block, d=12, counts=(1, 9, 4), scales=None):
+    """Classes of 1, 9 and 4 components, so that blocks of one class hold padding alone."""
+    rng = np.random.default_rng(4)
+    n = sum(counts)
+    scales = 0.15 if scales is None else rng.uniform(0.1, 0.4, n)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    means = rng.uniform(-1, 1, (n, d)).astype(np.float32)
+    return mixtures.gaussians(means, scales, labels, rng.uniform(1, 2, n), block=block)
+
+
+@pytest.mark.parametrize(
+    ("counts", "block", "size", "width", "scales"),
+    [((1, 9, 4), 8, 3, 9, None), ((1, 10, 3), 13, 4, 12, "of all widths")],
+)
+def test_blocks_of_components_change_nothing_but_rounding(counts, block, size, width, scales):
+    whole, blocked = (uneven(b, counts=counts, scales=scales) for b in (None, block))
+    assert whole.block is None
+    assert (blocked.block, blocked.means.shape[1]) == (size, width)
+    x = np.random.default_rng(5).normal(size=(5, 12)).astype(np.float32)
+    for alpha, sigma in [(0.9, 0.3), (0.05, 1.0), (1.0, 0.0)]:
+        for found, expected in zip(
+            values(blocked, x, alpha, sigma), values(whole, x, alpha, sigma), strict=True
+        ):
+            # logits of several hundred at the lowest noise: 1e-7 of them
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-4)
+
+
+def test_blocks_have_derivatives_and_survive_a_restriction():
+    whole, blocked = uneven(None), uneven(8)
+    assert blocked.restrict([1, 2]).block == blocked.block
+    x = np.random.default_rng(5).normal(size=(5, 12)).astype(np.float32)
+    score, expected = score_of(blocked, x, 0.9, 0.3), score_of(whole, x, 0.9, 0.3)
+    np.testing.assert_allclose(score, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_many_components_are_taken_in_blocks_by_default():
+    many = mixtures.gaussians(np.zeros((9000, 1)), 0.1, np.arange(9000) % 2)
+    assert (many.block, many.means.shape) == (1500, (2, 4500, 1))
+    few = mixtures.gaussians(np.zeros((8192, 1)), 0.1, np.arange(8192) % 2)
+    assert few.block is None
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), [(0.99, 0.1), (0.6, 0.8), (0.1, 0.995)])
+def test_a_mixture_of_the_size_of_cifar_in_float64(exact, alpha, sigma):
+    # d = 3,072: logits reach |mu|^2/v = 30,000 at the lowest noise, 2e-3 of float32's rounding
+    rng = np.random.default_rng(6)
+    means = (rng.uniform(-1, 1, (1, 3072)) + rng.uniform(-0.2, 0.2, (24, 3072))).astype(np.float32)
+    labels = np.arange(24) % 3
+    twin = type(exact)(means.astype(np.float64), np.full(24, 0.15), labels, np.ones(24))
+    mixture = mixtures.patterns(means, labels, block=9)
+    # between two patterns of different classes, where the posterior is decided by differences
+    clean = (means[:4] + means[1:5]) / 2
+    x = (alpha * clean + sigma * rng.normal(size=clean.shape)).astype(np.float32)
+    _, _, _, eps, log_posterior = values(mixture, x, alpha, sigma)
+    truth = np.log(np.maximum(twin.posterior(x, alpha, sigma), 1e-300))
+    likely = truth > -30
+    assert likely.sum() > len(x)
+    np.testing.assert_allclose(np.asarray(log_posterior)[likely], truth[likely], atol=2e-2)
+    p = np.exp(log_posterior)
+    np.testing.assert_allclose(p, np.exp(truth), atol=5e-3)
+    mean = np.einsum("bk,bkd->bd", p, eps)
+    np.testing.assert_allclose(mean, twin.eps(x, alpha, sigma), atol=2e-3)
+
+
 def test_draws_have_the_moments_of_the_mixture(mixture, exact):
     n = 20_000
     x, k = mixture.draw(sampling.sample_keys(3, n), (2, 2))
@@ -187,6 +251,7 @@ def test_draws_have_the_moments_of_the_mixture(mixture, exact):
         (lambda m: mixtures.gaussians([[0.0], [1.0]], 0.1, classes=[0, 2]), r"\[0, 2\]"),
         (lambda m: mixtures.gaussians([[0.0], [1.0]], 0.1, classes=[0, 1, 1]), "3"),
         (lambda m: mixtures.gaussians([[0.0], [1.0]], 0.1, weights=[1, 1, 1]), "3"),
+        (lambda m: mixtures.gaussians([[0.0], [1.0]], 0.1, block=0), "block = 0"),
         (lambda m: m.log_density(jnp.zeros((1, 5)), 1.0, 1.0), "4 dimensions.*has 5"),
     ],
 )

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tyro
 
-from dng_jax import guidance, nets, posterior, training
+from dng_jax import disk, guidance, nets, posterior, training
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.experiments import calibrations, models, problems, rule_specs
 from dng_jax.experiments.generating import Draw, generate
@@ -263,6 +263,31 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, words, said)
         class_removal.main(config)
     assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source", "said"),
+    [
+        ("digits", Source("exact", patterns=0), "between 1 and the 1,797 images of digits, got 0"),
+        ("digits", Source("exact", patterns=1798), "between 1 and the 1,797 images of digits"),
+        ("digits", Source("exact", patterns=8), "first 8 images of digits hold none of 8, 9: take"),
+        ("digits", Source(patterns=100), "--patterns belongs to --denoiser exact"),
+    ],
+)
+def test_patterns_that_make_no_mixture_are_refused(dataset, source, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        problems.load(dataset, source)
+
+
+def test_a_mixture_that_fits_into_no_memory_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr(disk, "free_memory", lambda: 10**6)
+    with pytest.raises(InputError, match=r"exact model of 1,797 images of digits needs .*patterns"):
+        problems.load("digits", Source("exact"))
+
+
+def test_the_mixture_holds_the_first_images():
+    model = problems.load("digits", Source("exact", patterns=100))
+    assert np.isfinite(model.mixture.log_weights).sum() == 100
 
 
 def test_forbidding_every_class_is_refused():
