@@ -70,10 +70,13 @@ def trained(info: data.Info, name: str | None) -> Classifier:
 
 def closed_form(mixture: Mixture, x: np.ndarray, labels: np.ndarray) -> Classifier:
     """The Bayes classifier of a mixture; x [N, H, W, C] in [-1, 1], labels [N]: its data."""
-    most_likely = jax.jit(lambda x: jnp.argmax(mixture.log_posterior(x, 1.0, 0.0), axis=1))
+
+    @jax.jit
+    def most_likely(mixture, x):  # an argument: as a constant, large ones take minutes to compile
+        return jnp.argmax(mixture.log_posterior(x, 1.0, 0.0), axis=1)
 
     def classify(images):
-        return np.asarray(most_likely(features.unit_images(images))), pixels(images)
+        return np.asarray(most_likely(mixture, features.unit_images(images))), pixels(images)
 
     def real(forbidden):
         kept = x[~np.isin(labels, forbidden)].reshape(-1, x[0].size)

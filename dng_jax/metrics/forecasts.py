@@ -11,6 +11,8 @@ posterior.
     AUC        chance that p_k of an event that happens is above that of one that does not, a tie
                being half (Mann & Whitney 1947): how well p ranks, whatever its scale
 
+    log-odds   log p/(1-p) less log q/(1-q), where neither is decided: cut off at +-reach
+
 Intervals of NLL, ECE and AUC: value -+ 1.96 standard deviations over bootstrap resamples of whole
 chains (their K events depend on one another), cut off where no value can be.
 """
@@ -39,6 +41,19 @@ class PosteriorError(NamedTuple):
     final: float
     final_error: float
     chain: float
+
+
+class LogOddsError(NamedTuple):
+    """Tracked less exact log-odds, both cut off at +-reach, in nats.
+
+    error: mean magnitude over the chain, bias: mean, each with its 95% interval over images;
+    over_time [T] and bias_over_time [T]: means over images at each level.
+    """
+
+    error: Score
+    bias: Score
+    over_time: np.ndarray
+    bias_over_time: np.ndarray
 
 
 def class_forecasts(
@@ -99,6 +114,29 @@ def event_scores(
         name: Score(value, max(0.0, value - half), min(high, value + half))
         for (name, high), value, half in zip(ends.items(), found, spread.tolist(), strict=True)
     }
+
+
+def log_odds_error(tracked: np.ndarray, exact: np.ndarray, reach: float) -> LogOddsError:
+    """Of log-odds [T, B] of one event against the exact ones [T, B].
+
+    reach: beyond it an event is as good as decided; what a tracker says further out is not counted,
+    or the hundreds of nats of a decided image would hide what leads to the decision.
+    """
+    tracked, exact = (np.clip(np.asarray(a, np.float64), -reach, reach) for a in (tracked, exact))
+    gap = tracked - exact
+
+    def over_images(value: np.ndarray) -> Score:
+        each = value.mean(axis=0)
+        mean, half = each.mean(), 1.96 * each.std(ddof=1) / np.sqrt(len(each))
+        return Score(float(mean), float(mean - half), float(mean + half))
+
+    error = over_images(np.abs(gap))
+    return LogOddsError(
+        error._replace(low=max(0.0, error.low)),
+        over_images(gap),
+        np.abs(gap).mean(axis=1),
+        gap.mean(axis=1),
+    )
 
 
 def posterior_error(p: np.ndarray, exact: np.ndarray) -> PosteriorError:

@@ -24,6 +24,7 @@ from dng_jax.jobs.cells import interval, number, titled
 from dng_jax.jobs.options import at_least, command, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
+from dng_jax.mixtures import Mixture
 from dng_jax.posterior.evidence import Evidence
 from dng_jax.rules import class_roles
 from dng_jax.steps import StepTable, nearly_deterministic
@@ -174,20 +175,21 @@ def sampled(problem: Problem, table: StepTable, config: Config) -> Runs:
     if config.base == "mixture":
         rule = guidance.dynamic_negative(build("classes", k, probes), 0.0)
 
-    def exact(state, step: Step):
-        assert mixture is not None
-        return {"exact": mixture.log_posterior(step.x, step.row.alpha, step.row.sigma)}
-
     found = generate(
         problem,
         table,
         guidance.recorder(class_roles(problem.info.num_classes), rule, probes),
         Draw(config.samples, config.seed, batch=config.batch),
-        observe=None if mixture is None else exact,
+        observe=None if mixture is None else jax.tree_util.Partial(exact_posterior, mixture),
     )
     trace = {name: jnp.asarray(values[0]) for name, values in found.trace.items()}
     q = None if mixture is None else np.exp(np.asarray(trace["exact"])[1:])
     return Runs(guidance.recorded(trace), found.labels[0], q)
+
+
+def exact_posterior(mixture: Mixture, state: Any, step: Step) -> dict[str, jax.Array]:
+    """log p(k | x_t), [B, K]."""
+    return {"exact": mixture.log_posterior(step.x, step.row.alpha, step.row.sigma)}
 
 
 def forward(

@@ -20,11 +20,12 @@ from dng_jax import (
     sample_keys,
     steps,
 )
+from dng_jax.errors import InputError
 from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import devices, runs
 from dng_jax.jobs.cells import interval, titled
-from dng_jax.jobs.options import at_least, command, program, seed
+from dng_jax.jobs.options import at_least, command, distinct, program, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.metrics.forecasts import posterior_error
@@ -32,6 +33,7 @@ from dng_jax.mixtures import Mixture
 from dng_jax.schedules import linear
 from dng_jax.steps import StepTable
 
+from . import dimension
 from .options import Config
 
 DNG = guidance.dynamic_negative
@@ -52,8 +54,13 @@ def main(config: Config) -> dict[str, Any]:
     # ---- parse
     at_least(2, samples=config.samples)
     seed(seed=config.seed)
+    if config.datasets:
+        distinct(datasets=config.datasets, steps=config.steps)
+    else:
+        only_with_datasets(config)
 
     # ---- build
+    config.data.use()
     devices.select()
     folder = runs.new_run_folder(
         config.run.out,
@@ -62,6 +69,8 @@ def main(config: Config) -> dict[str, Any]:
         overwrite=config.run.overwrite,
         facts={"command": command(program(__package__), config, Config())},
     )
+    if config.datasets:
+        return dimension.run(config, folder)
     problem = problems.make("digits", ("0",), Source("exact"))
     digits, gaussians, shape = problem.mixture, three_gaussians(), problem.info.shape
     assert digits is not None
@@ -92,6 +101,13 @@ def main(config: Config) -> dict[str, Any]:
     }
     runs.write_json(folder / "results.json", results)
     return results
+
+
+def only_with_datasets(config: Config) -> None:
+    """InputError for options of --datasets without it."""
+    for name in ("steps", "patterns"):
+        if getattr(config, name) != getattr(Config(), name):
+            raise InputError(f"--{name} belongs to --datasets: name some, or leave it out")
 
 
 def digits_plans(mixture: Mixture) -> Iterator[Plan]:

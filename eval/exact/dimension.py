@@ -1,0 +1,148 @@
+"""How trackers' errors grow with dimension and steps; see eval.exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import expit
+
+from dng_jax import (
+    Step,
+    check_finite,
+    guidance,
+    initial_noise,
+    mixtures,
+    posterior,
+    sample,
+    sample_keys,
+    steps,
+)
+from dng_jax.experiments import problems
+from dng_jax.experiments.problems import Model
+from dng_jax.experiments.source import Source
+from dng_jax.jobs import runs
+from dng_jax.jobs.cells import interval, titled
+from dng_jax.jobs.options import shown
+from dng_jax.jobs.tables import Table, publish
+from dng_jax.metrics import class_counts, class_report
+from dng_jax.metrics.forecasts import Score, log_odds_error, posterior_error
+from dng_jax.mixtures import Mixture
+from dng_jax.schedules import linear
+
+from .options import Config
+
+P_MIN = 1e-6
+REACH = math.log((1 - P_MIN) / P_MIN)  # of log-odds: where the trackers pair and odds are clamped
+BATCH = 128
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    """Measures every data set, tracker and number of steps, and writes."""
+    tables = {count: steps.ddpm(linear(), count) for count in config.steps}
+    records = []
+    for dataset in config.datasets:
+        model = problems.load(dataset, Source("exact", patterns=config.patterns))
+        for count, table in tables.items():
+            for name, tracker in trackers(model.mixture).items():
+                found = measure(model, tracker, table, config.samples, config.seed)
+                facts = {"dataset": shown(dataset), "tracker": name, "steps": count}
+                records.append(facts | found)
+                print(f"{dataset}, {count} steps, {name}: done", flush=True)
+    facts = {"config": config, "provenance": runs.provenance(), "records": records}
+    runs.write_json(folder / "results.json", facts)
+    publish(folder, table_of(config, records))
+    return facts
+
+
+def trackers(mixture: Mixture | None) -> dict[str, Any]:
+    """Each tracker with the exact prior of class 0, and the exact posterior."""
+    assert mixture is not None
+    prior = np.asarray(mixture.prior, np.float64)
+    return {
+        "exact posterior": posterior.oracle(mixture, (0,)),
+        "pair": posterior.pair(prior[0], p_min=P_MIN),
+        "odds": posterior.odds(prior[0], p_min=P_MIN),
+        "classes": posterior.classes(mixture.num_classes, (0,), prior=prior),
+    }
+
+
+def log_odds(tracker: Any, oracle: Any, state: Any, step: Step) -> dict[str, jax.Array]:
+    """For `sample(observe=...)`: what the tracker says and what is true, [B] each."""
+    return {"tracked": tracker.view(state, step).log_odds, "exact": oracle.log_odds(step)}
+
+
+def measure(model: Model, tracker: Any, table: Any, n: int, seed: int) -> dict[str, Any]:
+    """Guides n images by one tracker: what leaks, and its log-odds beside the exact ones."""
+    mixture = model.mixture
+    assert mixture is not None
+    denoise = mixtures.mixture_denoiser(mixture, {"negative": (0,)})
+    rule = guidance.dynamic_negative(tracker)
+    observe = jax.tree_util.Partial(log_odds, tracker, posterior.oracle(mixture, (0,)))
+    labels, tracked, exact = [], [], []
+    for first in range(0, n, BATCH):
+        keys = sample_keys(seed, min(BATCH, n - first), first)
+        x = initial_noise(keys, model.info.shape, table)
+        result = sample(denoise, table, rule, keys, x, observe=observe)
+        check_finite(result, len(table.index), first)
+        labels.append(model.classifier.classify(result.x)[0])
+        tracked.append(np.asarray(result.trace["tracked"], np.float64))
+        exact.append(np.asarray(result.trace["exact"], np.float64))
+    told, true = np.concatenate(tracked, axis=1), np.concatenate(exact, axis=1)
+    allowed = np.arange(mixture.num_classes) > 0
+    target = np.where(allowed, np.asarray(mixture.prior, np.float64), 0)
+    counts = class_counts(np.concatenate(labels), mixture.num_classes)
+    return {
+        "dimension": math.prod(model.info.shape),
+        "patterns": int(np.isfinite(np.asarray(mixture.log_weights)).sum()),
+        "samples": n,
+        "report": class_report(counts, allowed, target / target.sum()),
+        "probability": posterior_error(expit(told), expit(true)),
+        "log_odds": log_odds_error(told, true, REACH),
+        "logsnr": np.asarray(table.logsnr),
+    }
+
+
+def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:
+    """The table a person reads."""
+
+    def leak(r: dict[str, Any]) -> str:
+        found = r["report"].leak
+        return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+    def kl(r: dict[str, Any]) -> str:
+        found = r["report"].forward
+        return interval(found.corrected, found.low, found.high, 3, sparse=found.sparse)
+
+    def bounds(score: Score) -> str:
+        return interval(score.value, score.low, score.high, 3)
+
+    def largest(r: dict[str, Any]) -> str:
+        at = int(np.argmax(r["log_odds"].over_time))
+        return f"{r['log_odds'].over_time[at]:.2f} at {r['logsnr'][at]:.1f}"
+
+    return Table.of(
+        titled(
+            f"class 0 forbidden, n = {config.samples}",
+            (r["report"].forward.sparse for r in records),
+        ),
+        records,
+        {
+            "mixture": "dataset",
+            "d": "dimension",
+            "patterns": "patterns",
+            "steps": "steps",
+            "tracker": "tracker",
+            "leak % [95%]": leak,
+            "KL [95%]": kl,
+            "final |dp|": lambda r: f"{r['probability'].final:.1e}",
+            "mean |dp|": lambda r: f"{r['probability'].chain:.1e}",
+            "log-odds: mean error [95%]": lambda r: bounds(r["log_odds"].error),
+            "bias [95%]": lambda r: bounds(r["log_odds"].bias),
+            "largest at log-SNR": largest,
+        },
+    )
