@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ from dng_jax.metrics import class_counts, class_report
 from dng_jax.metrics.forecasts import Score, log_odds_error, posterior_error
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import linear
+from dng_jax.steps import StepTable
 
 from .options import Config
 
@@ -41,30 +42,43 @@ REACH = math.log((1 - P_MIN) / P_MIN)  # of log-odds: where the trackers pair an
 BATCH = 128
 
 
-def run(config: Config, folder: Path) -> dict[str, Any]:
-    """Measures every data set, tracker and number of steps, and writes."""
+class Asked(NamedTuple):
+    """What is measured: the exact model of each data set, a step table for each number of steps."""
+
+    models: dict[str, Model]
+    tables: dict[int, StepTable]
+
+
+def build(config: Config) -> Asked:
+    """The models and step tables; InputError where there are none."""
     tables = {count: steps.ddpm(linear(), count) for count in config.steps}
-    records = []
-    for dataset in config.datasets:
-        model = problems.load(dataset, Source("exact", patterns=config.patterns))
-        for count, table in tables.items():
+    source = Source("exact", patterns=config.patterns)
+    return Asked({name: problems.load(name, source) for name in config.datasets}, tables)
+
+
+def run(config: Config, asked: Asked, folder: Path) -> dict[str, Any]:
+    """Measures every data set, tracker and number of steps, and writes."""
+    records: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+    for dataset, model in asked.models.items():
+        for count, table in asked.tables.items():
             for name, tracker in trackers(model.mixture).items():
                 found = measure(model, tracker, table, config.samples, config.seed)
-                facts = {"dataset": shown(dataset), "tracker": name, "steps": count}
-                records.append(facts | found)
-                print(f"{dataset}, {count} steps, {name}: done", flush=True)
-    facts = {"config": config, "provenance": runs.provenance(), "records": records}
-    runs.write_json(folder / "results.json", facts)
+                what = {"dataset": shown(dataset), "tracker": name, "steps": count}
+                records.append(what | found)
+                # one after the other: hours of a large set outlive an interruption
+                facts = {"config": config, "provenance": runs.provenance(), "records": records}
+                runs.write_json(folder / "results.json", facts)
+                print(f"{shown(dataset)}, {count} steps, {name}: done", flush=True)
     publish(folder, table_of(config, records))
     return facts
 
 
 def trackers(mixture: Mixture | None) -> dict[str, Any]:
-    """Each tracker with the exact prior of class 0, and the exact posterior."""
+    """Each tracker, with the exact prior of class 0."""
     assert mixture is not None
     prior = np.asarray(mixture.prior, np.float64)
     return {
-        "exact posterior": posterior.oracle(mixture, (0,)),
         "pair": posterior.pair(prior[0], p_min=P_MIN),
         "odds": posterior.odds(prior[0], p_min=P_MIN),
         "classes": posterior.classes(mixture.num_classes, (0,), prior=prior),
@@ -76,7 +90,7 @@ def log_odds(tracker: Any, oracle: Any, state: Any, step: Step) -> dict[str, jax
     return {"tracked": tracker.view(state, step).log_odds, "exact": oracle.log_odds(step)}
 
 
-def measure(model: Model, tracker: Any, table: Any, n: int, seed: int) -> dict[str, Any]:
+def measure(model: Model, tracker: Any, table: StepTable, n: int, seed: int) -> dict[str, Any]:
     """Guides n images by one tracker: what leaks, and its log-odds beside the exact ones."""
     mixture = model.mixture
     assert mixture is not None

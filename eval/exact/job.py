@@ -62,6 +62,7 @@ def main(config: Config) -> dict[str, Any]:
     # ---- build
     config.data.use()
     devices.select()
+    asked = dimension.build(config) if config.datasets else None
     folder = runs.new_run_folder(
         config.run.out,
         config,
@@ -69,8 +70,8 @@ def main(config: Config) -> dict[str, Any]:
         overwrite=config.run.overwrite,
         facts={"command": command(program(__package__), config, Config())},
     )
-    if config.datasets:
-        return dimension.run(config, folder)
+    if asked is not None:
+        return dimension.run(config, asked, folder)
     problem = problems.make("digits", ("0",), Source("exact"))
     digits, gaussians, shape = problem.mixture, three_gaussians(), problem.info.shape
     assert digits is not None

@@ -15,7 +15,7 @@ from dng_jax.experiments import calibrations, problems, rule_builders, rule_spec
 from dng_jax.experiments.calibrations import Calibration, Correction
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.experiments.source import Source
-from dng_jax.metrics.forecasts import event_scores
+from dng_jax.metrics.forecasts import event_scores, log_odds_error
 from dng_jax.posterior import Evidence, fit_temperature, forward_evidence, replay
 from dng_jax.posterior.temperature import gain
 from dng_jax.weights import pretrained
@@ -257,6 +257,22 @@ def test_the_bundled_calibration_is_of_the_bundled_network(name):
     assert set(calibrations.load(path).trackers) == {"pair", "odds", "classes"}
     # Bound to the parameters, and nothing else: another forbidden class is the same network.
     assert calibrations.fingerprint(problem) == calibrations.load(path).network
+
+
+def test_log_odds_are_compared_where_they_are_not_decided():
+    # two images, three levels; beyond 5 nats nothing counts
+    exact = np.array([[-2.0, 0.0], [-4.0, 1.0], [-300.0, 9.0]])
+    tracked = np.array([[-2.0, 1.0], [-3.0, 3.0], [-20.0, 2.0]])
+    found = log_odds_error(tracked, exact, 5.0)
+    np.testing.assert_allclose(found.over_time, [0.5, 1.5, 1.5])
+    np.testing.assert_allclose(found.bias_over_time, [0.5, 1.5, -1.5])
+    assert found.error.value == pytest.approx((1 / 3 + 2) / 2)
+    assert found.bias.value == pytest.approx((1 / 3 + 0) / 2)
+    # of two images at 1/3 and 0 the standard error is half their distance
+    half = 1.96 / 6
+    assert found.bias.low == pytest.approx(1 / 6 - half)
+    assert found.bias.high == pytest.approx(1 / 6 + half)
+    assert found.error.low == 0
 
 
 def test_scores_of_forecasts_and_their_intervals():

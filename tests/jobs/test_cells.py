@@ -9,10 +9,12 @@ import pytest
 
 from dng_jax.jobs import cells
 from dng_jax.metrics import class_report, tradeoff
-from dng_jax.metrics.forecasts import class_forecasts
+from dng_jax.metrics.forecasts import class_forecasts, log_odds_error, posterior_error
 from eval.calibration import job as calibration
 from eval.class_removal import job as class_removal
+from eval.exact import dimension
 from eval.exact import job as exact
+from eval.exact import options as exact_options
 from eval.study import report, tables
 
 ALLOWED = np.arange(4) != 0
@@ -44,6 +46,15 @@ def exact_table(counts):
     return exact.table_of("a", [record | {"error_chain": None}])
 
 
+def dimension_table(counts):
+    report = class_report(counts, ALLOWED)
+    gap = log_odds_error(np.ones((2, 3)), np.zeros((2, 3)), 5.0)
+    record = {"dataset": "digits", "dimension": 64, "patterns": 9, "steps": 2, "tracker": "pair"}
+    record |= {"report": report, "log_odds": gap, "logsnr": [0.0, 1.0]}
+    record |= {"probability": posterior_error(np.ones((2, 3)), np.zeros((2, 3)))}
+    return dimension.table_of(exact_options.Config(), [record])
+
+
 def calibration_table(counts):
     labels = np.repeat(np.arange(4), counts)
     found = class_forecasts(np.full((2, len(labels), 4), 0.25), labels)
@@ -51,7 +62,9 @@ def calibration_table(counts):
     return calibration.table_of(calibration.Config(), [record])
 
 
-@pytest.mark.parametrize("table", [removal_table, study_table, exact_table, calibration_table])
+@pytest.mark.parametrize(
+    "table", [removal_table, study_table, exact_table, dimension_table, calibration_table]
+)
 def test_few_samples_are_marked_in_every_table(table):
     few, many = table(FEW), table(MANY)
     assert any(cells.MARK in cell for cell in few.rows[0])
@@ -59,7 +72,7 @@ def test_few_samples_are_marked_in_every_table(table):
     assert not any(cells.MARK in cell for cell in (many.title, *many.rows[0]))
 
 
-@pytest.mark.parametrize("table", [removal_table, study_table, exact_table])
+@pytest.mark.parametrize("table", [removal_table, study_table, exact_table, dimension_table])
 def test_a_lost_class_shows_no_upper_end(table):
     assert any(cell.endswith(", inf]") for cell in table(FEW).rows[0])
 

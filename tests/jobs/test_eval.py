@@ -409,6 +409,50 @@ def test_exact_posterior_equals_the_complement_and_classes_comes_close():
     assert rows["classes"]["error"] <= 1e-3
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": (5,)}, "--steps belongs to --datasets"),
+        ({"patterns": 100}, "--patterns belongs to --datasets"),
+        ({"datasets": ("digits", "digits")}, "names something twice"),
+        ({"datasets": ("digits",), "steps": ()}, "name at least one of --steps"),
+        ({"datasets": ("digits",), "steps": (5, 1001)}, "1001 steps lie outside the schedule"),
+        ({"datasets": ("digits",), "patterns": 5}, "first 5 images of digits hold none of 5"),
+    ],
+)
+def test_what_the_exact_job_cannot_do_is_refused_and_nothing_is_written(tmp_path, changes, said):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=said):
+        exact.main(exact.Config(**changes, run=RunOptions(str(out))))
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_the_error_of_trackers_falls_with_more_steps_and_classes_is_best(tmp_path):
+    asked = exact.Config(
+        datasets=("digits",), steps=(10, 50), samples=128, run=RunOptions(str(tmp_path / "e"))
+    )
+    found = exact.main(asked)["records"]
+    rows = {(r["tracker"], r["steps"]): r["log_odds"].error.value for r in found}
+    for steps in asked.steps:
+        assert rows["classes", steps] < min(rows["pair", steps], rows["odds", steps])
+    for tracker in ("pair", "odds", "classes"):
+        assert 0 < rows[tracker, 50] < rows[tracker, 10]
+    saved = json.loads((tmp_path / "e" / "results.json").read_text())["records"]
+    assert len(saved) == len(found) == 6
+
+
+@pytest.mark.slow
+def test_guidance_with_the_exact_posterior_removes_the_class_in_3072_dimensions(tmp_path):
+    source = Source("exact", patterns=500)
+    asked = {"dataset": "cifar10", "source": source, "forbid": ("3",), "samples": 32}
+    found = class_removal.main(
+        removal(tmp_path / "r", rules=("unguided", "dng:exact"), seeds=(0,), **asked)
+    )
+    assert found[0]["report"].leak.value > 0
+    assert found[1]["report"].leak.value == 0
+
+
 @pytest.fixture(scope="module")
 def exact_results(quick_compilation, tmp_path_factory):
     """The figures the exact job is asked for, at their full size."""
