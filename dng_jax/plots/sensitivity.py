@@ -18,12 +18,14 @@ def responses(
     path: str | Path,
     *,
     log_x: Sequence[str] = (),
+    y_labels: tuple[str, str] = ("forbidden (%)", "KL (nats)"),
     title: str | None = None,
 ) -> Path:
     """How leak and KL answer to one number at a time: a column per number, a curve per tracker.
 
     panels: name of the number -> {tracker: (value, leak, leak_low, leak_high, kl, kl_low,
     kl_high)}, each [N], leak in per cent, KL in nats; names in log_x get a logarithmic axis.
+    y_labels: what the two rows show, where it is something else.
     """
     if not panels or not all(panels.values()):
         raise InputError("responses needs at least one panel, and a curve in each")
@@ -59,8 +61,8 @@ def responses(
     for axes in grid[:, 0]:
         # Once all columns are drawn: setting one bound of a shared axis fixes the other.
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    grid[0, 0].set_ylabel("forbidden (%)", fontsize=9)
-    grid[1, 0].set_ylabel("KL (nats)", fontsize=9)
+    for axes, label in zip(grid[:, 0], y_labels, strict=True):
+        axes.set_ylabel(label, fontsize=9)
     grid[0, 0].legend(frameon=False, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)

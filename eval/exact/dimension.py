@@ -17,6 +17,7 @@ from dng_jax import (
     guidance,
     initial_noise,
     mixtures,
+    plots,
     posterior,
     sample,
     sample_keys,
@@ -71,6 +72,8 @@ def run(config: Config, asked: Asked, folder: Path) -> dict[str, Any]:
                 runs.write_json(folder / "results.json", facts)
                 print(f"{shown(dataset)}, {count} steps, {name}: done", flush=True)
     publish(folder, table_of(config, records))
+    with runs.writing(folder):
+        picture(folder, config, records)
     return facts
 
 
@@ -119,6 +122,32 @@ def measure(model: Model, tracker: Any, table: StepTable, n: int, seed: int) -> 
         "log_odds": log_odds_error(told, true, REACH),
         "logsnr": np.asarray(table.logsnr),
     }
+
+
+def picture(folder: Path, config: Config, records: Sequence[dict[str, Any]]) -> None:
+    """Leak and error of the log-odds over the number of steps, a column per data set."""
+    panels: dict[str, dict[str, tuple]] = {}
+    for r in records:
+        panel = panels.setdefault(f"steps, {r['dataset']} (d = {r['dimension']:,})", {})
+        panel[r["tracker"]] = (*panel.get(r["tracker"], ()), point(r))
+    curves = {
+        knob: {name: tuple(np.transpose(points)) for name, points in panel.items()}
+        for knob, panel in panels.items()
+    }
+    plots.responses(
+        curves,
+        folder / "dimension.png",
+        log_x=tuple(curves),
+        y_labels=("forbidden (%)", "mean error of log-odds (nats)"),
+        title=f"class 0 forbidden, n = {config.samples}, 95% intervals",
+    )
+
+
+def point(r: dict[str, Any]) -> tuple[float, ...]:
+    """Steps, leak in per cent with its interval, error of the log-odds with its interval."""
+    leak, error = r["report"].leak, r["log_odds"].error
+    percent = (100 * leak.value, 100 * leak.low, 100 * leak.high)
+    return (r["steps"], *percent, error.value, error.low, error.high)
 
 
 def table_of(config: Config, records: Sequence[dict[str, Any]]) -> Table:

@@ -101,6 +101,14 @@ def test_responses_show_every_point_of_every_panel(monkeypatch, tmp_path):
         assert high >= 7
 
 
+def test_rows_of_responses_have_the_names_they_are_given(monkeypatch, tmp_path):
+    monkeypatch.setattr(sensitivity, "save", lambda figure, path: figure)
+    curve = tuple(np.arange(1.0, 4.0) for _ in range(7))
+    panels = {"steps": {"pair": curve}}
+    figure = plots.responses(panels, tmp_path / "r.png", y_labels=("leak", "error"))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["leak", "error"]
+
+
 def test_the_axis_of_a_trade_off_reaches_every_point_and_its_bars(monkeypatch, tmp_path):
     monkeypatch.setattr(tradeoffs, "save", lambda figure, path: figure)
     x, y = np.array([0.0, 0.5]), np.array([-0.1, 0.2])
