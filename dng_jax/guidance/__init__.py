@@ -20,6 +20,12 @@ the user (`guidance_scale`), lambda_t what it comes to at step t (traced as info
                        q = p - lambda_t (1 - p)           lambda_0 = 1 eps_a, whatever p is
     feedback           lambda_t d_+                       r = e^L frozen: CFG of weight lambda_t
                        lambda_t = r / (r - (1 - pi))
+    safe_denoiser      -b d_n                             b = 0 the base; b the exact odds: DNG with
+                       b the set's kernel at x_0          the exact posterior
+    safety_flow        x_0 moved up its discrepancy       0 the base; far from the set as well
+                       from a set of images
+    sparse_repellency  x_0 moved out of balls around a    0 the base; outside of the balls as well
+                       set of images
     sum_of             sum of the rules' deltas           one rule: that rule
     interval           the rule's, between two levels     outside: what it falls back to;
                                                           tracking goes on
@@ -51,7 +57,9 @@ is the positive sibling, and r is tracked by the same evidence.
 
 Sources: CFG, Ho & Salimans 2022, arXiv 2207.12598. SLD, Schramowski et al. 2023, arXiv 2211.05105.
 DNG, Koulischer et al., ICLR 2025, arXiv 2410.14398. Feedback Guidance, Koulischer et al. 2025,
-arXiv 2506.06085. Limited interval, Kynkaanniemi et al. 2024, arXiv 2404.07724.
+arXiv 2506.06085. Safe Denoiser, Kim et al. 2025, arXiv 2502.08011. SGF, Kim et al. 2026, arXiv
+2603.13300. SPELL, Kirchhof et al. 2025, arXiv 2410.06025. Limited interval, Kynkaanniemi et
+al. 2024, arXiv 2404.07724.
 """
 
 from dng_jax.guidance.classifier_free import classifier_free
@@ -60,7 +68,10 @@ from dng_jax.guidance.dynamic_negative import dynamic_negative
 from dng_jax.guidance.feedback import feedback, feedback_from_times
 from dng_jax.guidance.negative_prompt import negative_in_place, negative_prompt
 from dng_jax.guidance.recording import recorded, recorder
+from dng_jax.guidance.safe_denoiser import kernel_odds, safe_denoiser
 from dng_jax.guidance.safe_latent import safe_latent, safe_latent_prompt
+from dng_jax.guidance.safety_flow import safety_flow
+from dng_jax.guidance.sparse_repellency import sparse_repellency
 from dng_jax.guidance.unguided import unguided
 
 __all__ = [
@@ -69,12 +80,16 @@ __all__ = [
     "feedback",
     "feedback_from_times",
     "interval",
+    "kernel_odds",
     "negative_in_place",
     "negative_prompt",
     "recorded",
     "recorder",
+    "safe_denoiser",
     "safe_latent",
     "safe_latent_prompt",
+    "safety_flow",
+    "sparse_repellency",
     "sum_of",
     "unguided",
 ]
