@@ -26,11 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dng_jax.data import digits, network, own, prepared, raw, search
+from dng_jax.data import digits, folder, network, own, prepared, raw, search
 from dng_jax.data.info import SPLITS, Info, must_fit, to_pixels, to_unit
 from dng_jax.errors import InputError, MissingDataError, choose
 
-__all__ = ["SPLITS", "Info", "describe", "load", "must_fit", "to_pixels", "to_unit"]
+__all__ = ["SPLITS", "Info", "describe", "load", "load_images", "must_fit", "to_pixels", "to_unit"]
 
 
 def load(
@@ -67,6 +67,12 @@ def load(
         raw.refuse_pickles(source, paths.raw)
         place = _download(source, paths, download)
     return prepared.load(name, split, place)
+
+
+def load_images(folder_of_images: Path) -> np.ndarray:
+    """Images uint8 [N, H, W, C] of a folder of PNG, JPEG and WebP files, in the order of their
+    names; see folder.read_images."""
+    return folder.read_images(folder_of_images)
 
 
 def describe(name: str) -> Info:

@@ -54,9 +54,36 @@ def read(root: Path, size: int | None, name: str) -> tuple[tuple[str, ...], list
             check_size(name, path, pixels.shape, size)  # the remedy for too many bytes as well
             disk.check_memory(root, 2 * len(files) * pixels.size)
         else:
-            _alike(name, (files[0][0], found[0].pixels), (path, pixels))
+            _alike(
+                (files[0][0], found[0].pixels),
+                (path, pixels),
+                f"resize and crop them by {name}@32, say",
+            )
         found.append(Example(pixels, label, hashlib.sha256(content).hexdigest(), split))
     return names, found
+
+
+def read_images(root: Path) -> np.ndarray:
+    """The images right in a folder, without classes: uint8 [N, H, W, C], in the order of names.
+
+    InputError for what is no folder, none in it, images of several sizes or modes, or one that
+    cannot be read.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is no folder: name one that holds the images")
+    files = [path for path in _images(root) if not path.is_dir()]
+    if not files:
+        raise InputError(f"{root} has no image ({', '.join(picture.ENDINGS)}): add some")
+    found: list[np.ndarray] = []
+    for path in files:
+        disk.check_file(path)
+        pixels = picture.decode(path.read_bytes(), path, None)
+        if not found:
+            disk.check_memory(root, 2 * len(files) * pixels.size)
+        else:
+            _alike((files[0], found[0]), (path, pixels), "make them of one size")
+        found.append(pixels)
+    return np.stack(found)
 
 
 def _splits(root: Path) -> dict[str | None, Path]:
@@ -159,10 +186,10 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"{folder} cannot be read ({error.strerror}): check the path") from None
 
 
-def _alike(name: str, first: tuple[Path, np.ndarray], other: tuple[Path, np.ndarray]) -> None:
+def _alike(first: tuple[Path, np.ndarray], other: tuple[Path, np.ndarray], remedy: str) -> None:
     (a, before), (b, pixels) = first, other
     if pixels.shape[2] != before.shape[2]:
         grey, colour = (b, a) if pixels.shape[2] == 1 else (a, b)
         raise InputError(f"{grey} is grey and {colour} is in colour: make all of them one or other")
     if pixels.shape != before.shape:
-        raise InputError(f"{a} and {b} differ in size: resize and crop them by {name}@32, say")
+        raise InputError(f"{a} and {b} differ in size: {remedy}")

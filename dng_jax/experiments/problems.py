@@ -6,6 +6,7 @@ Roles that every denoiser of a problem answers:
     negative:i    the i-th forbidden class
     class:k       class k              \\  where the model knows its classes
     positive      a class of choice    /   (Problem.conditioned)
+    negative      the forbidden images, where images are forbidden and no class
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import numpy as np
 
 from dng_jax import data, denoisers, disk, mixtures, nets, steps
 from dng_jax.errors import InputError, choose
-from dng_jax.experiments import classifiers, models
+from dng_jax.experiments import classifiers, image_sets, models
 from dng_jax.experiments.classes import class_indices, class_title
 from dng_jax.experiments.classifiers import Classifier
+from dng_jax.experiments.image_sets import ImageSet
 from dng_jax.experiments.source import DENOISERS, FEATURES, Source
 from dng_jax.metrics import Moments
 from dng_jax.mixtures import Mixture
@@ -45,7 +47,8 @@ class Problem:
     class k behind the role "positive", None where the model knows the forbidden classes alone;
     real, real_features: moments and a sample [M, F] of the features of the data without the
     forbidden classes; mixture: the exact model, where it is one; network: name of the bundled
-    network or model file otherwise.
+    network or model file otherwise; images: those that are forbidden in the place of classes, the
+    mixture then being of two classes, these and all others.
     """
 
     info: data.Info
@@ -58,11 +61,22 @@ class Problem:
     real_features: np.ndarray
     mixture: Mixture | None = None
     network: str | None = None
+    images: ImageSet | None = None
 
     @property
     def negatives(self) -> tuple[str, ...]:
-        """Roles of the forbidden classes."""
-        return tuple(_negatives(self.forbidden))
+        """Roles of the forbidden classes, or that of the forbidden images."""
+        return tuple(_negatives(self.forbidden)) if self.images is None else ("negative",)
+
+    @property
+    def forbidden_components(self) -> tuple[int, ...]:
+        """Classes of the mixture that are forbidden."""
+        return self.forbidden if self.images is None else (image_sets.COMPONENT,)
+
+    @property
+    def prior(self) -> float:
+        """Of each negative, where no option says another."""
+        return 1 / self.info.num_classes if self.images is None else self.images.prior
 
     @property
     def allowed(self) -> np.ndarray:
@@ -84,7 +98,15 @@ class Problem:
     @property
     def forbidden_names(self) -> str:
         """The forbidden classes by name, "3, 8"; by number too where they differ: 2 ("bird")."""
+        if self.images is not None:
+            return self.images.title
         return ", ".join(class_title(k, self.info) for k in self.forbidden)
+
+    def hits(self, images, labels) -> np.ndarray:
+        """Which of images [B, H, W, C], labelled [B], are forbidden, bool [B]."""
+        if self.images is not None:
+            return self.images.inside(images)
+        return np.isin(labels, self.forbidden)
 
     def classify(self, images) -> tuple[np.ndarray, np.ndarray]:
         """Images [B, H, W, C] -> labels int [B], features float [B, F]."""
@@ -97,7 +119,8 @@ class Problem:
     def network_calls(self, rule: Any, count: int) -> int | None:
         """Network evaluations per image of `count` steps; None where there is no network."""
         calls = getattr(self.denoiser, "calls", None)
-        return None if calls is None else count * calls(rule.roles)
+        each = None if calls is None else calls(rule.roles)
+        return None if each is None else count * each
 
 
 @dataclass(frozen=True)
@@ -132,6 +155,28 @@ class Model:
             self.network,
         )
 
+    def problem_of_images(self, images: ImageSet) -> Problem:
+        """The problem of forbidding images, and no class."""
+        denoiser, _ = self.denoisers(())
+        mixture = None
+        if self.mixture is not None:
+            x = data.to_unit(data.load(self.info.name)[0])
+            images, mixture = image_sets.divided(images, x, PATTERN_SCALE)
+        real, real_features = self.classifier.real(())
+        return Problem(
+            self.info,
+            (),
+            linear(),
+            denoisers.image_set(denoiser, images.images, images.bandwidth),
+            None,
+            self.classifier,
+            real,
+            real_features,
+            mixture,
+            self.network,
+            images,
+        )
+
 
 def make(dataset: str, forbid: Sequence[str | int], source: Source | None = None) -> Problem:
     """The problem a job's options describe; InputError where they describe none.
@@ -139,6 +184,18 @@ def make(dataset: str, forbid: Sequence[str | int], source: Source | None = None
     forbid: classes by name or number.
     """
     return load(dataset, source or Source()).problem(forbid)
+
+
+def make_of_images(
+    dataset: str,
+    folder: str,
+    bandwidth: float | None,
+    radius: float | None,
+    source: Source | None = None,
+) -> Problem:
+    """The problem of forbidding the images of a folder; see image_sets.read."""
+    images = image_sets.read(folder, data.describe(dataset).shape, bandwidth, radius)
+    return load(dataset, source or Source()).problem_of_images(images)
 
 
 def load(dataset: str, source: Source) -> Model:
@@ -166,7 +223,8 @@ def _exact(info: data.Info, source: Source) -> Model:
     mixture = mixtures.patterns(x, labels, scale=PATTERN_SCALE)
 
     def denoisers_of(forbidden):
-        roles = {role: (k,) for role, k in _negatives(forbidden).items()} | {"negative": forbidden}
+        roles = {role: (k,) for role, k in _negatives(forbidden).items()}
+        roles |= {"negative": forbidden} if forbidden else {}
 
         def conditioned(k: int) -> Any:
             return mixtures.mixture_denoiser(mixture, roles | {"positive": (k,)})

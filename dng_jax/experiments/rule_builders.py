@@ -9,10 +9,10 @@ import jax
 
 from dng_jax import guidance, posterior
 from dng_jax.errors import InputError
-from dng_jax.experiments import calibrations, own_rules
+from dng_jax.experiments import calibrations, image_rules, own_rules
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import rejection
-from dng_jax.experiments.rule_specs import REFERENCE, Spec, TrackerOptions
+from dng_jax.experiments.rule_specs import OF_IMAGES, REFERENCE, Spec, TrackerOptions
 from dng_jax.rules import class_roles
 
 
@@ -23,6 +23,11 @@ def build(
 
     InputError where the problem's networks cannot serve it, or its numbers make no sense.
     """
+    if spec.asks_every_class and problem.images is not None:
+        raise InputError(
+            f"{spec} asks for every class, but images are forbidden and no class: leave it out, or"
+            " take pair or odds for a tracker"
+        )
     if spec.asks_every_class and not problem.knows_classes:
         raise InputError(
             f"{spec} asks for every class, the network only knows the forbidden ones: leave it out,"
@@ -44,16 +49,21 @@ def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str,
     k = problem.info.num_classes
     if name == "exact":
         if problem.mixture is None:
-            raise InputError("the tracker 'exact' needs --denoiser exact")
+            raise InputError(
+                "the tracker 'exact' needs --denoiser exact"
+                + ", and forbidden images that are the data's own" * (problem.images is not None)
+            )
         if spec.settings:
             raise InputError(f"{spec}: the exact posterior has no settings")
-        return posterior.oracle(problem.mixture, problem.forbidden)
+        return posterior.oracle(problem.mixture, problem.forbidden_components)
     shared: dict[str, Any] = {
         "temperature": options.tau,
         "delta": options.delta,
         "drift": options.drift,
         "probes": options.probes,
     }
+    if spec.calibration is not None and problem.images is not None:
+        raise InputError(f"{spec}: calibrations are fitted to classes, not to images: leave it out")
     if spec.calibration is not None:
         if options.tau != 1:
             raise InputError(f"{spec}: --tau and a calibration both set the temperature")
@@ -63,7 +73,7 @@ def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str,
         if options.prior is not None:
             raise InputError("--prior belongs to pair and odds: classes starts from all classes")
         return posterior.classes(k, problem.forbidden, **shared)
-    prior = 1 / k if options.prior is None else options.prior
+    prior = problem.prior if options.prior is None else options.prior
     make: Any = posterior.pair if name == "pair" else posterior.odds
     return make(prior, negatives=problem.negatives, **shared)
 
@@ -98,6 +108,8 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
         return guidance.classifier_free(scale)
     if spec.name == "feedback":
         return _feedback(spec, problem.table(sampler, steps), options.probes)
+    if spec.name in OF_IMAGES:
+        return image_rules.build(spec, problem)
     tracked = tracker(spec, problem, options, sampler, steps)
     if spec.name == "reject":
         return rejection(guidance.dynamic_negative(tracked, 0.0, base="model"), scale)

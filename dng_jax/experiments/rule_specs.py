@@ -12,6 +12,9 @@
                           activation times t0 and t1
     dng=1  dng:pair=5     Dynamic Negative Guidance, lambda_0, with a tracker: pair, odds, classes
     reject:pair=1.2       unguided samples, 1.2 drawn per kept one (dng_jax.experiments.rejection)
+    safe=1  sgf=1         Safe Denoiser, Safety-Guided Flow, of forbidden images (--forbid-images):
+                          settings width, critical (dng_jax.experiments.image_rules)
+    spell=1.6             SPELL, of forbidden images: setting radius
     reference             the allowed classes in equal parts, sampled class-conditionally: what a
                           perfect rule scores
     dng:exact             any tracker can be the exact posterior (--denoiser exact only)
@@ -52,7 +55,9 @@ class TrackerOptions:
     drift: float = 0.0
     """Portable offset: the fraction of a step's expected drift that is given back, 0 to 1."""
     prior: float | None = None
-    """Prior of each forbidden class for pair and odds, between 0 and 1; default: 1 / classes."""
+    """Prior of each forbidden class for pair and odds, between 0 and 1; default: 1 / classes. Of
+    forbidden images: their share of the model's mass; default: .01, or what it is for images of
+    the exact model's own."""
     probes: int = 0
     """Random probes of the divergence term per step, 0 to 64; deterministic samplers need 1."""
 
@@ -95,8 +100,12 @@ RULES = {
     "feedback": Kind(0.9, Range(0, 1, open=True), ("tau", "offset", "t0", "t1")),
     "dng": Kind(1.0, Range(0), TRACKED, tracked=True),
     "reject": Kind(1.2, Range(1, rejection.FACTOR_MAX), TRACKED, tracked=True),
+    "safe": Kind(1.0, Range(0), ("width", "critical")),
+    "sgf": Kind(1.0, Range(0), ("width", "critical")),
+    "spell": Kind(1.6, Range(0), ("radius",)),
     REFERENCE: Kind(),
 }
+OF_IMAGES = ("safe", "sgf", "spell")
 OWN = Kind(1.0, Range())
 UNLIMITED = ("unguided", "reject", REFERENCE)  # nothing of them could be limited to an interval
 SETTINGS = {
@@ -107,6 +116,9 @@ SETTINGS = {
     "offset": Range(),
     "t0": Range(0, 0.999),
     "t1": Range(0, 0.999),
+    "width": Range(1e-6),
+    "critical": Range(0, 1),
+    "radius": Range(1e-6),
 }
 
 

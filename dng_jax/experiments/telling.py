@@ -28,7 +28,8 @@ def telling_images(shown: Mapping[str, Generated], problem: Problem) -> tuple[np
     plain = shown.get("unguided")
     chosen, said = np.arange(count), ""
     if plain is not None:
-        inside = np.isin(plain.labels[0, : plain.images.shape[1]], problem.forbidden)
+        labels = plain.labels[0, : plain.images.shape[1]]
+        inside = problem.hits(plain.images[0], labels)
         forbidden = np.flatnonzero(inside)[: count // 2]
         others = np.flatnonzero(~inside)[: count - len(forbidden)]
         chosen = np.concatenate([forbidden, others])

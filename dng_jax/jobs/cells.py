@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterable
 
 MARK = "*"
+NOTHING = "–"
 SPARSE = f"{MARK} a class has fewer than 5 samples; inf: one that is allowed has none"
 
 
 def number(value: float, digits: int = 4, sparse: bool = False) -> str:
     """The value, marked if sparse; an en dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}" + MARK * bool(sparse)
+    return NOTHING if math.isnan(value) else f"{value:.{digits}f}" + MARK * bool(sparse)
 
 
 def interval(value: float, low: float, high: float, digits: int = 4, sparse: bool = False) -> str:

@@ -6,6 +6,7 @@ precision_recall  and density, coverage            tradeoff          curves over
 features          images -> feature vectors        buffer            feature vectors as they come
 reference         real features per class, without the data
 inversion         the interval of KL from few samples
+nearest           distances to the nearest image of a set
 
 Plain NumPy in float64 on the host, but for the feature extractors. What streams (class counts,
 Moments, FeatureBuffer, PRDC) is immutable, and gives what the whole batch gives.
@@ -24,10 +25,12 @@ from dng_jax.metrics.calibration import (
 )
 from dng_jax.metrics.frechet import Moments, frechet_distance, frechet_from_features
 from dng_jax.metrics.kernel_distance import KernelReference, kid
+from dng_jax.metrics.nearest import nearest_distances
 from dng_jax.metrics.precision_recall import PRDC, Manifold, precision_and_recall
 from dng_jax.metrics.reference import Reference
 from dng_jax.metrics.shares import (
     ClassReport,
+    Share,
     class_counts,
     class_report,
     forbidden_share,
@@ -45,6 +48,7 @@ __all__ = [
     "Moments",
     "Reference",
     "Reliability",
+    "Share",
     "agreement",
     "brier",
     "calibration",
@@ -57,6 +61,7 @@ __all__ = [
     "frechet_from_features",
     "kid",
     "kl_divergence",
+    "nearest_distances",
     "nll",
     "precision_and_recall",
     "reliability",

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from dng_jax import plots
+from dng_jax.errors import InputError
 from dng_jax.experiments import problems, rule_builders, rule_specs, saving
 from dng_jax.experiments.generating import Draw, Generated, generate
+from dng_jax.experiments.nearness import nearness, rest
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
 from dng_jax.experiments.telling import telling_images
@@ -23,7 +25,8 @@ from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.steps import StepTable
 
-from .options import Config
+from . import of_images
+from .options import DEFAULT_RULES, IMAGE_RULES, Config
 
 SHOWN = 64  # samples whose images and posteriors are drawn
 PROBES = 64  # more of them compile for hours, and no longer make the estimate better
@@ -39,7 +42,10 @@ def main(config: Config) -> list[dict[str, Any]]:
     seed(seeds=config.seeds)
     at_least(0, probes=config.options.probes)
     at_most(PROBES, probes=config.options.probes)
-    specs = rule_specs.parse_all(config.rules, config.tracker)
+    by_images = config.forbid_images is not None
+    check_images(config)
+    texts = IMAGE_RULES if by_images and config.rules == DEFAULT_RULES else config.rules
+    specs = rule_specs.parse_all(texts, config.tracker)
     rule_specs.check_taken(specs, "--rules", config.calibration, config.options)
     specs = [spec.with_calibration(config.calibration) for spec in specs]
     distinct(rules=[str(spec) for spec in specs])
@@ -47,7 +53,10 @@ def main(config: Config) -> list[dict[str, Any]]:
     # ---- build
     config.data.use()
     config.devices.select()
-    problem = problems.make(config.dataset, config.forbid or ("0",), config.source)
+    if by_images:
+        problem = of_images.made(config)
+    else:
+        problem = problems.make(config.dataset, config.forbid or ("0",), config.source)
     table = problem.table(config.sampler, config.steps)
     saving.check(config.save_images, problem.info.shape[-1])
     where = (problem, config.options, config.sampler, config.steps)
@@ -72,7 +81,7 @@ def main(config: Config) -> list[dict[str, Any]]:
                 rule,
                 advance=functools.partial(bar.advance, task),
             )
-            keep = None if config.save_images else SHOWN
+            keep = None if config.save_images or by_images else SHOWN
             how = Draw(config.samples, 0, batch=config.batch, keep=keep, pieces=PIECES)
             results.append([draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds])
             bar.update(task, completed=config.samples * len(config.seeds))
@@ -88,7 +97,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
     runs.write_json(folder / "results.json", facts)
-    publish(folder, table_of(title, records))
+    report = of_images.table_of(title, problem, records) if by_images else table_of(title, records)
+    publish(folder, report)
     if config.save_images:
         for spec, by_seed in zip(specs, results, strict=True):
             parts = [
@@ -103,10 +113,25 @@ def main(config: Config) -> list[dict[str, Any]]:
     return records
 
 
+def check_images(config: Config) -> None:
+    """InputError for options of forbidden images that make no sense together."""
+    if config.forbid_images is None:
+        for name in ("bandwidth", "radius"):
+            if getattr(config, name) is not None:
+                raise InputError(f"--{name} belongs to --forbid-images: leave it out")
+    elif config.forbid:
+        raise InputError("--forbid and --forbid-images cannot be combined: leave one out")
+
+
 def record(
     problem: Problem, spec: Spec, rule: Any, config: Config, by_seed: list[Generated]
 ) -> dict[str, Any]:
     """Everything one rule and setting showed."""
+    near: dict[str, Any] = {}
+    if problem.images is not None:
+        near = {"nearness": nearness(problem.images, by_seed), "radius": problem.images.radius}
+        near |= {"bandwidth": problem.images.bandwidth, "prior": problem.images.prior}
+        by_seed = [rest(problem.images, g) for g in by_seed]
     by_seed_counts = [class_counts(g.labels, problem.info.num_classes) for g in by_seed]
     counts = np.sum(by_seed_counts, axis=0)
     seconds = [g.seconds_per_image for g in by_seed if g.seconds_per_image is not None]
@@ -119,11 +144,12 @@ def record(
         "parameters": rule_builders.parameters(rule),
         "counts": counts,
         "counts_by_seed": dict(zip(map(str, config.seeds), by_seed_counts, strict=True)),
-        "report": class_report(counts, problem.allowed),
-        "frechet_distance": problem.real.distance(features),
+        "report": class_report(counts, problem.allowed) if counts.any() else None,
+        "frechet_distance": problem.real.distance(features) if counts.sum() > 1 else np.nan,
         "frechet_features": problem.classifier.features_name,
         "seconds_per_image": float(np.median(seconds)) if seconds else None,
         "network_calls_per_image": None if calls is None else calls * spec.cost,
+        **near,
     }
 
 
@@ -159,8 +185,9 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
 
 
 def point(r: dict[str, Any]) -> tuple[float, ...]:
-    """Share of the forbidden classes in per cent and KL in nats, each (value, low, high)."""
-    leak, kl = r["report"].leak, r["report"].forward
+    """Share of what is forbidden in per cent and KL in nats, each (value, low, high)."""
+    leak = r["nearness"].inside if "nearness" in r else r["report"].leak
+    kl = r["report"].forward
     return 100 * leak.value, 100 * leak.low, 100 * leak.high, kl.corrected, kl.low, kl.high
 
 
@@ -183,7 +210,8 @@ def pictures(
     plots.image_grid(grid, folder / "samples.png", names, title=f"{title}{caption}")
 
     families: dict[str, list[dict[str, Any]]] = {}
-    for r in sorted(records, key=lambda r: (r["family"], r["scale"] or 0)):
+    counted = [r for r in records if r["report"] is not None]
+    for r in sorted(counted, key=lambda r: (r["family"], r["scale"] or 0)):
         families.setdefault(r["family"], []).append(r)
     curves = {name: tuple(np.transpose([point(r) for r in rs])) for name, rs in families.items()}
     references = {name: curves.pop(name) for name in (rule_specs.REFERENCE,) if name in curves}

@@ -12,6 +12,9 @@ from dng_jax.experiments.source import Source
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, RunOptions
 
+IMAGE_RULES = (
+    "unguided", "np=0.3", "dng:pair", "safe=1", "sgf=1", "spell=1.6", "reject:pair=1.2",
+)  # fmt: skip
 DEFAULT_RULES = (
     "unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds", "dng:classes",
 )  # fmt: skip
@@ -25,6 +28,15 @@ class Config:
     """Data set to generate: digits, mnist, or another with a network and a classifier."""
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Class to forbid, by name or number; repeat for several. Default: class 0."""
+    forbid_images: str | None = None
+    """Folder of PNG, JPEG or WebP images to forbid in the place of classes, at the network's size.
+    Default rules: unguided np=.3 dng:pair safe=1 sgf=1 spell=1.6 reject:pair=1.2."""
+    bandwidth: float | None = None
+    """Of the forbidden images' mixture, the standard deviation of a pixel (pixels -1 to 1).
+    Default: .15."""
+    radius: float | None = None
+    """Distance (over all pixels, -1 to 1) to a forbidden image within which a sample counts as one.
+    Default: what holds 95% of the draws of their mixture."""
     rules: tuple[str, ...] = DEFAULT_RULES
     """Rules, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.3, sld=3, cfg=2, feedback=.9,
     dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference; a

@@ -8,7 +8,7 @@ import numpy as np
 
 from dng_jax.experiments.telling import telling_images
 
-PROBLEM = SimpleNamespace(forbidden=(0,), forbidden_names="0")
+PROBLEM = SimpleNamespace(forbidden_names="0", hits=lambda images, labels: labels == 0)
 
 
 def made(labels):

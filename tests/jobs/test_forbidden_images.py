@@ -1,0 +1,208 @@
+"""class_removal --forbid-images: what is read, what is refused, what the exact model says."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+from scipy import stats
+
+from dng_jax import data
+from dng_jax.errors import InputError
+from dng_jax.experiments import image_rules, image_sets, problems, rule_builders, rule_specs
+from dng_jax.experiments.source import Source
+from dng_jax.jobs.options import RunOptions
+from dng_jax.metrics import nearest_distances
+from dng_jax.schedules import linear
+from eval.class_removal import job as class_removal
+
+SHAPE = (8, 8, 1)
+OPTIONS = rule_specs.TrackerOptions()
+
+
+@pytest.fixture(scope="module")
+def threes(tmp_path_factory):
+    """A folder of the first 30 threes of digits, and their pixels."""
+    pixels, labels, _ = data.load("digits")
+    chosen, folder = pixels[labels == 3][:30], tmp_path_factory.mktemp("sets") / "threes"
+    folder.mkdir()
+    for i, image in enumerate(chosen):
+        Image.fromarray(image[..., 0]).save(folder / f"{i:02d}.png")
+    return folder, chosen
+
+
+def written(folder, name="a.png", shape=(8, 8), mode="L"):
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(np.zeros(shape, np.uint8)).convert(mode).save(folder / name)
+    return folder
+
+
+def test_a_folder_is_read_as_it_is_with_a_radius_of_its_bandwidth(threes):
+    folder, pixels = threes
+    (folder / "notes.txt").write_text("no image")
+    found = image_sets.read(str(folder), SHAPE)
+    np.testing.assert_array_equal(data.to_pixels(found.images), pixels)
+    assert found.title == "30 images of threes"
+    draws = 0.15 * np.random.default_rng(0).normal(size=(4000, 64))
+    assert np.mean(np.linalg.norm(draws, axis=1) <= found.radius) == pytest.approx(0.95, abs=0.01)
+    assert image_sets.usual_radius(0.15, 784) == pytest.approx(0.15 * stats.chi.ppf(0.95, 784))
+
+
+def test_distances_to_the_nearest_image():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(5, 3, 2)), rng.normal(size=(4, 3, 2))
+    expected = [min(np.sqrt(np.sum((a - b) ** 2)) for b in z) for a in x]
+    np.testing.assert_allclose(nearest_distances(x, z), expected)
+    assert nearest_distances(z[2:3], z) == 0
+    with pytest.raises(InputError, match="one shape"):
+        nearest_distances(x, z[:, :2])
+
+
+def bad(folder):
+    (folder / "empty").mkdir()
+    written(folder / "sizes", "b.png", (8, 9))
+    written(folder / "sizes", "c.png")
+    written(folder / "modes", "b.png")
+    written(folder / "modes", "c.png", mode="RGB")
+    written(folder / "rgb", mode="RGB")
+    written(folder / "large", shape=(28, 28))
+    written(folder / "good")
+    written(folder / "cut")
+    content = (folder / "cut" / "a.png").read_bytes()
+    (folder / "cut" / "a.png").write_bytes(content[:40])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--forbid-images {}/none", "none is no folder"),
+        ("--forbid-images {}/good/a.png", "a.png is no folder"),
+        ("--forbid-images {}/empty", "has no image (.png"),
+        ("--forbid-images {}/sizes", "differ in size: make them of one size"),
+        ("--forbid-images {}/modes", "is grey and"),
+        ("--forbid-images {}/cut", "a.png is truncated"),
+        ("--forbid-images {}/large", "are 28x28x1, those of the model 8x8x1"),
+        ("--forbid-images {}/rgb", "are 8x8x3, those of the model 8x8x1"),
+        ("--forbid-images {}/good --forbid 3", "--forbid and --forbid-images"),
+        ("--forbid-images {}/good --bandwidth 0", "--bandwidth must be a finite number above 0"),
+        ("--forbid-images {}/good --radius nan", "--radius must be a finite number above 0"),
+        ("--bandwidth .1", "--bandwidth belongs to --forbid-images"),
+        ("--radius 2", "--radius belongs to --forbid-images"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, words, said):
+    from eval.class_removal.options import Config
+
+    bad(tmp_path)
+    out = tmp_path / "run"
+    config = tyro.cli(Config, args=[*words.format(tmp_path).split(), "--out", str(out)])
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        class_removal.main(config)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def problem(threes):
+    return problems.make_of_images("digits", str(threes[0]), None, None, Source("exact"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("dng:classes", "asks for every class, but images are forbidden"),
+        ("reference", "asks for every class"),
+        ("dng:pair,calibration=bundled", "calibrations are fitted to classes"),
+    ],
+)
+def test_rules_of_classes_are_refused(problem, rule, said):
+    with pytest.raises(InputError, match=said):
+        rule_builders.build(rule_specs.parse(rule), problem, OPTIONS)
+
+
+def test_rules_of_images_need_images():
+    class Plain:
+        images = None
+
+    with pytest.raises(InputError, match="name a folder with --forbid-images"):
+        image_rules.build(rule_specs.parse("sgf=1"), Plain())
+
+
+def test_images_of_the_data_have_their_share_for_a_prior_and_an_exact_posterior(problem):
+    assert problem.prior == pytest.approx(30 / 1797)
+    np.testing.assert_allclose(problem.mixture.prior, [30 / 1797, 1767 / 1797], rtol=1e-5)
+    rule = rule_builders.build(rule_specs.parse("dng:pair"), problem, OPTIONS)
+    assert np.exp(rule.init_state(np.zeros((1, *SHAPE)))) == pytest.approx(30 / 1797)
+    own = rule_builders.build(rule_specs.parse("dng:pair,prior=.2"), problem, OPTIONS)
+    assert np.exp(own.init_state(np.zeros((1, *SHAPE)))) == pytest.approx(0.2)
+
+
+def test_other_images_have_no_exact_posterior(tmp_path):
+    folder = written(tmp_path / "black")
+    other = problems.make_of_images("digits", str(folder), 0.3, 2.0, Source("exact"))
+    assert (other.prior, other.mixture, other.images.radius) == (image_sets.PRIOR, None, 2.0)
+    with pytest.raises(InputError, match="images that are the data's own"):
+        rule_builders.build(rule_specs.parse("dng:exact"), other, OPTIONS)
+
+
+def test_settings_reach_the_rules(problem):
+    def built(words):
+        return rule_builders.build(rule_specs.parse(words), problem, OPTIONS)
+
+    radius = problem.images.radius
+    assert built("spell,radius=3").radius == 3
+    assert built("sgf=2,width=.5").width == 0.5
+    assert built("safe").odds.width == pytest.approx(radius)
+    assert built("safe").odds.sigma_min == 0
+    schedule = linear()
+    level = schedule.sigma[779] / schedule.alpha[779]
+    assert built("sgf").sigma_min == pytest.approx(level)
+    assert built("sgf,critical=1").sigma_min > level
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_the_exact_model_never_draws_what_is_forbidden(threes, tmp_path):
+    config = class_removal.Config(
+        forbid_images=str(threes[0]),
+        source=Source("exact"),
+        rules=("unguided", "dng:exact", "spell=1.6", "reject:pair=1.2"),
+        samples=512,
+        steps=25,
+        run=RunOptions(str(tmp_path / "run")),
+    )
+    found = {r["rule"]: r for r in class_removal.main(config)}
+    inside = {rule: r["nearness"].inside for rule, r in found.items()}
+    # of the forbidden mass, 30 of 1,797, the radius holds 95%
+    assert inside["unguided"].low < 0.95 * 30 / 1797 < inside["unguided"].high
+    assert inside["dng:exact=1"].count == 0
+    assert inside["spell=1.6"].count <= 1
+    assert inside["reject:pair=1.2"].count <= 1
+    assert found["dng:exact=1"]["report"].samples == 512
+    assert found["unguided"]["report"].samples == 512 - inside["unguided"].count
+    tables = (tmp_path / "run" / "tables.md").read_text()
+    assert "digits without 30 images of threes, radius 1.37, bandwidth 0.15" in tables
+    command = json.loads((tmp_path / "run" / "run.json").read_text())["command"]
+    assert "--forbid-images threes" in command
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_network_stands_beside_the_images(threes, tmp_path):
+    config = class_removal.Config(
+        forbid_images=str(threes[0]),
+        radius=20.0,  # holds every image
+        samples=8,
+        steps=4,
+        run=RunOptions(str(tmp_path / "run")),
+    )
+    found = class_removal.main(config)
+    assert [r["rule"].partition("=")[0] for r in found] == [
+        "unguided", "np", "dng:pair", "safe", "sgf", "spell", "reject:pair",
+    ]  # fmt: skip
+    assert all(r["report"] is None and r["nearness"].inside.count == 8 for r in found)
+    assert [r["network_calls_per_image"] for r in found] == [4, 4, 4, 4, 4, 4, 4.8]
