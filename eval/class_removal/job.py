@@ -30,6 +30,7 @@ from .options import DEFAULT_RULES, IMAGE_RULES, Config
 
 SHOWN = 64  # samples whose images and posteriors are drawn
 PROBES = 64  # more of them compile for hours, and no longer make the estimate better
+CLASS_LABEL = "samples of the forbidden class (%)"
 PIECES = 5  # of a chain, for its progress and timing
 
 
@@ -225,6 +226,7 @@ def pictures(
                 for name, rs in families.items()
             },
             sparse={n: [r["report"].forward.sparse for r in rs] for n, rs in families.items()},
+            x_label=of_images.X_LABEL if problem.images is not None else CLASS_LABEL,
             title=title,
         )
 

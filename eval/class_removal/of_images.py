@@ -7,10 +7,12 @@ from typing import Any
 
 from dng_jax.experiments import problems
 from dng_jax.experiments.problems import Problem
-from dng_jax.jobs.cells import NOTHING, interval, titled
+from dng_jax.jobs.cells import NOTHING, interval, number, titled
 from dng_jax.jobs.tables import Table
 
 from .options import Config
+
+X_LABEL = "samples within the radius of a forbidden image (%)"
 
 
 def made(config: Config) -> Problem:
@@ -38,7 +40,7 @@ def table_of(title: str, problem: Problem, records: Sequence[dict[str, Any]]) ->
             "distance to the nearest, mean [95%]": _mean,
             "least": lambda r: f"{r['nearness'].least:.2f}",
             "KL of the rest [95%]": _kl,
-            "Frechet of the rest": lambda r: f"{r['frechet_distance']:.2f}",
+            "Frechet of the rest": lambda r: number(r["frechet_distance"], digits=2),
             "ms per image": lambda r: _milliseconds(r["seconds_per_image"]),
             "calls per kept image": "network_calls_per_image",
         },
