@@ -312,7 +312,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 def test_bundled_weights_are_small_and_described():
     folder = Path(pretrained.__file__).parent
     files = sorted(folder.glob("*.safetensors"))
-    assert sum(f.stat().st_size for f in files) <= 20e6
+    assert sum(f.stat().st_size for f in files) <= 32e6
     networks = [f for f in files if not f.name.endswith(".reference.safetensors")]
     assert sorted(f.stem for f in networks) == sorted(pretrained.NAMES)
     assert all(f.with_suffix(".md").exists() for f in networks)

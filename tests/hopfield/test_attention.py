@@ -237,6 +237,7 @@ def run(tmp_path, *words):
     return job.main(["attention", *words, "--out", str(tmp_path / "run")])
 
 
+@pytest.mark.slow
 def test_the_job_on_its_own_tokens(tmp_path, capsys):
     results = run(tmp_path, "--tokens", "24", "--heads", "2")
     heads, folder = results["heads"], tmp_path / "run"

@@ -308,7 +308,8 @@ def test_rows_that_do_not_converge_are_named():
     assert fixed_points.describe(find_fixed_points(memory(x), x[:3], 20.0)) == ""
 
 
-@pytest.mark.parametrize("energy", [pytest.param("dot", marks=pytest.mark.slow), "euclidean"])
+@pytest.mark.slow
+@pytest.mark.parametrize("energy", ["dot", "euclidean"])
 def test_extrapolation_ends_where_the_update_does(energy):
     # clusters of random patterns, starts all over the hull and off it, from one minimum to many:
     # every row of "aitken" must end at the plain row's minimum, with fewer updates

@@ -49,7 +49,7 @@ def removal(out: Path, **changes) -> class_removal.Config:
     return class_removal.Config(**(options | changes))
 
 
-@pytest.fixture(scope="module", params=["network", "exact"])
+@pytest.fixture(scope="module", params=["network", pytest.param("exact", marks=pytest.mark.slow)])
 def removed(request, quick_compilation, tmp_path_factory):
     """A run over two seeds with two classes forbidden: its records, files and printed lines."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
@@ -517,7 +517,7 @@ def small_grids():
     scope="module",
     params=[
         # Calibration has a test of its own; every family and part compiles programs of its own.
-        (("np", "dng:classes"), ("curves", "sensitivity", "steps", "several", "path")),
+        (("np", "dng:classes"), ("curves", "steps")),
         pytest.param(
             (("np", "dng:pair", "dng:classes"), plan.PARTS), marks=pytest.mark.slow, id="all"
         ),
@@ -557,8 +557,10 @@ def test_a_study_counts_every_setting_class_and_seed(studied):
 
 def test_a_study_makes_its_other_parts(studied):
     results = studied.results
-    assert set(results["several"]) == {2}
     assert set(results["steps"]) == {4, 6}
+    if "several" not in studied.parts:
+        return
+    assert set(results["several"]) == {2}
     if "dng:pair" in studied.scales:
         assert len(results["sensitivity"]["dng:pair"]["leak"]) == 4
     assert len(results["sensitivity"]["dng:classes"]["leak"]) == 3  # it has no prior
@@ -567,7 +569,7 @@ def test_a_study_makes_its_other_parts(studied):
 def test_the_report_of_a_study_is_one_page_that_needs_nothing_else(studied):
     page = report.main(report.Config(studied.folder)).read_text()
     pictures = studied.results["pictures"]
-    assert page.count("data:image/png;base64,") == len(pictures) >= 7
+    assert page.count("data:image/png;base64,") == len(pictures) >= 2
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     for part in studied.parts:
         assert report.TITLES[part] in page

@@ -422,12 +422,14 @@ def test_capacity_is_drawn_as_the_distribution_of_onsets(capacity):
     assert x.tolist() == y.tolist()
 
 
+@pytest.mark.slow
 def test_windows_of_groups_are_exact(metastable):
     (found,) = metastable.results["windows"]
     np.testing.assert_allclose(found["low"], found["exact"][0], rtol=1e-4)
     np.testing.assert_allclose(found["high"], found["exact"][1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_tree_joins_patterns_that_have_met(metastable):
     assert metastable.results["trees"][0]["minima"][[0, -1]].tolist() == [8, 1]
     (drawn,) = metastable.drawn["merge_tree"]
@@ -440,6 +442,7 @@ def test_the_tree_joins_patterns_that_have_met(metastable):
         assert len(np.unique(row)) == 1 + np.count_nonzero(np.diff(row[leaves]))
 
 
+@pytest.mark.slow
 def test_leaves_are_named_and_coloured_by_group(metastable):
     (drawn,) = metastable.drawn["merge_tree"]
     assert drawn["names"] == [str(i // 2) for i in range(8)]

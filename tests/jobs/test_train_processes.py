@@ -79,6 +79,7 @@ def test_the_loss_curve_does_not_depend_on_the_number_of_devices(on_some_devices
     np.testing.assert_allclose(on_some_devices["devices_8"], one, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_alike_and_their_state_is_anybodys(on_some_devices, tmp_path):
     out = tmp_path / "run"
     said = ended(two_processes(tmp_path, out, *PACE))
