@@ -49,7 +49,7 @@ def square_distances(x: jax.Array, images: jax.Array) -> jax.Array:
         )
     a, z = x.reshape(len(x), -1), images.reshape(len(images), -1)
     inner = jnp.einsum("bd,kd->bk", a, z, precision="highest")
-    return jnp.maximum(jnp.sum(a**2, 1)[:, None] - 2 * inner + jnp.sum(z**2, 1), 0.0)
+    return jnp.maximum(jnp.sum(a**2, 1)[:, None] - 2 * inner + jnp.sum(z**2, 1)[None], 0.0)
 
 
 def log_mass(squares: jax.Array, width: jax.Array) -> jax.Array:

@@ -44,6 +44,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 TABLE = steps.ddpm(schedules.linear(), 5)
 MIXTURE = mixtures.gaussians(np.eye(4), 0.3)
 DENOISE = mixtures.mixture_denoiser(MIXTURE, {"negative": 0, "positive": [1]})
+SET = np.linspace(-1, 1, 12).reshape(3, 2, 2)
 RULES = {
     "cfg": guidance.classifier_free(2.0),
     "np": guidance.negative_prompt(0.5),
@@ -59,6 +60,11 @@ RULES = {
     "feedback": guidance.feedback_from_times(TABLE, 0.6, 0.4),
     "interval": guidance.interval(guidance.classifier_free(2.0), sigma_min=0.5),
     "recorder": guidance.recorder(("negative", "positive")),
+    "images": guidance.sum_of(
+        guidance.safe_denoiser(guidance.kernel_odds(SET, 2.0), 0.5),
+        guidance.safety_flow(SET, 0.5, 2.0),
+        guidance.sparse_repellency(SET, 2.0),
+    ),
     "sum": guidance.sum_of(guidance.classifier_free(2.0), guidance.negative_prompt(0.5)),
 }
 
@@ -74,7 +80,7 @@ def plain(quick_compilation):
     return functools.cache(lambda name: np.asarray(images(RULES[name]).x))
 
 
-FEW = ("cfg", "pair", "classes", "feedback", "interval")  # the others are slow
+FEW = ("images", "pair", "classes", "feedback", "interval")  # the others are slow
 SOME = [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in RULES]
 
 
