@@ -64,7 +64,7 @@ def targets(
     # l without -|x|^2 / (2 sigma^2), which all share: one matrix product.
     product = functools.partial(jnp.einsum, precision="highest")
     cross = product("bd,kmd->bkm", a * flat, refs)
-    logits = (cross - (a**2 / 2)[..., None] * (refs**2).sum(-1)) / (s**2)[..., None]
+    logits = (cross - (a**2 / 2)[..., None] * (refs**2).sum(-1)[None]) / (s**2)[..., None]
     logit_own = (a * flat * own - (a * own) ** 2 / 2).sum(-1) / s[:, 0] ** 2
     evidence = jax.nn.logsumexp(logits, axis=-1)
     w = jnp.exp(logits - evidence[..., None])
@@ -75,7 +75,7 @@ def targets(
     means = (1 - r) * means + r * own[:, None]
     # One reference more in the class of x_0, so that its mean likelihood stays a mean.
     evidence = jnp.where(hot > 0, jnp.logaddexp(evidence, logit_own[:, None]), evidence)
-    p = jax.nn.softmax(evidence - jnp.log(m + hot) + log_prior, axis=-1)
+    p = jax.nn.softmax(evidence - jnp.log(m + hot) + log_prior[None], axis=-1)
     marginal = product("bk,bkd->bd", p, means)
     return Targets(means.reshape(b, k, *x.shape[1:]), marginal.reshape(x.shape), effective)
 

@@ -7,6 +7,7 @@ import pytest
 
 from dng_jax import InputError, nets, schedules, training
 from dng_jax.training import diffusion, stable_targets
+from tests.helpers import switched
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -34,10 +35,11 @@ def test_targets_are_the_posterior_means_of_the_references(logsnr):
     x = a * x0 + s * rng.normal(size=x0.shape)
     level = np.full((4, 1, 1, 1), a), np.full((4, 1, 1, 1), s)
     arrays = [jnp.asarray(v, jnp.float32) for v in (x, x0)]
-    found = stable_targets.targets(
-        *arrays, jnp.asarray(labels), *(jnp.asarray(v, jnp.float32) for v in level),
-        jnp.asarray(references, jnp.float32), jnp.log(jnp.asarray(prior, jnp.float32)),
-    )  # fmt: skip
+    with switched(jax_numpy_rank_promotion="raise", jax_numpy_dtype_promotion="strict"):
+        found = stable_targets.targets(
+            *arrays, jnp.asarray(labels), *(jnp.asarray(v, jnp.float32) for v in level),
+            jnp.asarray(references, jnp.float32), jnp.log(jnp.asarray(prior, jnp.float32)),
+        )  # fmt: skip
     for i in range(4):
         means, mean = by_hand(x[i], x0[i], labels[i], a, s, references, prior)
         np.testing.assert_allclose(found.of_class[i], means, rtol=2e-4, atol=2e-4)
