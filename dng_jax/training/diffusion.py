@@ -11,7 +11,9 @@ fewer than twice as many), learn it too, with the mean weight of one head.
 
 Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated
 linearly between the schedule's levels, which covers the discrete levels and everything between them
-(as logsnr spacing needs).
+(as logsnr spacing needs). A linear schedule spends most of its levels where the image is a blur: a
+share `focus` of u is spread over the quantiles of a normal distribution of log-SNR instead, where
+images take their shape, as Karras et al. 2022 (arXiv 2206.00364, section 5) draw all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtri
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -30,6 +33,7 @@ from dng_jax.training.augmentation import mirror
 from dng_jax.training.optimiser import Step, make_step, split_batch
 
 LABEL_DROPOUT = 0.15
+FOCUS_MEAN, FOCUS_DEVIATION = -0.5, 1.75  # of the log-SNR
 OTHERS_EFFECTIVE = 16.0  # of fewer, the target is an image rather than a mean
 UNCONDITIONAL_WEIGHT = 0.5
 
@@ -94,11 +98,21 @@ def loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config):
     return loss, {"loss": loss, **parts}
 
 
-def stratified_logsnr(key: jax.Array, batch: int, schedule: Schedule) -> jax.Array:
-    """[batch] log-SNRs spread evenly over the schedule's levels, one random offset for all."""
+def stratified_logsnr(
+    key: jax.Array, batch: int, schedule: Schedule, focus: float = 0.0
+) -> jax.Array:
+    """[batch] log-SNRs spread evenly over the schedule's levels, one random offset for all.
+
+    focus: the share, 0 to below 1, spread over a normal distribution instead, within the levels.
+    """
     u = (jax.random.uniform(key) + jnp.arange(batch) / batch) % 1
     levels = jnp.asarray(schedule.logsnr, jnp.float32)
-    return jnp.interp(u * (len(levels) - 1), jnp.arange(len(levels), dtype=jnp.float32), levels)
+    index = (u - focus) / (1 - focus) * (len(levels) - 1)
+    even = jnp.interp(index, jnp.arange(len(levels), dtype=jnp.float32), levels)
+    if not focus:
+        return even
+    quantile = FOCUS_MEAN + FOCUS_DEVIATION * ndtri(jnp.minimum(u / focus, 1.0))
+    return jnp.where(u < focus, jnp.clip(quantile, levels.min(), levels.max()), even)
 
 
 def make_diffusion_step(
@@ -111,6 +125,7 @@ def make_diffusion_step(
     references: int = 0,
     rows_by_class: np.ndarray | None = None,
     flip: bool = False,
+    focus: float = 0.0,
 ) -> Step:
     """The compiled step (state, images, labels) -> (state, metrics).
 
@@ -120,6 +135,8 @@ def make_diffusion_step(
     (dng_jax.training.stable_targets); they need conditioning "heads" and the data set's
     rows_by_class.
     flip: images, and references, are mirrored left to right half of the time.
+    focus: share of the batch at the noise levels where images take their shape (the file's
+    docstring), 0 to below 1.
     """
     if references and (module.config.conditioning != "heads" or rows_by_class is None):
         raise InputError(
@@ -143,7 +160,7 @@ def make_diffusion_step(
     def loss(params, images, labels, key):
         batch_key, level_key, noise_key = jax.random.split(key, 3)
         rows = jax.random.randint(batch_key, (batch_size,), 0, len(images))
-        logsnr = stratified_logsnr(level_key, batch_size, schedule)
+        logsnr = stratified_logsnr(level_key, batch_size, schedule, focus)
         x0, y, logsnr = split_batch((to_unit(images[rows]), labels[rows], logsnr), sharding)
         # More keys, so that the other draws are those of a run without references or flip. 0 to 2
         # are the three above: references share the batch's, as the published weights were trained.

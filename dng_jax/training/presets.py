@@ -85,11 +85,16 @@ class DiffusionJob(Job):
     (dng_jax.training.stable_targets), for networks with one head per class; 0: plain targets."""
     flip: bool = False
     """Mirror images left to right half of the time."""
+    focus: float = 0.0
+    """Share of a batch, 0 to below 1, at the noise levels where images take their shape (log-SNR
+    normal, mean -.5, deviation 1.75); the rest spread evenly over the levels of the schedule."""
 
     def check(self) -> None:
         """As of Job; the network must have no head, and no label to be told, without images."""
         super().check()
         at_least(0, references=self.references)
+        if not 0 <= self.focus < 1:
+            raise InputError(f"--focus must be at least 0 and below 1, got {self.focus}")
         if self.only_class is not None and self.without_class is not None:
             raise InputError("--only-class and --without-class exclude each other: give one")
         if self.without_class is not None and self.network.conditioning == "heads":
@@ -199,41 +204,39 @@ def digits(conditioning: str = "heads") -> DiffusionJob:
 
 
 def mnist_small(conditioning: str = "heads") -> DiffusionJob:
-    """MNIST at 7x7 positions of 4x4 pixels: the network for CPUs.
+    """MNIST at 14x14 positions of 2x2 pixels: drawn from on a CPU.
 
-    72 Mflop per image with all heads (eval.bench throughput).
+    260 Mflop per image with all heads (eval.bench throughput). Training wants a GPU. Cost and
+    losses: not yet run by this project in this shape.
 
-    heads, one output head per class. Cost: about .2 s per step on 2 cores of an AMD EPYC with
-    nothing else running (670 images/s). The bundled pretrained/mnist-heads was trained in five
-    pieces, which its card lists; from nothing in one piece, with references all along, has not been
-    run yet.
-        python -m train.diffusion --preset mnist-small --cpu-devices 2 --dtype float16
-    label, class-conditional with label dropout. Cost: .14 to .17 s per step on 2 cores of an AMD
-    EPYC. From nothing, 2,100 steps of 512 (24 s on an H200 that had other trainings) end at a loss
-    of .167; 2,500 steps from the trunk of mnist-heads (--init) at .15.
-        python -m train.diffusion --preset mnist-small --conditioning label --cpu-devices 2 \\
-            --dtype float16
-    none, the paper's two networks: unconditional, and one on the forbidden class. Cost: .13 s per
-    step on 2 cores of an AMD EPYC. From nothing, 2,200 and, on the 3s, 800 steps of 512 (29 and 13
-    s on an H200 that had other trainings) end at losses of .192 and .187; 2,000 and 1,000 steps
-    from the trunk of mnist-heads (--init) at .176 and .171.
-        python -m train.diffusion --preset mnist-small --conditioning none --cpu-devices 2
-        python -m train.diffusion --preset mnist-small --conditioning none --only-class 0
+    heads, one output head per class.
+        python -m train.diffusion --preset mnist-small --dtype float16
+    label, class-conditional with label dropout.
+        python -m train.diffusion --preset mnist-small --conditioning label --dtype float16
+    none, the paper's two networks, with half the blocks: unconditional, and one on the forbidden
+    class.
+        python -m train.diffusion --preset mnist-small --conditioning none --dtype float16
+        python -m train.diffusion --preset mnist-small --conditioning none --only-class 0 \\
+            --steps 1500 --dtype float16
     A network trained without the class, the gold standard of its removal:
-        python -m train.diffusion --preset mnist-small --conditioning none --without-class 0
+        python -m train.diffusion --preset mnist-small --conditioning none --without-class 0 \\
+            --steps 1500 --dtype float16
+    On a CPU, --preset small --dataset mnist trains a network of a quarter of the positions.
     """
     network = UNetConfig(
         image_shape=(28, 28, 1),
         conditioning=conditioning,
         parameterisation="v",
-        channels=64,
-        multipliers=(1,),
-        blocks=1,
-        middle_blocks=2,
-        patch=4,
+        channels=48,
+        multipliers=(1, 2),
+        blocks=1 if conditioning == "none" else 2,
+        middle_blocks=1,
+        attention_levels=() if conditioning == "none" else (1,),
+        patch=2,
         head_channels=128,
         head_kernel=1,
-        global_channels=512,
+        global_channels=192,
+        global_pool=2,
         embed_channels=256,
         resample="shuffle",
         scale_shift=True,
@@ -241,24 +244,25 @@ def mnist_small(conditioning: str = "heads") -> DiffusionJob:
     return DiffusionJob(
         network=network,
         dataset="mnist",
-        steps=14_000,
+        steps={"heads": 15_000, "label": 8_000, "none": 4_000}[conditioning],
+        batch_size=512,
         learning_rate=1.5e-3,
         warmup=500,
         ema_decay=0.999,
         references=500 if conditioning == "heads" else 0,
+        focus=0.5,
     )
 
 
 def cifar10_small(conditioning: str = "heads") -> DiffusionJob:
     """CIFAR-10 at 16x16 positions of 2x2 pixels, mirrored half of the time: drawn from on a CPU.
 
-    456 Mflop per image with all heads. Training wants a GPU: 136 steps per second (69,600 images/s)
-    on an H200 in bfloat16, which had another training beside it.
+    650 Mflop per image with all heads. Training wants a GPU: 136 steps per second (69,600 images/s)
+    on an H200 in bfloat16, which had another training beside it, with one block per level.
 
-    heads, one output head per class. 9,000 steps, 73 s on that GPU, end at losses of class .069,
-    unconditional .062 (at 7939dcf, when the other heads still learned from nearest images).
+    heads, one output head per class.
         python -m train.diffusion --preset cifar10-small --dtype float16
-    label, class-conditional with label dropout. 2,700 steps on that GPU end at a loss of .147.
+    label, class-conditional with label dropout.
         python -m train.diffusion --preset cifar10-small --conditioning label --dtype float16
     none, the paper's two networks: unconditional, and one on the forbidden class. Cost and losses:
     not yet run by this project.
@@ -271,14 +275,14 @@ def cifar10_small(conditioning: str = "heads") -> DiffusionJob:
         parameterisation="v",
         channels=64,
         multipliers=(1, 2),
-        blocks=1,
+        blocks=2,
         middle_blocks=2,
         attention_levels=(1,),
         patch=2,
         head_channels=128,
         head_kernel=1,
         global_channels=256,
-        global_pool=2,
+        global_pool=4,
         embed_channels=256,
         resample="shuffle",
         scale_shift=True,
@@ -286,13 +290,14 @@ def cifar10_small(conditioning: str = "heads") -> DiffusionJob:
     return DiffusionJob(
         network=network,
         dataset="cifar10",
-        steps=12_000,
+        steps=30_000,
         batch_size=512,
         learning_rate=1e-3,
         warmup=500,
         ema_decay=0.9995,
-        references=200 if conditioning == "heads" else 0,
+        references=500 if conditioning == "heads" else 0,
         flip=True,
+        focus=0.5,
     )
 
 

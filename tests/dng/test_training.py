@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from dng_jax import data, nets, schedules, training
 from dng_jax.errors import NonFiniteError
@@ -236,6 +237,19 @@ def test_noise_levels_cover_the_schedule_evenly():
     level = np.interp(-logsnr, -schedule.logsnr, np.arange(1000)) / 999
     assert np.all(np.histogram(level, 10, (0, 1))[0] >= 9)
     assert logsnr.max() <= schedule.logsnr[0] + 1e-4
+
+
+def test_a_share_of_the_noise_levels_is_normal_in_log_snr():
+    schedule, n = schedules.linear(), 1_000
+    logsnr = np.asarray(training.stratified_logsnr(jax.random.key(0), n, schedule, 0.3))
+    of_normal = scipy.stats.norm(-0.5, 1.75).cdf
+    falling = schedule.logsnr[::-1]
+    of_levels = lambda x: np.interp(x, falling, np.linspace(0, 1, len(falling)))  # noqa: E731
+    for x in (-8.0, -4.0, -1.0, 0.5, 2.0, 4.0):
+        share = 0.3 * of_normal(x) + 0.7 * of_levels(x)
+        assert abs(np.mean(logsnr <= x) - share) <= 3 / n, x
+    assert falling[0] <= logsnr.min()
+    assert logsnr.max() <= falling[-1]
 
 
 def test_loss_reads_the_parameterisation_of_the_network():

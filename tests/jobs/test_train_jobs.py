@@ -405,6 +405,8 @@ def test_wandb_is_asked_only_when_wanted(tmp_path, monkeypatch):
         ("--conditioning none --without-class cat", "unknown digits class 'cat'"),
         ("--without-class 1", "--without-class would leave a head without images"),
         ("--conditioning none --only-class 1 --without-class 2", "exclude each other: give one"),
+        ("--focus 1", "--focus must be at least 0 and below 1, got 1.0"),
+        ("--focus nan", "--focus must be at least 0 and below 1, got nan"),
         ("--only-class 1", "this one has conditioning heads: add --conditioning none"),
         ("--weight-decay nan", "--weight-decay must be at least 0, got nan"),
         (f"--seed {2**32}", "--seed must be at least 0 and below 2^32"),
@@ -481,7 +483,7 @@ def test_help_names_every_option_with_a_sentence(capsys):
     with pytest.raises(SystemExit):
         options.parse_diffusion(["--preset", "mnist-small", "--help"])
     said = capsys.readouterr().out
-    for part in ("Images per step", "default: 14000", "--network.channels INT", "none, label or"):
+    for part in ("Images per step", "default: 15000", "--network.channels INT", "none, label or"):
         assert part in said
 
 
@@ -513,7 +515,7 @@ def test_only_photographs_are_mirrored():
     assert {n for n, make in presets.DIFFUSION.items() if make().flip} == {"cifar10-small"}
     small = [presets.diffusion("cifar10-small", form) for form in ("heads", "label", "none")]
     assert all(job.flip for job in small)
-    assert [job.references for job in small] == [200, 0, 0]
+    assert [job.references for job in small] == [500, 0, 0]
 
 
 def test_processes_are_named_by_options_or_by_slurm():

@@ -35,6 +35,7 @@ def run(options: DiffusionOptions) -> Path | None:
         job.references,
         rows,
         job.flip,
+        job.focus,
     )
     every = max(1, job.steps // 4) if options.sample_every is None else options.sample_every
 
