@@ -27,6 +27,7 @@ from dng_jax.errors import InputError
 from dng_jax.experiments import rejection
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import Rejection
+from dng_jax.experiments.rule_specs import RETRAINED
 from dng_jax.jobs import devices
 from dng_jax.metrics import Moments
 from dng_jax.sampling import Progress, check_finite
@@ -114,7 +115,8 @@ def generate(
             raise InputError("a rejection observes nothing: observe its unguided rule")
         every = rules if isinstance(rules, Sequence) else [rules]
         return _rejected(problem, table, every, draw, advance)
-    streams = [(problem.denoiser, draw.first, draw.samples)]
+    alone = first.roles == (RETRAINED,)
+    streams = [(problem.retrained if alone else problem.denoiser, draw.first, draw.samples)]
     if "positive" in first.roles:
         assert problem.conditioned is not None  # rule_builders.build refuses the others
         allowed = np.flatnonzero(problem.allowed)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dng_jax import data, disk
 from dng_jax.errors import InputError, choose
-from dng_jax.experiments.source import Source
+from dng_jax.experiments.source import CLASS, Source
 from dng_jax.weights import diffusers, files, pretrained, tensors
 
 
@@ -68,16 +69,24 @@ def _compare_images(name: str, info: data.Info) -> None:
     )
 
 
+def of_class(name: str, k: int) -> str:
+    """A name that holds {k}, of the network of class k; others as they are."""
+    return name.replace(CLASS, str(k))
+
+
 def full_name(dataset: str, name: str) -> str:
     """The name of a bundled network with its data set; a path's as it is."""
     return name if is_path(name) or name in pretrained.NAMES else f"{dataset}-{name}"
 
 
-def fingerprint(dataset: str, source: Source) -> dict[str, str]:
-    """SHA-256 of every weights file a problem rests on, so that retrained ones are recognised."""
+def fingerprint(dataset: str, source: Source, classes: Sequence[int] = ()) -> dict[str, str]:
+    """SHA-256 of every weights file the problems of forbidding these classes, each on its own, rest
+    on, so that other weights under the same names are recognised."""
     if source.denoiser == "exact":
         return {}
-    names = (source.network, *source.negatives, source.classifier or "classifier")
+    beside = (*source.negatives, *([] if source.retrained is None else [source.retrained]))
+    every = [of_class(name, k) for name in beside for k in (classes if CLASS in name else (0,))]
+    names = (source.network, *every, source.classifier or "classifier")
     return {name: hashlib.sha256(_bytes(dataset, name)).hexdigest() for name in names}
 
 

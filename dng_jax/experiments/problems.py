@@ -7,11 +7,14 @@ Roles that every denoiser of a problem answers:
     class:k       class k              \\  where the model knows its classes
     positive      a class of choice    /   (Problem.conditioned)
     negative      the forbidden images, where images are forbidden and no class
+
+and a denoiser of its own (Problem.retrained) the role "retrained".
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ from dng_jax.experiments import classifiers, image_sets, models
 from dng_jax.experiments.classes import class_indices, class_title
 from dng_jax.experiments.classifiers import Classifier
 from dng_jax.experiments.image_sets import ImageSet
-from dng_jax.experiments.source import DENOISERS, FEATURES, Source
+from dng_jax.experiments.source import CLASS, DENOISERS, FEATURES, Source
 from dng_jax.metrics import Moments
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import Schedule, linear
@@ -48,7 +51,9 @@ class Problem:
     real, real_features: moments and a sample [M, F] of the features of the data without the
     forbidden classes; mixture: the exact model, where it is one; network: name of the bundled
     network or model file otherwise; images: those that are forbidden in the place of classes, the
-    mixture then being of two classes, these and all others.
+    mixture then being of two classes, these and all others; retrained: the denoiser of a network
+    that never saw the forbidden classes, where there is one; knows_negatives: whether the denoiser
+    answers `negatives`.
     """
 
     info: data.Info
@@ -62,6 +67,8 @@ class Problem:
     mixture: Mixture | None = None
     network: str | None = None
     images: ImageSet | None = None
+    retrained: Any = None
+    knows_negatives: bool = True
 
     @property
     def negatives(self) -> tuple[str, ...]:
@@ -127,7 +134,8 @@ class Problem:
 class Model:
     """What is sampled and who classifies it, before any class is forbidden. Make it with `load`.
 
-    denoisers: forbidden classes -> (denoiser, conditioned), see `Problem`.
+    denoisers: forbidden classes -> (denoiser, conditioned), retrained: forbidden classes -> a
+    denoiser or None, see `Problem`.
     """
 
     info: data.Info
@@ -136,6 +144,8 @@ class Model:
     knows_classes: bool
     mixture: Mixture | None = None
     network: str | None = None
+    retrained: Callable[[tuple[int, ...]], Any] = lambda forbidden: None
+    knows_negatives: bool = True
 
     def problem(self, forbid: Sequence[str | int]) -> Problem:
         """The problem of forbidding these classes, given by name or number."""
@@ -153,6 +163,8 @@ class Model:
             real_features,
             self.mixture,
             self.network,
+            retrained=self.retrained(forbidden),
+            knows_negatives=self.knows_negatives,
         )
 
     def problem_of_images(self, images: ImageSet) -> Problem:
@@ -204,6 +216,11 @@ def load(dataset: str, source: Source) -> Model:
     choose(source.features, FEATURES, "kind of features")
     if source.patterns is not None and source.denoiser != "exact":
         raise InputError("--patterns belongs to --denoiser exact: add it, or leave --patterns out")
+    if source.retrained is not None and source.denoiser == "exact":
+        raise InputError(
+            "--retrained is a network's: leave it out with --denoiser exact, whose rule reference"
+            " is the model without the forbidden class"
+        )
     if source.inception_weights is not None and source.features != "inception":
         raise InputError("--inception-weights belongs to --features inception: add it")
     info = data.describe(dataset)
@@ -261,14 +278,23 @@ def _patterns(info: data.Info, count: int | None) -> tuple[np.ndarray, np.ndarra
 
 
 def _network(info: data.Info, source: Source) -> Model:
-    module, params = models.load(info, source.network, nets.UNet)
+    load = functools.cache(functools.partial(models.load, info, kind=nets.UNet))
+    module, params = load(source.network)
     kind = module.config.conditioning
     if kind != "none" and source.negatives:
         raise InputError(
             f"--negatives belongs to a network without classes, {source.network} has them: "
             "leave it out"
         )
-    negatives = [models.load(info, name, nets.UNet) for name in source.negatives]
+    each = [name for name in source.negatives if CLASS in name]
+    if each and len(source.negatives) > 1:
+        raise InputError(
+            f"--negatives {each[0]} stands for the networks of all forbidden classes: leave the"
+            " others out"
+        )
+    if not each:
+        for name in source.negatives:
+            load(name)  # refused before a class is chosen
 
     def one_network(forbidden):
         roles = _negatives(forbidden) | {"positive": 0}
@@ -280,18 +306,44 @@ def _network(info: data.Info, source: Source) -> Model:
         return denoiser, conditioned
 
     def separate_networks(forbidden):
-        if len(negatives) != len(forbidden):
+        names = [models.of_class(each[0], k) for k in forbidden] if each else source.negatives
+        if names and len(names) != len(forbidden):
             raise InputError(
                 f"{source.network} knows no classes: name one model file per forbidden class with"
-                f" --negatives ({len(forbidden)} needed, got {len(negatives)})"
+                f" --negatives ({len(forbidden)} needed, got {len(names)})"
             )
-        networks = [(module, params), *negatives]
+        networks = [(module, params), *map(load, names)]
         parts = [denoisers.plain_network(*network) for network in networks]
-        roles = ("base", *_negatives(forbidden))
+        roles = ("base", *_negatives(forbidden)) if names else ("base",)
         return denoisers.separate_networks(dict(zip(roles, parts, strict=True))), None
 
+    def retrained(forbidden):
+        name = source.retrained
+        if name is None:
+            return None
+        if CLASS in name:
+            if len(forbidden) != 1:
+                raise InputError(
+                    f"--retrained {name} stands for a network without one class, but"
+                    f" {len(forbidden)} are forbidden: name one trained without all of them"
+                )
+            name = models.of_class(name, *forbidden)
+        network = load(name)
+        if network[0].config.conditioning != "none":
+            raise InputError(
+                f"--retrained takes a network without classes, {name} has them: train one with"
+                " --conditioning none --without-class"
+            )
+        return denoisers.plain_network(*network)
+
     classifier = classifiers.trained(info, source.classifier)
-    name = models.full_name(info.name, source.network)
-    if kind == "none":
-        return Model(info, classifier, separate_networks, False, network=name)
-    return Model(info, classifier, one_network, True, network=name)
+    known = kind != "none"
+    return Model(
+        info,
+        classifier,
+        one_network if known else separate_networks,
+        known,
+        network=models.full_name(info.name, source.network),
+        retrained=retrained,
+        knows_negatives=known or bool(source.negatives),
+    )

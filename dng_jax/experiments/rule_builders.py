@@ -12,7 +12,7 @@ from dng_jax.errors import InputError
 from dng_jax.experiments import calibrations, image_rules, own_rules
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import rejection
-from dng_jax.experiments.rule_specs import OF_IMAGES, REFERENCE, Spec, TrackerOptions
+from dng_jax.experiments.rule_specs import OF_IMAGES, REFERENCE, RETRAINED, Spec, TrackerOptions
 from dng_jax.rules import class_roles
 
 
@@ -99,6 +99,13 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
         return guidance.unguided()
     if spec.name == REFERENCE:
         return guidance.unguided("positive")
+    if spec.name == RETRAINED:
+        if problem.retrained is None:
+            raise InputError(
+                "the rule retrained needs a network that never saw the forbidden class: name its"
+                " model file with --retrained (train.diffusion --without-class makes one)"
+            )
+        return guidance.unguided(RETRAINED)
     if spec.name == "np":
         return guidance.negative_prompt(scale, negatives=problem.negatives)
     if spec.name == "sld":
@@ -129,7 +136,12 @@ def _feedback(spec: Spec, table: Any, probes: int) -> Any:
 
 def _answered(spec: Spec, rule: Any, problem: Problem) -> None:
     """InputError for a role that no network of the problem answers."""
-    known = {"base", *problem.negatives}
+    if not problem.knows_negatives and set(rule.roles) & set(problem.negatives):
+        raise InputError(
+            f"{spec} asks for the forbidden classes, which {problem.network} does not know: name a"
+            " model file of each with --negatives"
+        )
+    known = {"base", *problem.negatives} | ({RETRAINED} if spec.name == RETRAINED else set())
     if problem.knows_classes:
         known |= {"positive", *class_roles(problem.info.num_classes)}
     if problem.mixture is not None:

@@ -15,6 +15,7 @@
     safe=1  sgf=1         Safe Denoiser, Safety-Guided Flow, of forbidden images (--forbid-images):
                           settings width, critical (dng_jax.experiments.image_rules)
     spell=1.6             SPELL, of forbidden images: setting radius
+    retrained             a network trained without the forbidden class (--retrained)
     reference             the allowed classes in equal parts, sampled class-conditionally: what a
                           perfect rule scores
     dng:exact             any tracker can be the exact posterior (--denoiser exact only)
@@ -36,7 +37,7 @@ from typing import NamedTuple, NoReturn
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments import rejection
 
-REFERENCE = "reference"
+REFERENCE, RETRAINED = "reference", "retrained"
 TRACKERS = ("pair", "odds", "classes", "classes-model", "exact")
 TRACKER = "classes"  # of a dng or reject that names none
 FITTED = ("pair", "odds", "classes")  # what a calibration can hold; classes-model is one of them
@@ -103,11 +104,17 @@ RULES = {
     "safe": Kind(1.0, Range(0), ("width", "critical")),
     "sgf": Kind(1.0, Range(0), ("width", "critical")),
     "spell": Kind(1.6, Range(0), ("radius",)),
+    RETRAINED: Kind(),
     REFERENCE: Kind(),
 }
 OF_IMAGES = ("safe", "sgf", "spell")
 OWN = Kind(1.0, Range())
-UNLIMITED = ("unguided", "reject", REFERENCE)  # nothing of them could be limited to an interval
+UNLIMITED = (
+    "unguided",
+    "reject",
+    RETRAINED,
+    REFERENCE,
+)  # nothing of them could be limited to an interval
 SETTINGS = {
     "tau": Range(0),
     "delta": Range(),

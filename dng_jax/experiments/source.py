@@ -2,9 +2,9 @@
 
 --network heads         one output head per class: every prediction from one call
 --network label         class-conditional with label dropout: one call per role
---network FILE          whatever it was trained as (train.diffusion). One without classes needs
-                        a file per forbidden class beside it (the paper's two networks), and
-                        serves the rules that ask for the forbidden classes alone
+--network FILE          whatever it was trained as (train.diffusion). One without classes takes
+                        a file per forbidden class beside it (--negatives: the paper's two
+                        networks), and serves the rules that ask for the forbidden classes alone
 --network FOLDER        one without classes, which diffusers wrote (dng_jax.weights.diffusers)
 --denoiser exact        no network: the data as a Gaussian mixture, known in closed form; of large
                         sets the first 10,000 images, or --patterns of them
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CLASS = "{k}"  # in a name: the number of the forbidden class
 DENOISERS = ("exact", "network")
 FEATURES = ("classifier", "inception")
 
@@ -32,7 +33,10 @@ class Source:
     file, or a folder of diffusers."""
     negatives: tuple[str, ...] = ()
     """Model files, or folders of diffusers, of the forbidden classes' own networks, beside a
-    --network without classes."""
+    --network without classes. {k} in a name stands for the number of the forbidden class."""
+    retrained: str | None = None
+    """Model file, or folder of diffusers, of a network trained without the forbidden class
+    (train.diffusion --without-class): what the rule retrained samples. {k}: as in --negatives."""
     classifier: str | None = None
     """Model file of the classifier of the samples; default: the data set's bundled one."""
     features: str = "classifier"

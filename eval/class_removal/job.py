@@ -215,7 +215,8 @@ def pictures(
     for r in sorted(counted, key=lambda r: (r["family"], r["scale"] or 0)):
         families.setdefault(r["family"], []).append(r)
     curves = {name: tuple(np.transpose([point(r) for r in rs])) for name, rs in families.items()}
-    references = {name: curves.pop(name) for name in (rule_specs.REFERENCE,) if name in curves}
+    apart = (rule_specs.REFERENCE, rule_specs.RETRAINED)
+    references = {name: curves.pop(name) for name in apart if name in curves}
     if curves:
         plots.trade_off(
             curves,

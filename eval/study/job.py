@@ -8,6 +8,7 @@ from typing import Any
 
 from dng_jax.experiments import problems
 from dng_jax.experiments.classes import class_indices
+from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.options import RunOptions, as_typed, command, program, shown
 from dng_jax.jobs.tables import Table, write_tables
@@ -36,13 +37,15 @@ def main(config: Config) -> dict[str, Any]:
     chosen = class_indices(config.forbid, model.info) if config.forbid else tuple(every)
     if not model.knows_classes:
         config = without_classes(config, chosen)
+    # All of them now, so that a file that is missing costs no computation.
+    made: dict[tuple[int, ...], Problem] = {(k,): model.problem((k,)) for k in chosen}
     folder = runs.new_run_folder(
         config.out or Path("runs") / f"study-{shown(config.dataset).replace(':', '-')}",
-        identity(config, model.info.key),
+        identity(config, model.info.key, chosen),
         overwrite=config.resume,
         option="--resume",
     )
-    study = Study(config, model, folder)
+    study = Study(config, model, folder, made)
 
     # ---- sample and classify
     wanted = list(plan.cells(config, chosen, len(every), model.knows_classes))

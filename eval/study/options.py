@@ -10,7 +10,7 @@ import tyro
 
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments import rule_specs
-from dng_jax.experiments.source import Source
+from dng_jax.experiments.source import CLASS, Source
 from dng_jax.jobs import runs
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, at_least, distinct, seed
@@ -76,9 +76,16 @@ def check(config: Config) -> None:
 
 def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
     """The study of the paper's two networks: one class, and rules that ask for no other."""
-    if len(chosen) != 1:
+    negatives = config.source.negatives
+    if not negatives:
         raise InputError(
-            f"--negatives holds the network of one class: name it with --forbid, got {len(chosen)}"
+            f"{config.source.network} knows no classes: name a model file of the forbidden one with"
+            " --negatives"
+        )
+    if len(chosen) != 1 and not any(CLASS in name for name in negatives):
+        raise InputError(
+            f"--negatives holds the network of one class: name it with --forbid, got {len(chosen)},"
+            " or write {k} in the place of its number"
         )
     parts = tuple(p for p in config.parts if p not in ("several", "calibration"))
     grids = plan.grids_of(config.families)
@@ -92,12 +99,12 @@ def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
     return dataclasses.replace(config, parts=parts, families=families)
 
 
-def identity(config: Config, dataset: str) -> dict[str, Any]:
+def identity(config: Config, dataset: str, chosen: tuple[int, ...]) -> dict[str, Any]:
     """What makes two studies the same: everything a cell does not record itself. dataset: Info.key
-    of its data set."""
+    of its data set; chosen: the classes that are forbidden."""
     from dng_jax.experiments import calibrations, models
 
-    weights = models.fingerprint(config.dataset, config.source)
+    weights = models.fingerprint(config.dataset, config.source, chosen)
     used = {rule_specs.parse(f).calibration for f in plan.grids_of(config.families)} - {None}
     held = {
         str(name): calibrations.digest(str(name), config.dataset, config.source.network)

@@ -28,7 +28,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "dng:classes-model": (1.0,),
     "dng:classes": (0.6, 1.0, 2.0, 4.0),
 }
-BASELINES = ("unguided", rule_specs.REFERENCE)
+BASELINES = ("unguided", rule_specs.REFERENCE, rule_specs.RETRAINED)
 # About the default of each: lambda_0 = tau = 1, no offset, prior 1/K.
 KNOBS: dict[str, tuple[float, ...]] = {
     "lambda_0": (0.5, 1.0, 2.0, 5.0),
@@ -57,7 +57,8 @@ def cells(
 
     plain: dict[str, Any] = {"sampler": config.sampler, "steps": config.steps}
     small: dict[str, Any] = {"seed": config.seeds[0], "samples": config.part_samples}
-    baselines = BASELINES if knows_classes else ("unguided",)
+    has = (True, knows_classes, config.source.retrained is not None)
+    baselines = [name for name, there in zip(BASELINES, has, strict=True) if there]
     grids = grids_of(config.families)
     trackers = [f for f in grids if f in PLAIN_TRACKERS]
     if "curves" in config.parts:
@@ -80,7 +81,8 @@ def cells(
                     yield Cell("steps", (k,), family, (Setting(1.0),), **options, **small)
     if "several" in config.parts:
         for forbidden in sets_of(chosen, num_classes):
-            for family in (*baselines, *(f for f in grids if f in SEVERAL)):
+            together = [name for name in baselines if name != rule_specs.RETRAINED]
+            for family in (*together, *(f for f in grids if f in SEVERAL)):
                 settings = tuple(Setting(s) for s in SEVERAL.get(family, (None,)))
                 yield Cell("several", forbidden, family, settings, **plain, **small)
 

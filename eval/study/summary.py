@@ -13,7 +13,7 @@ import numpy as np
 from dng_jax import initial_noise, plots, sample, sample_keys, sweep
 from dng_jax.experiments import rule_builders, rule_specs
 from dng_jax.experiments.problems import Model, Problem
-from dng_jax.experiments.rule_specs import REFERENCE, TrackerOptions
+from dng_jax.experiments.rule_specs import REFERENCE, RETRAINED, TrackerOptions
 from dng_jax.jobs.options import shown
 from dng_jax.jobs.tables import Table
 from dng_jax.metrics import Moments, class_counts, kid, precision_and_recall, tradeoff
@@ -358,7 +358,7 @@ def trade_offs(study: Study, found: Mapping[str, tradeoff.Curve], what: str) -> 
             )
             for family, c in found.items()
         }
-        references = {f: lines.pop(f) for f in (REFERENCE,) if f in lines}
+        references = {f: lines.pop(f) for f in (REFERENCE, RETRAINED) if f in lines}
         file = f"trade_off_{measure}.png"
         title = f"{shown(config.dataset)}, mean over {what}, {config.steps} steps"
         draw = partial(

@@ -581,7 +581,8 @@ RULES = (
     "unguided", "np=0.3", "sld=0.5", "cfg=1.5", "feedback=0.9,tau=2,offset=1",
     "feedback=0.5,t0=0.7,t1=0.3", "dng=1", "dng:pair=5,tau=.2,drift=.5,prior=.01",
     "dng:odds,delta=0.002", "dng:classes-model=2", "dng:exact", "reject:pair=1.2,calibration=none",
-    "reject=2,tau=0.5", "reference", "interval(0.1,5,dng:pair=2)", "interval(0,inf,np=1)",
+    "reject=2,tau=0.5", "reference", "retrained", "interval(0.1,5,dng:pair=2)",
+    "interval(0,inf,np=1)",
     "dng:pair,calibration=bundled", "dng:odds=2,calibration=fitted.json", "my_rules:soft=2",
     "json:loads=1", "math:sqrt",
 )  # fmt: skip
@@ -596,7 +597,8 @@ FOLDERS = ("folder:.", "folder:shapes", "folder:shapes/@8", "folder:shapes@4096"
 LIKELY: dict[str, tuple[str, ...]] = {
     "dataset": ("digits", "mnist", "cifar10", *FOLDERS),
     "network": ("heads", "label", "digits-label", *MODELS),
-    "negatives": MODELS,
+    "negatives": (*MODELS, "{k}.safetensors"),
+    "retrained": (*MODELS, "{k}.safetensors"),
     "classifier": MODELS,
     "init": MODELS,
     "file": ("layer.safetensors",),

@@ -27,6 +27,7 @@ from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli, devices
 from dng_jax.jobs.options import RunOptions
 from dng_jax.metrics import Moments, features
+from dng_jax.steps import StepRow
 from dng_jax.weights import files
 from eval.bench import job as bench
 from eval.calibration import job as calibration
@@ -746,16 +747,71 @@ def two_networks(tmp_path_factory):
 
 
 def test_the_two_network_setup_of_the_paper(two_networks, tmp_path):
-    rules, source = ("unguided", "np=0.3", "dng:pair"), two_networks.source
-    config = removal(tmp_path / "run", rules=rules, samples=8, steps=2, source=source)
-    assert [r["network_calls_per_image"] for r in class_removal.main(config)] == [2, 4, 4]
+    rules, source = ("unguided", "retrained", "np=0.3", "dng:pair"), two_networks.source
+    base, other = source.network, *source.negatives
+    source = dataclasses.replace(source, retrained=other)
+    kept = {"samples": 8, "steps": 2, "save_images": "npz"}
+    config = removal(tmp_path / "run", rules=rules, source=source, **kept)
+    assert [r["network_calls_per_image"] for r in class_removal.main(config)] == [2, 2, 4, 4]
+    # A network that stands alone is sampled alone, and is what the rule retrained samples.
+    for name, rule in ((base, "unguided"), (other, "retrained")):
+        alone = removal(tmp_path / rule, rules=("unguided",), source=Source(network=name), **kept)
+        class_removal.main(alone)
+        a, b = tmp_path / rule / "images/unguided.npz", tmp_path / "run/images" / f"{rule}.npz"
+        np.testing.assert_array_equal(np.load(a)["images"], np.load(b)["images"])
+
+
+def test_networks_of_each_class_are_found_by_its_number(two_networks, tmp_path):
+    base, template = two_networks.source.network, two_networks.source.network.replace("0.", "{k}.")
+    source = Source(network=base, negatives=(template,), retrained=template)
+    asked = ("digits", ("1",), source)
+    row = StepRow(*(c[0] for c in problems.make(*asked).table("ddpm", 2)))
+    x = np.ones((1, 8, 8, 1), np.float32)
+    given = problems.make("digits", ("1",), two_networks.source).denoiser(x, row, ("negative:0",))
+    problem = problems.make(*asked)
+    for answer in (
+        problem.denoiser(x, row, ("negative:0",))["negative:0"],
+        problem.retrained(x, row, ("retrained",))["retrained"],
+    ):
+        np.testing.assert_array_equal(answer, given["negative:0"])
+    weights = models.fingerprint("digits", source, (0, 1))
+    assert set(weights) == {base, template.replace("{k}", "1"), "classifier"}
+    with pytest.raises(InputError, match=r"2\.safetensors does not exist"):
+        study.main(study.Config(source=source, forbid=("1", "2"), out=str(tmp_path / "s")))
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(InputError, match="without one class, but 2 are forbidden"):
+        problems.make("digits", ("0", "1"), source)
+    with pytest.raises(InputError, match="all forbidden classes: leave the others out"):
+        problems.make("digits", ("1",), dataclasses.replace(source, negatives=(template, base)))
 
 
 def test_networks_of_other_classes_than_the_forbidden_are_refused(two_networks, tmp_path):
-    with pytest.raises(InputError, match=r"knows no classes.*1 needed, got 0"):
-        problems.make("digits", ("0",), Source(network=two_networks.source.network))
-    with pytest.raises(InputError, match="network of one class: name it with --forbid, got 10"):
-        study.main(study.Config(source=two_networks.source, out=str(tmp_path / "s")))
+    base = Source(network=two_networks.source.network)
+    with pytest.raises(InputError, match=r"knows no classes.*2 needed, got 1"):
+        problems.make("digits", ("0", "1"), two_networks.source)
+    for source, rule, said in (
+        (base, "np=0.3", "np=0.3 asks for the forbidden classes, which .* --negatives"),
+        (base, "retrained", "needs a network that never saw .* --retrained"),
+        (Source(retrained="heads"), "unguided", "takes a network without classes, heads has them"),
+        (Source("exact", retrained="x"), "unguided", "--retrained is a network's"),
+    ):
+        with pytest.raises(InputError, match=said):
+            class_removal.main(removal(tmp_path / "r", rules=(rule,), source=source))
+    assert not (tmp_path / "r").exists()
+    for source, said in (
+        (two_networks.source, "network of one class: name it with --forbid, got 10"),
+        (base, "knows no classes: name a model file"),
+    ):
+        with pytest.raises(InputError, match=said):
+            study.main(study.Config(source=source, out=str(tmp_path / "s")))
+
+
+def test_a_study_measures_the_network_that_never_saw_the_class(two_networks):
+    source = dataclasses.replace(two_networks.source, retrained=two_networks.source.network)
+    config = study.Config(source=source, families=("np",), parts=("curves", "several"))
+    asked = list(plan.cells(config, (0,), 10, knows_classes=False))
+    assert {c.family for c in asked if c.part == "curves"} == {"unguided", "retrained", "np"}
+    assert {c.family for c in asked if c.part == "several"} == {"unguided", "np"}
 
 
 @pytest.mark.parametrize("rule", ["dng:classes", "reference"])
