@@ -302,7 +302,7 @@ def cifar10_small(conditioning: str = "heads") -> DiffusionJob:
 
 
 def small(conditioning: str = "heads") -> DiffusionJob:
-    """Your own images, of sides that divide by 4: give --dataset folder:PATH.
+    """Your own images, of sides that divide by 4, or MNIST: give --dataset folder:PATH, or mnist.
 
     At a quarter of their height and width, for CPUs. The classes and the shape of the images are
     those that the folder has. heads, one output head per class; label, class-conditional with label
