@@ -17,7 +17,7 @@ from dng_jax.jobs import runs
 from dng_jax.jobs.options import shown
 from dng_jax.training import TrainState
 from dng_jax.training.checkpoints import disk_errors
-from dng_jax.training.presets import DiffusionJob
+from dng_jax.training.jobs import DiffusionJob
 
 from . import logs
 from .start import Run

@@ -15,7 +15,7 @@ from dng_jax.errors import InputError
 from dng_jax.experiments.classes import class_index
 from dng_jax.jobs import runs
 from dng_jax.jobs.options import shown
-from dng_jax.training.presets import DiffusionJob, Job
+from dng_jax.training.jobs import DiffusionJob, Job
 
 from .options import Options
 

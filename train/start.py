@@ -26,7 +26,7 @@ from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.sampling import root_key
 from dng_jax.training import TrainState
-from dng_jax.training.presets import ClassifierJob, Job
+from dng_jax.training.jobs import ClassifierJob, Job
 
 from . import images, processes
 from .options import Options
