@@ -250,7 +250,7 @@ def open_run(
             facts = {"init": _same_init(out, init) if resume else init and init.facts}
             if info is not None:
                 job = images.recorded(job, info, out, resume)
-                facts["data"] = images.facts(info)
+                facts["data"] = info.facts
             runs.new_run_folder(out, job, overwrite=resume, option="--resume", facts=facts)
         except InputError as error:
             problem = error

@@ -30,7 +30,7 @@ def run(config: Config, problem: Problem) -> list[dict[str, Any]]:
     if not problem.knows_classes:
         raise InputError("--information asks for every class: choose another --network")
     x, labels = images(config, problem)
-    folder = open_run(program(__package__), config, "information")
+    folder = open_run(program(__package__), config, "information", [problem.info])
 
     # ---- measure
     budget = measured(config, problem, x, labels)

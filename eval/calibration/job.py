@@ -52,7 +52,7 @@ def main(config: Config) -> list[dict[str, Any]]:
             " --network"
         )
     tables = {name: problem.table(name, config.steps) for name in config.samplers}
-    folder = open_run(program(__package__), config, "calibration")
+    folder = open_run(program(__package__), config, "calibration", [problem.info])
     labelled = labelled_images(config.dataset, config.samples)
     if isinstance(labelled, MissingDataError):
         print(f"nothing is fitted on data: {labelled}")

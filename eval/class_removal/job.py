@@ -63,7 +63,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     saving.check(config.save_images, problem.info.shape[-1])
     where = (problem, config.options, config.sampler, config.steps)
     rules = [rule_builders.build(spec, *where) for spec in specs]
-    folder = open_run(program(__package__), config, "class_removal")
+    folder = open_run(program(__package__), config, "class_removal", [problem.info])
 
     # ---- sample and classify
     results: list[list[Generated]] = []

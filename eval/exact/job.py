@@ -64,7 +64,8 @@ def main(config: Config) -> dict[str, Any]:
     config.data.use()
     devices.select()
     asked = dimension.build(config) if config.datasets else None
-    folder = open_run(program(__package__), config, "exact")
+    infos = [] if asked is None else [model.info for model in asked.models.values()]
+    folder = open_run(program(__package__), config, "exact", infos)
     if asked is not None:
         return dimension.run(config, asked, folder)
     problem = problems.make("digits", ("0",), Source("exact"))

@@ -14,6 +14,7 @@ from dng_jax.jobs.tables import publish
 
 from .common import Outcome, precise
 from .options import COMMANDS
+from .sets import infos
 
 # Each has Config, its options; prepare(config) -> what to work on, which refuses bad input;
 # run(config, prepared, folder) -> Outcome, which writes CSV and figures.
@@ -31,7 +32,7 @@ def run(config: Any) -> dict[str, Any]:
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)
     }
     words = f"{program(__package__)} {name}"
-    folder = open_run(words, config, f"hopfield-{name}", asked=asked)
+    folder = open_run(words, config, f"hopfield-{name}", infos(prepared), asked=asked)
     precision = getattr(config, "precision", "float32")
     with precise(precision):
         outcome: Outcome = job.run(config, prepared, folder)

@@ -41,6 +41,7 @@ def main(config: Config) -> dict[str, Any]:
         identity(config, model.info.key),
         overwrite=config.resume,
         option="--resume",
+        facts={"data": model.info.facts},
     )
     study = Study(config, model, folder)
 
