@@ -18,7 +18,7 @@ from dng_jax import data, nets
 from dng_jax.errors import InputError
 from dng_jax.experiments import classifiers, models, problems
 from dng_jax.experiments.source import Source
-from dng_jax.jobs import runs
+from dng_jax.jobs import cli, runs
 from dng_jax.jobs.opening import open_run
 from dng_jax.jobs.options import RunOptions, shown
 from dng_jax.weights import tensors
@@ -126,7 +126,7 @@ def test_a_run_is_resumed_by_what_its_images_are_not_by_where(own, trained, tmp_
         train.classifier.job.run(again)
 
 
-def test_other_images_than_those_trained_on_are_warned_of(own, trained):
+def test_other_images_than_those_trained_on_are_warned_of(own, trained, capsys):
     info, name = data.describe(own), str(trained.out / "model.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -134,6 +134,12 @@ def test_other_images_than_those_trained_on_are_warned_of(own, trained):
     for other in ("0" * 64, None):
         with pytest.warns(UserWarning, match="trained on other images"):
             models.load(info._replace(sha256=other), name, nets.Classifier)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        cli.main(lambda: models.load(info._replace(sha256=64 * "0"), name, nets.Classifier))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {name} was trained on other images than those of folder:")
+    assert ".py" not in line
 
 
 @pytest.mark.parametrize(
