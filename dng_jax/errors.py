@@ -19,7 +19,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, said: str) -> None:
-        super().__init__("".join(c if c.isprintable() else _escaped(c) for c in said))
+        super().__init__(printable(said))
 
 
 class MissingDataError(InputError):
@@ -30,8 +30,9 @@ class NonFiniteError(FloatingPointError):
     """A network or a rule produced NaN or infinity; names the sampling step and the sample."""
 
 
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+def printable(said: str) -> str:
+    """The text with an escape in the place of every character that cannot be printed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
 
 
 def check_seed(seed: int) -> int:

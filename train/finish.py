@@ -13,11 +13,11 @@ import numpy as np
 
 from dng_jax import nets, weights
 from dng_jax.errors import InputError
-from dng_jax.jobs import runs
+from dng_jax.jobs import markdown, runs
 from dng_jax.jobs.options import shown
 from dng_jax.training import TrainState
 from dng_jax.training.checkpoints import disk_errors
-from dng_jax.training.presets import DiffusionJob
+from dng_jax.training.jobs import DiffusionJob
 
 from . import logs
 from .start import Run
@@ -99,8 +99,7 @@ def _distinct(texts: Sequence[str]) -> list[str]:
 
 def _origin(init: Mapping[str, str]) -> str:
     known = ", ".join(f"{n} {v}" for n, v in init.items() if n != "file")
-    # Text of a foreign file, in a cell of a Markdown table.
-    return " ".join(f"{init['file']}: {known}".replace("|", "/").split())
+    return " ".join(f"{init['file']}: {known}".split())  # text of a foreign file, on one line
 
 
 def card(
@@ -124,7 +123,7 @@ def card(
         "network": f"{count:,} parameters; "
         + ", ".join(f"{n} {v}" for n, v in config.items() if n != "image_shape"),
         "data": f"{text['dataset']}, split {text['split']}: {text['used']}, {shape} in [-1, 1]",
-        "command": f"`{text['command']}`",
+        "command": text["command"],
         "commit": text["commit"],
         "hardware": f"{text['hardware']}; {text['software']}",
         "time": f"{time}; {int(text['steps']):,} steps, {int(text['images']):,} images seen",
@@ -134,7 +133,8 @@ def card(
     shown = {"dataset", "split", "steps", "images", "seconds", "final", "command", "commit"}
     shown |= {"used", "final_mean_of", "hardware", "software"}
     rows |= {n.replace("_", " "): v for n, v in text.items() if n not in shown}
-    cells = {n: v.replace("|", "\\|") for n, v in rows.items()}  # a class may be called anything
+    cells = {markdown.cell(n): markdown.cell(v) for n, v in rows.items()}
+    cells["command"] = markdown.code(text["command"])
     table = "".join(f"| {n} | {v} |\n" for n, v in cells.items())
     picture = f"\n![Samples of the averaged weights]({grid})\n" if grid else ""
-    return f"# {name}\n\n{what}{form}.\n\n| | |\n|---|---|\n{table}{picture}"
+    return f"# {markdown.text(name)}\n\n{what}{form}.\n\n| | |\n|---|---|\n{table}{picture}"

@@ -1,4 +1,4 @@
-"""What a job trains on: its images, the network that fits them, what run.json keeps of them."""
+"""What a job trains on: its images, the network that fits them, the name they have in run.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dng_jax.errors import InputError
 from dng_jax.experiments.classes import class_index
 from dng_jax.jobs import runs
 from dng_jax.jobs.options import shown
-from dng_jax.training.presets import DiffusionJob, Job
+from dng_jax.training.jobs import DiffusionJob, Job
 
 from .options import Options
 
@@ -99,13 +99,6 @@ def _resized(network: Any, shape: Sequence[int], count: int, info: data.Info) ->
         raise InputError(
             f"{error}; or resize your images: --dataset folder:PATH@{sides[0]}"
         ) from None
-
-
-def facts(info: data.Info) -> dict[str, Any] | None:
-    """What run.json keeps of images of one's own; None of a set that others keep."""
-    if info.sha256 is None:
-        return None
-    return {"sha256": info.sha256, "classes": info.class_names}
 
 
 def recorded(job: Job, info: data.Info, out: Path, resume: bool) -> Job:

@@ -20,7 +20,7 @@ from dng_jax.errors import InputError, choose
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, as_typed, at_least, command, program
 from dng_jax.training import presets
-from dng_jax.training.presets import ClassifierJob, DiffusionJob, Job
+from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job
 
 from . import classifier, diffusion
 

@@ -26,7 +26,7 @@ from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.sampling import root_key
 from dng_jax.training import TrainState
-from dng_jax.training.presets import ClassifierJob, Job
+from dng_jax.training.jobs import ClassifierJob, Job
 
 from . import images, processes
 from .options import Options
@@ -250,7 +250,7 @@ def open_run(
             facts = {"init": _same_init(out, init) if resume else init and init.facts}
             if info is not None:
                 job = images.recorded(job, info, out, resume)
-                facts["data"] = images.facts(info)
+                facts["data"] = info.facts
             runs.new_run_folder(out, job, overwrite=resume, option="--resume", facts=facts)
         except InputError as error:
             problem = error

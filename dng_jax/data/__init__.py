@@ -46,6 +46,7 @@ def load(
     data set has; for digits, the order of the source). data_dir: look here, and nowhere else, for
     raw files and for data prepared by TensorFlow Datasets. download: fetch and prepare mnist,
     fashion_mnist and cifar10 where they are found nowhere; without a network this ends at once.
+    Images of one's own are read-only: the next who asks gets the same arrays.
 
     Raises InputError for an unknown name or split, a data set that is not there (with what was
     looked for, where, and what to do), truncated or altered files (named with their checksum), and

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,12 +23,16 @@ from dng_jax.data.examples import Example, check_names, check_size
 from dng_jax.errors import InputError
 
 
-def read(root: Path, size: int | None, name: str) -> tuple[tuple[str, ...], list[Example]]:
-    """Class names and examples, size: see picture.resized; name: of the set, for messages.
+class File(NamedTuple):
+    """One image: where it is, its class, its split (None where the hash decides)."""
 
-    InputError for fewer than two classes, an empty one, images of several sizes or modes, or one
-    that cannot be read.
-    """
+    path: Path
+    label: int
+    split: str | None
+
+
+def listed(root: Path) -> tuple[tuple[str, ...], list[File]]:
+    """Class names and files; InputError for fewer than two classes, or an empty one."""
     splits = {split: _classes(folder) for split, folder in _splits(root).items()}
     found_names = _class_names(root, splits)
     for folders in splits.values():
@@ -36,11 +41,19 @@ def read(root: Path, size: int | None, name: str) -> tuple[tuple[str, ...], list
     few = passed_over(root) if len(found_names) < 2 else ""
     names = check_names(f"{root}{few}", found_names)
     files = [
-        (path, label, split)
+        File(path, label, split)
         for split, folders in splits.items()
         for label, class_name in enumerate(names)
         for path in _files(root, folders[class_name])
     ]
+    return names, files
+
+
+def decoded(root: Path, files: Sequence[File], size: int | None, name: str) -> list[Example]:
+    """The examples of `listed`, size: see picture.resized; name: of the set, for messages.
+
+    InputError for images of several sizes or modes, or one that cannot be read.
+    """
     found: list[Example] = []
     for path, label, split in files:
         if disk.check_file(path) > picture.LARGEST_FILE:
@@ -55,12 +68,12 @@ def read(root: Path, size: int | None, name: str) -> tuple[tuple[str, ...], list
             disk.check_memory(root, 2 * len(files) * pixels.size)
         else:
             _alike(
-                (files[0][0], found[0].pixels),
+                (files[0].path, found[0].pixels),
                 (path, pixels),
                 f"resize and crop them by {name}@32, say",
             )
         found.append(Example(pixels, label, hashlib.sha256(content).hexdigest(), split))
-    return names, found
+    return found
 
 
 def read_images(root: Path) -> np.ndarray:

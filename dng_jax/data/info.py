@@ -31,6 +31,13 @@ class Info(NamedTuple):
         checksum."""
         return self.name if self.sha256 is None else f"images {self.sha256[:16]}"
 
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """What run.json keeps of images of one's own; None of a set that others keep."""
+        if self.sha256 is None:
+            return None
+        return {"key": self.key, "sha256": self.sha256, "classes": self.class_names}
+
 
 def must_fit(network: Any, info: Info, name: str, remedy: str = "choose another network") -> None:
     """InputError unless a network's configuration has the image_shape and num_classes of the data.

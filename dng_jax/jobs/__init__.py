@@ -4,7 +4,9 @@ options    where a run goes, bounds of numbers, the command that repeats a run
 own_images how images of one's own are named: folder:PATH[@SIZE]
 devices    which devices it runs on
 runs       its folder, its provenance, its JSON
+opening    a job of eval/ opens its folder, with the command that repeats it
 tables     records become tables, Markdown and CSV
+markdown   text in Markdown as it is: classes may be called anything
 cells      a number with its interval, marked where it rests on few samples
 cli        streams, exit codes, and the progress a person sees
 completion what a shell completes after `dng`

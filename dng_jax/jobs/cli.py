@@ -1,7 +1,8 @@
 """How a job starts and ends: streams, exit codes, and the progress a person sees.
 
 Exit codes: 0 done, 2 bad input or numbers that are not finite (one sentence on stderr, no
-traceback), 130 interrupted; anything else is a fault of ours and keeps its traceback.
+traceback), 130 interrupted; anything else is a fault of ours and keeps its traceback. What a person
+is warned of (UserWarning) is a sentence on stderr as well; warnings of faults keep their place.
 
 What is printed is for people, results are in files: a reader that has gone away (`| head`) and a
 terminal without a character that a table holds cost no results.
@@ -9,16 +10,18 @@ terminal without a character that a table holds cost no results.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from dng_jax import disk
-from dng_jax.errors import InputError, NonFiniteError
+from dng_jax.errors import InputError, NonFiniteError, printable
 from dng_jax.jobs import interrupts
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def patient_streams() -> None:
 def main(job: Callable[[], object]) -> None:
     """Runs the job; raises SystemExit with the exit codes at the top of this file."""
     try:
-        job()
+        with _warnings_in_a_sentence():
+            job()
     except (InputError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -105,6 +109,25 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+
+
+@contextlib.contextmanager
+def _warnings_in_a_sentence() -> Iterator[None]:
+    """Shows each UserWarning once, without the line of code that gave it."""
+    usual, said = warnings.showwarning, set()
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if not issubclass(category, UserWarning):
+            usual(message, category, filename, lineno, file, line)
+            return
+        sentence = printable(" ".join(str(message).split()))
+        if sentence not in said:
+            said.add(sentence)
+            print(f"warning: {sentence}", file=file or sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 class _Patient(io.FileIO):

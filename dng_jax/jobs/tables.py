@@ -21,6 +21,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dng_jax.errors import InputError
+from dng_jax.jobs import markdown
 from dng_jax.jobs.runs import write_text
 
 NOTHING = "–"
@@ -120,8 +121,8 @@ class Table:
     def markdown(self) -> str:
         """The table in GitHub's Markdown, first column left, the others right."""
         rule = [":--"] + ["--:"] * (len(self.columns) - 1)
-        head = [[_escaped(c) for c in self.columns], rule]
-        body = [[_escaped(c) for c in row] for row in self.rows]
+        head = [[markdown.cell(c) for c in self.columns], rule]
+        body = [[markdown.cell(c) for c in row] for row in self.rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in head + body)
 
 
@@ -153,7 +154,7 @@ def publish(folder: str | Path, *tables: Table) -> None:
 
 def write_tables(folder: str | Path, *tables: Table) -> None:
     """Writes tables as Markdown to the folder's tables.md."""
-    text = "\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
+    text = "\n".join(f"{markdown.strong(table.title)}\n\n{table.markdown()}" for table in tables)
     write_text(Path(folder) / "tables.md", text)
 
 
@@ -194,7 +195,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return NOTHING if math.isnan(value) else f"{value:.4g}"
     return str(value)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")

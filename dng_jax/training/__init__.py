@@ -10,6 +10,7 @@ r"""Training: pure functions from (state, data) to state, driven step by step fr
     classifier        cross-entropy on augmented images
     augmentation      random changes of images
     batch_statistics  of networks with batch normalisation, once their weights are final
+    jobs              the fields of both trainings, with their ranges
     presets           what is trained, on what, for how long
     checkpoints       saved states (Orbax); imported by itself
 

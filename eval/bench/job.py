@@ -7,7 +7,8 @@ from typing import Any
 
 from dng_jax.errors import choose
 from dng_jax.jobs import runs
-from dng_jax.jobs.options import at_least, command, program
+from dng_jax.jobs.opening import open_run
+from dng_jax.jobs.options import at_least, program
 from dng_jax.jobs.tables import Table, write_tables
 from dng_jax.training import presets
 
@@ -33,13 +34,7 @@ def main(config: Config) -> dict[str, Any]:
 
     # ---- build
     config.devices.select()
-    folder = runs.new_run_folder(
-        config.run.out,
-        config,
-        job="bench",
-        overwrite=config.run.overwrite,
-        facts={"command": command(program(__package__), config, Config())},
-    )
+    folder = open_run(program(__package__), config, "bench")
     timing.count_compilations()
 
     # ---- measure, and write part by part: what was measured stays if the rest is cut off

@@ -12,7 +12,8 @@ from dng_jax.errors import InputError, MissingDataError
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import command, program, shown
+from dng_jax.jobs.opening import open_run
+from dng_jax.jobs.options import program, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.shares import is_sparse
 from dng_jax.posterior import Budget, information_budget
@@ -29,13 +30,7 @@ def run(config: Config, problem: Problem) -> list[dict[str, Any]]:
     if not problem.knows_classes:
         raise InputError("--information asks for every class: choose another --network")
     x, labels = images(config, problem)
-    folder = runs.new_run_folder(
-        config.run.out,
-        config,
-        job="information",
-        overwrite=config.run.overwrite,
-        facts={"command": command(program(__package__), config, Config())},
-    )
+    folder = open_run(program(__package__), config, "information", [problem.info])
 
     # ---- measure
     budget = measured(config, problem, x, labels)

@@ -21,7 +21,8 @@ from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import at_least, command, program, seed, shown
+from dng_jax.jobs.opening import open_run
+from dng_jax.jobs.options import at_least, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics.forecasts import class_forecasts
 from dng_jax.mixtures import Mixture
@@ -51,13 +52,7 @@ def main(config: Config) -> list[dict[str, Any]]:
             " --network"
         )
     tables = {name: problem.table(name, config.steps) for name in config.samplers}
-    folder = runs.new_run_folder(
-        config.run.out,
-        config,
-        job="calibration",
-        overwrite=config.run.overwrite,
-        facts={"command": command(program(__package__), config, Config())},
-    )
+    folder = open_run(program(__package__), config, "calibration", [problem.info])
     labelled = labelled_images(config.dataset, config.samples)
     if isinstance(labelled, MissingDataError):
         print(f"nothing is fitted on data: {labelled}")

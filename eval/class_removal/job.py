@@ -20,7 +20,8 @@ from dng_jax.experiments.rule_specs import Spec
 from dng_jax.experiments.telling import telling_images
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.cells import interval, number, titled
-from dng_jax.jobs.options import at_least, at_most, command, distinct, program, seed, shown
+from dng_jax.jobs.opening import open_run
+from dng_jax.jobs.options import at_least, at_most, distinct, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.steps import StepTable
@@ -62,13 +63,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     saving.check(config.save_images, problem.info.shape[-1])
     where = (problem, config.options, config.sampler, config.steps)
     rules = [rule_builders.build(spec, *where) for spec in specs]
-    folder = runs.new_run_folder(
-        config.run.out,
-        config,
-        job="class_removal",
-        overwrite=config.run.overwrite,
-        facts={"command": command(program(__package__), config, Config())},
-    )
+    folder = open_run(program(__package__), config, "class_removal", [problem.info])
 
     # ---- sample and classify
     results: list[list[Generated]] = []

@@ -25,7 +25,8 @@ from dng_jax.experiments import problems
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import devices, runs
 from dng_jax.jobs.cells import interval, titled
-from dng_jax.jobs.options import at_least, command, distinct, program, seed
+from dng_jax.jobs.opening import open_run
+from dng_jax.jobs.options import at_least, distinct, program, seed
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import class_counts, class_report
 from dng_jax.metrics.forecasts import posterior_error
@@ -63,13 +64,8 @@ def main(config: Config) -> dict[str, Any]:
     config.data.use()
     devices.select()
     asked = dimension.build(config) if config.datasets else None
-    folder = runs.new_run_folder(
-        config.run.out,
-        config,
-        job="exact",
-        overwrite=config.run.overwrite,
-        facts={"command": command(program(__package__), config, Config())},
-    )
+    infos = [] if asked is None else [model.info for model in asked.models.values()]
+    folder = open_run(program(__package__), config, "exact", infos)
     if asked is not None:
         return dimension.run(config, asked, folder)
     problem = problems.make("digits", ("0",), Source("exact"))

@@ -8,11 +8,13 @@ import sys
 from typing import Any
 
 from dng_jax.jobs import devices, runs
-from dng_jax.jobs.options import command, program, seed
+from dng_jax.jobs.opening import open_run
+from dng_jax.jobs.options import program, seed
 from dng_jax.jobs.tables import publish
 
 from .common import Outcome, precise
 from .options import COMMANDS
+from .sets import infos
 
 # Each has Config, its options; prepare(config) -> what to work on, which refuses bad input;
 # run(config, prepared, folder) -> Outcome, which writes CSV and figures.
@@ -29,13 +31,8 @@ def run(config: Any) -> dict[str, Any]:
     asked = {"command": name} | {
         f.name: getattr(config, f.name) for f in dataclasses.fields(config)
     }
-    folder = runs.new_run_folder(
-        config.run.out,
-        asked,
-        job=f"hopfield-{name}",
-        overwrite=config.run.overwrite,
-        facts={"command": command(f"{program(__package__)} {name}", config, type(config)())},
-    )
+    words = f"{program(__package__)} {name}"
+    folder = open_run(words, config, f"hopfield-{name}", infos(prepared), asked=asked)
     precision = getattr(config, "precision", "float32")
     with precise(precision):
         outcome: Outcome = job.run(config, prepared, folder)

@@ -13,9 +13,10 @@ FILE.npy      rows [N, d], or images [N, ...] flattened: all of them, or the fir
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +46,15 @@ WORDS = {"none": "as they are", "unit": "unit norm", "centred-unit": "centred, u
 
 @dataclass(frozen=True)
 class PatternSet:
-    """Patterns [N, d] float64, their classes [N] or None, a name; whether the theory is exact."""
+    """Patterns [N, d] float64, their classes [N] or None, a name; whether the theory is exact; info
+    of the data set that they are from, None of others."""
 
     name: str
     patterns: np.ndarray
     labels: np.ndarray | None
     energy: Literal["dot", "euclidean"]
     equidistant: bool = False
+    info: data.Info | None = None
 
     @property
     def count(self) -> int:
@@ -89,7 +92,7 @@ def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
             " numbers: lower --count or --dimension"
         )
     choose(source.energy, ("dot", "euclidean"), "energy")
-    labels = None
+    labels, info = None, None
     if source.patterns.endswith(".npy"):
         normalise = source.normalise or "none"
         x = patterns.from_images(_rows(source.patterns, source.count), normalise)
@@ -99,12 +102,22 @@ def build(source: Source, seed: int = 0, count: int = 16) -> PatternSet:
         name = source.patterns
     else:
         normalise = source.normalise or "centred-unit"
-        x, labels = _images(source.patterns, source.count or 60, normalise, seed)
+        x, labels, info = _images(source.patterns, source.count or 60, normalise, seed)
         name = f"{shown(source.patterns)} ({WORDS[normalise]})"
     x = patterns.check(x)
     energy_name = "" if source.energy == "dot" else ", Euclidean energy"
     title = f"{name}, N = {len(x)}, d = {x.shape[1]}{energy_name}"
-    return PatternSet(title, x, labels, source.energy, source.patterns == "equidistant")
+    return PatternSet(title, x, labels, source.energy, source.patterns == "equidistant", info)
+
+
+def infos(prepared: Any) -> Iterator[data.Info]:
+    """Of every data set in what a subcommand prepared: problems and pattern sets, in lists and
+    tuples of any depth."""
+    if (info := getattr(prepared, "info", None)) is not None:
+        yield info
+    elif isinstance(prepared, list | tuple):
+        for part in prepared:
+            yield from infos(part)
 
 
 def _made(source: Source, count: int, seed: int):
@@ -140,7 +153,7 @@ def _images(name: str, count: int, normalise, seed: int):
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members))
     chosen = order[np.lexsort((labels[order], rank[order]))][:count]
-    return patterns.from_images(images[chosen], normalise), labels[chosen]
+    return patterns.from_images(images[chosen], normalise), labels[chosen], info
 
 
 def _rows(name: str, count: int | None) -> np.ndarray:

@@ -44,6 +44,7 @@ def main(config: Config) -> dict[str, Any]:
         identity(config, model.info.key, chosen),
         overwrite=config.resume,
         option="--resume",
+        facts={"data": model.info.facts},
     )
     study = Study(config, model, folder, made)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import time
 import unicodedata
 import zlib
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dng_jax import data, disk
-from dng_jax.data import picture
+from dng_jax.data import kept, npz, picture
 from dng_jax.errors import InputError
 from dng_jax.experiments.classes import class_indices
 from dng_jax.jobs.own_images import parse, shown
@@ -181,6 +182,112 @@ def test_the_checksum_is_that_of_the_content(tmp_path):
     assert data.load(f"folder:{tmp_path / 'first'}")[2].sha256 != first[2].sha256
 
 
+def counted(monkeypatch, settled=0.0):
+    """Names of the files that are decoded from now on; files have settled after so many seconds."""
+    names, decode = [], picture.decode
+
+    def seen(content, path, size):
+        names.append(path.name)
+        return decode(content, path, size)
+
+    monkeypatch.setattr(picture, "decode", seen)
+    monkeypatch.setattr(kept, "SETTLED", settled)
+    monkeypatch.setattr(kept, "_sets", {})
+    return names
+
+
+def test_a_folder_is_decoded_once(tmp_path, monkeypatch):
+    name, names = fill(tmp_path), counted(monkeypatch)
+    first = data.load(name)
+    assert len(names) == 40
+    again = [data.load(name, split) for split in ("train", "test", "all")]
+    again += [data.load(f"folder:{os.path.relpath(tmp_path)}")]
+    assert len(names) == 40
+    both = np.concatenate([again[0][0], again[1][0]])
+    for images in (both, again[2][0], again[3][0]):
+        np.testing.assert_array_equal(images, first[0])
+    assert {info.sha256 for *_, info in again} == {first[2].sha256}
+    assert again[3][2].name != name
+    assert data.load(f"{name}@5")[0].shape == (40, 5, 5, 3)
+    assert len(names) == 80
+
+
+def test_what_was_decoded_cannot_be_changed(tmp_path, monkeypatch):
+    name, _ = fill(tmp_path), counted(monkeypatch)
+    for split in ("train", "test", "all"):
+        for array in data.load(name, split)[:2]:
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 0
+
+
+def repainted(path):
+    """Another image of as many bytes, said to be as old as the first."""
+    before = os.stat(path)
+    with Image.open(path) as image:
+        pixels = np.asarray(image)[::-1]
+    save(path, pixels, compress_level=0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert os.stat(path).st_size == before.st_size
+
+
+CHANGES = {
+    "another": lambda path: save(path, np.zeros((6, 6, 3))),
+    "as large, as old": repainted,
+    "added": lambda path: save(path.with_name("1-more.png"), np.zeros((6, 6, 3))),
+    "removed": lambda path: path.unlink(),
+    "renamed folder": lambda path: path.parent.rename(path.parent.with_name("c")),
+    "older file in its place": lambda path: path.with_name("2.png").replace(path),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_that_changed_is_read_again(tmp_path, monkeypatch, change):
+    name, path = fill(tmp_path, count=8), tmp_path / "b" / "1.png"
+    with Image.open(path) as image:
+        save(path, np.asarray(image), compress_level=0)
+    counted(monkeypatch)
+    first = data.load(name)[2]
+    time.sleep(0.02)  # past the tick of the file system's clock
+    CHANGES[change](path)
+    now = data.load(name)[2]
+    assert now.sha256 != first.sha256
+    monkeypatch.setattr(kept, "_sets", {})
+    assert data.load(name)[2] == now
+
+
+def test_files_that_have_just_changed_are_not_trusted_to_stay(tmp_path, monkeypatch):
+    name, names = fill(tmp_path), counted(monkeypatch, settled=60.0)
+    assert data.load(name)[2] == data.load(name)[2]
+    assert len(names) == 80
+
+
+def test_a_folder_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    name, names = fill(tmp_path), counted(monkeypatch)
+    decode, path = picture.decode, tmp_path / "a" / "0.png"
+
+    def changing(content, of, size):
+        if len(names) == 20:
+            time.sleep(0.02)
+            save(path, np.zeros((6, 6, 3)))
+        return decode(content, of, size)
+
+    monkeypatch.setattr(picture, "decode", changing)
+    before = data.load(name)[2].sha256
+    assert data.load(name)[2].sha256 != before
+
+
+def test_few_images_are_kept(tmp_path, monkeypatch):
+    names = counted(monkeypatch)
+    a, b = fill(tmp_path / "a", count=10), fill(tmp_path / "b", count=11)
+    monkeypatch.setattr(kept, "MOST", 6 * 6 * 3 * 41)  # bytes: one of them alone
+    for name, decoded in ((a, 20), (a, 20), (b, 42), (b, 42), (a, 62)):
+        data.load(name)
+        assert len(names) == decoded
+    monkeypatch.setattr(kept, "MOST", 6 * 6 * 3 * 19)
+    data.load(b), data.load(b)
+    assert len(names) == 62 + 44
+
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 5, 4, 3), np.uint8)
 LABELS = np.arange(40) % 2
 
@@ -202,6 +309,19 @@ def test_one_file_holds_a_data_set_as_well(tmp_path):
     grey = data.load(packed(tmp_path / "b.npz", images=PIXELS[..., 0]) + "@8")
     assert grey[0].shape == (40, 8, 8, 1)
     assert grey[2].class_names == ("0", "1")
+
+
+def test_one_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
+    name, names = packed(tmp_path / "a.npz"), []
+    monkeypatch.setattr(kept, "SETTLED", 0.0)
+    read = npz.read
+    monkeypatch.setattr(npz, "read", lambda *args: names.append(args) or read(*args))
+    first = [data.load(name, split)[2].sha256 for split in ("train", "test")]
+    assert len(names) == 1
+    time.sleep(0.02)
+    packed(tmp_path / "a.npz", labels=1 - LABELS)
+    assert data.load(name)[2].sha256 not in first
+    assert len(names) == 2
 
 
 REFUSED = {

@@ -18,11 +18,15 @@ from dng_jax import data, nets
 from dng_jax.errors import InputError
 from dng_jax.experiments import classifiers, models, problems
 from dng_jax.experiments.source import Source
+from dng_jax.jobs import cli, runs
+from dng_jax.jobs.opening import open_run
 from dng_jax.jobs.options import RunOptions, shown
 from dng_jax.weights import tensors
 from eval.calibration import job as calibration
 from eval.class_removal import job as class_removal
+from eval.exact import job as exact
 from eval.hopfield import diffusion as window
+from eval.hopfield import job as evaluate
 from eval.hopfield import options as hopfield
 from eval.hopfield import sets
 from eval.study import job as study
@@ -94,7 +98,8 @@ def test_a_network_fits_the_images_and_names_no_folder_of_this_machine(own, trai
     record = (out / "run.json").read_text()
     stored, info = json.loads(record), data.describe(own)
     assert stored["config"]["dataset"] == "folder:my pets"
-    assert stored["data"] == {"sha256": info.sha256, "classes": list(CLASSES)}
+    assert stored["data"] == runs.to_json(info.facts)
+    assert info.facts == {"key": info.key, "sha256": info.sha256, "classes": CLASSES}
     text = tensors.read_metadata(out / "model.safetensors")
     assert text["dataset_sha256"] == info.sha256
     assert json.loads(text["dataset_classes"]) == list(CLASSES)
@@ -121,7 +126,7 @@ def test_a_run_is_resumed_by_what_its_images_are_not_by_where(own, trained, tmp_
         train.classifier.job.run(again)
 
 
-def test_other_images_than_those_trained_on_are_warned_of(own, trained):
+def test_other_images_than_those_trained_on_are_warned_of(own, trained, capsys):
     info, name = data.describe(own), str(trained.out / "model.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -129,6 +134,12 @@ def test_other_images_than_those_trained_on_are_warned_of(own, trained):
     for other in ("0" * 64, None):
         with pytest.warns(UserWarning, match="trained on other images"):
             models.load(info._replace(sha256=other), name, nets.Classifier)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        cli.main(lambda: models.load(info._replace(sha256=64 * "0"), name, nets.Classifier))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {name} was trained on other images than those of folder:")
+    assert ".py" not in line
 
 
 @pytest.mark.parametrize(
@@ -189,6 +200,64 @@ def test_pattern_sets_are_made_of_a_whole_folder(own, monkeypatch):
     assert np.bincount(found.labels).tolist() == [16, 16, 16]
 
 
+EXACT = Source("exact")
+OPENED = {
+    "class_removal": lambda own, run: class_removal.main(
+        class_removal.Config(dataset=own, source=EXACT, run=run)
+    ),
+    "calibration": lambda own, run: calibration.main(
+        calibration.Config(dataset=own, source=EXACT, run=run)
+    ),
+    "information": lambda own, run: calibration.main(
+        calibration.Config(dataset=own, source=EXACT, run=run, information=True, samples=4)
+    ),
+    "exact": lambda own, run: exact.main(exact.Config(datasets=(own,), run=run)),
+    "study": lambda own, run: study.main(study.Config(dataset=own, source=EXACT, out=run.out)),
+    "diffusion": lambda own, run: evaluate.run(hopfield.Diffusion(dataset=own, run=run)),
+    "spectrum": lambda own, run: evaluate.run(
+        hopfield.Spectrum(source=hopfield.Source(own, 6), run=run)
+    ),
+    "capacity": lambda own, run: evaluate.run(
+        hopfield.Capacity(patterns=own, images=(2, 3), run=run)
+    ),
+    "metastable": lambda own, run: evaluate.run(
+        hopfield.Metastable(patterns=("ultrametric", own), run=run)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "job", [pytest.param(job, marks=[pytest.mark.slow] * (job == "information")) for job in OPENED]
+)
+def test_every_job_records_which_images_it_took(own, tmp_path, monkeypatch, job):
+    class Opened(Exception):
+        """The folder is there; what would be computed is not asked for."""
+
+    def stop(*args, **named):
+        opened(*args, **named)
+        raise Opened
+
+    opened = runs.new_run_folder
+    monkeypatch.setattr(runs, "new_run_folder", stop)
+    with pytest.raises(Opened):
+        OPENED[job](own, RunOptions(str(tmp_path)))
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored["data"] == runs.to_json(data.describe(own).facts)
+
+
+def test_of_several_sets_of_images_all_are_recorded_and_of_others_none(tmp_path):
+    def opened(name, *infos):
+        config = class_removal.Config(run=RunOptions(str(tmp_path / name)))
+        folder = open_run("dng class-removal", config, "class_removal", infos)
+        return json.loads((folder / "run.json").read_text())["data"]
+
+    digits = data.describe("digits")
+    one, two = (digits._replace(sha256=64 * letter) for letter in "ab")
+    assert opened("several", two, digits, one, two) == runs.to_json([two.facts, one.facts])
+    assert opened("others", digits) is None
+    assert opened("none") is None
+
+
 @pytest.mark.slow
 def test_the_other_jobs_take_them_as_well(own, source, tmp_path):
     asked = study.Config(
@@ -231,9 +300,9 @@ def test_the_other_jobs_take_them_as_well(own, source, tmp_path):
             run=RunOptions(str(tmp_path / "calibrated")),
         )
     )
-    exact = hopfield.Diffusion(dataset=own, forbid="7", samples=16, steps=5)
+    asked_window = hopfield.Diffusion(dataset=own, forbid="7", samples=16, steps=5)
     folder = tmp_path / "window"
     folder.mkdir()
-    for draw in window.run(exact, window.prepare(exact), folder).pictures:
+    for draw in window.run(asked_window, window.prepare(asked_window), folder).pictures:
         draw()
     assert problems.make(own, ("7",), Source("exact")).info.class_names == CLASSES

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -205,6 +206,21 @@ def test_faults_keep_their_traceback_and_success_returns():
     with pytest.raises(ZeroDivisionError):
         cli.main(lambda: 1 / 0)
     assert cli.main(lambda: 1) is None
+
+
+def test_a_warning_is_one_sentence_said_once(capsys):
+    def job():
+        for text in ("old weights:\n  train\x1b again", "old weights: train\x1b again", "another"):
+            warnings.warn(text, UserWarning, stacklevel=1)
+        warnings.warn("overflow", RuntimeWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("always")
+        before = warnings.showwarning
+        cli.main(job)
+        assert warnings.showwarning is before
+    assert capsys.readouterr().err == ("warning: old weights: train\\x1b again\nwarning: another\n")
+    assert [str(other.message) for other in others] == ["overflow"]  # a fault, shown as ever
 
 
 def test_table_gives_markdown_and_prints_intervals(capsys):

@@ -110,7 +110,7 @@ def test_card_names_the_code_that_ran_not_the_one_that_is_there_at_the_end(tmp_p
     assert told["used"] == "all 183 images of class 3"
     assert told["final"] == "loss 0.9800"
     assert told["final_mean_of"] == "3 logged batches in the last 5% of the steps"
-    assert told["started_from"] == "a.safetensors: steps 7/8 9"
+    assert told["started_from"] == "a.safetensors: steps 7|8 9"
     assert told["command"].endswith(" --init a.safetensors")
 
 

@@ -15,7 +15,7 @@ from dng_jax.jobs.options import shown
 from dng_jax.metrics import Reference, features
 from dng_jax.training import batch_statistics
 from dng_jax.training.checkpoints import disk_errors
-from dng_jax.training.presets import ClassifierJob
+from dng_jax.training.jobs import ClassifierJob
 
 from .. import finish, images, session, start
 from ..options import ClassifierOptions
