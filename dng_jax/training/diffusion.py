@@ -5,9 +5,14 @@ r"""Training a diffusion network, x = alpha x0 + sigma eps, y the target in its 
     heads   |f_k(x) - y|^2 + .5 |f_K(x) - y|^2 k the true class, K the unconditional head
 
 means over pixels and batch; heads of other classes get no gradient. With `references` > 0 (heads
-only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and the other
-heads, where at least OTHERS_EFFECTIVE references share their target (half of them, if there are
-fewer than twice as many), learn it too, with the mean weight of one head.
+only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and the heads j
+of the other classes learn theirs from the same image,
+
+    + mean over j of sigma^2 |f_j(x) - y_j|^2                for v, the squared error of x_0
+
+or nothing would tell a head what to answer where its class is not likely, and a chain that has
+strayed there would go on to a well-drawn image of another class. sigma^2 leaves the low noise,
+where a head has nothing to say about images of other classes, to the head of the image's own.
 
 Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated
 linearly between the schedule's levels, which covers the discrete levels and everything between them
@@ -34,7 +39,6 @@ from dng_jax.training.optimiser import Step, make_step, split_batch
 
 LABEL_DROPOUT = 0.15
 FOCUS_MEAN, FOCUS_DEVIATION = -0.5, 1.75  # of the log-SNR
-OTHERS_EFFECTIVE = 16.0  # of fewer, the target is an image rather than a mean
 UNCONDITIONAL_WEIGHT = 0.5
 
 
@@ -86,8 +90,7 @@ def loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config):
     y = target(found.of_class, x[:, None], alpha[:, None], sigma[:, None])
     errors = jnp.mean((out[:, :-1] - y) ** 2, axis=(2, 3, 4))
     own = jax.nn.one_hot(labels, config.num_classes)
-    least = max(min(OTHERS_EFFECTIVE, references[0].shape[1] / 2), 1.5)  # M_k is never below 1
-    others = (1 - own) * jnp.where(found.effective >= least, errors, 0.0)
+    others = (1 - own) * sigma.reshape(-1, 1) ** 2 * errors
     parts = {
         "loss_class": jnp.mean(jnp.sum(own * errors, axis=1)),
         "loss_unconditional": jnp.mean((out[:, -1] - target(found.marginal, x, alpha, sigma)) ** 2),

@@ -15,14 +15,9 @@ scale 0). x_0 itself counts as one more reference of its class c,
 so at low noise, where it is the only image near x, the target is x_0 as before; at high noise it is
 the mean of many. The estimate is self-normalised, hence biased by O(1/M) and right as M grows.
 
-Every class has a target at every x, so all heads could learn from every image. But of a class that
-is not x_0's the target is worth as much as the references that share it,
-
-    M_k = 1 / sum_j softmax_j(l_kj)^2,     1 <= M_k <= M     (Kish's effective sample size)
-
-and as noise falls it becomes the one reference nearest to x, which is no posterior mean, the sooner
-the more dimensions there are. Whoever keeps targets by their M_k, from the same draw, keeps the
-smoother draws: a bias of its own where M_k is near the bound, and small far above it.
+Every class has a target at every x, so all heads can learn from every image: at high noise the
+target of a class that is not x_0's is the mean of many references, as noise falls it becomes the
+one that is nearest to x, of M drawn anew each step.
 
 Shapes: x, x0 [B, ...]; alpha, sigma [B, 1, ...]; references [K, M, ...]; float32.
 """
@@ -40,12 +35,10 @@ from dng_jax.errors import InputError
 
 
 class Targets(NamedTuple):
-    """Posterior means: of_class [B, K, ...], marginal [B, ...]; effective [B, K]: M_k, without
-    x_0."""
+    """Posterior means: of_class [B, K, ...], marginal [B, ...]."""
 
     of_class: jax.Array
     marginal: jax.Array
-    effective: jax.Array
 
 
 def targets(
@@ -68,7 +61,6 @@ def targets(
     logit_own = (a * flat * own - (a * own) ** 2 / 2).sum(-1) / s[:, 0] ** 2
     evidence = jax.nn.logsumexp(logits, axis=-1)
     w = jnp.exp(logits - evidence[..., None])
-    effective = 1 / (w**2).sum(-1)
     means = product("bkm,kmd->bkd", w, refs)
     hot = jax.nn.one_hot(labels, k)
     r = (hot * jax.nn.sigmoid(logit_own[:, None] - evidence))[..., None]
@@ -77,7 +69,7 @@ def targets(
     evidence = jnp.where(hot > 0, jnp.logaddexp(evidence, logit_own[:, None]), evidence)
     p = jax.nn.softmax(evidence - jnp.log(m + hot) + log_prior[None], axis=-1)
     marginal = product("bk,bkd->bd", p, means)
-    return Targets(means.reshape(b, k, *x.shape[1:]), marginal.reshape(x.shape), effective)
+    return Targets(means.reshape(b, k, *x.shape[1:]), marginal.reshape(x.shape))
 
 
 def rows_by_class(labels: np.ndarray, num_classes: int) -> np.ndarray:
