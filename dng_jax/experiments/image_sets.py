@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dng_jax import data, mixtures
+from dng_jax import data, disk, mixtures
 from dng_jax.errors import InputError
 from dng_jax.metrics import nearest_distances
 from dng_jax.mixtures import Mixture
@@ -33,11 +33,12 @@ COMPONENT = 0  # class of the set in the mixture of `divided`
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ForbiddenImages:
     """Forbidden images. Make it with `read`.
 
     images float32 [N, H, W, C] in [-1, 1]; bandwidth: s of their mixture; radius: within which a
-    sample counts as one of them; prior: share of the model's mass; name: of the folder.
+    sample counts as one of them; prior: share of the model's mass; name: of the folder; absent: how
+    many are not among the patterns of the exact model.
     """
 
     images: np.ndarray
@@ -45,11 +46,18 @@ class ImageSet:
     radius: float
     prior: float
     name: str
+    absent: int = 0
 
     @property
     def title(self) -> str:
         """In words: how many, of what folder."""
         return f"{len(self.images)} image{'s' * (len(self.images) > 1)} of {self.name}"
+
+    @property
+    def absence(self) -> str:
+        """How many are not among the patterns of the exact model, in words; "" where none."""
+        total = len(self.images)
+        return f"{self.absent} of {total} are no patterns of the exact model" if self.absent else ""
 
     def distances(self, images) -> np.ndarray:
         """Distance of each image [B, H, W, C] to the nearest forbidden one, float64 [B]."""
@@ -62,7 +70,7 @@ class ImageSet:
 
 def read(
     folder: str, shape: Sequence[int], bandwidth: float | None = None, radius: float | None = None
-) -> ImageSet:
+) -> ForbiddenImages:
     """The images of a folder, for a model of images of this shape (H, W, C).
 
     InputError for what is no folder of images (dng_jax.data.load_images), another shape, and
@@ -81,7 +89,7 @@ def read(
             raise InputError(f"--{name} must be a finite number above 0, got {value:g}")
     s = BANDWIDTH if bandwidth is None else bandwidth
     radius = usual_radius(s, pixels[0].size) if radius is None else radius
-    return ImageSet(np.asarray(data.to_unit(pixels)), s, radius, PRIOR, root.resolve().name)
+    return ForbiddenImages(np.asarray(data.to_unit(pixels)), s, radius, PRIOR, root.resolve().name)
 
 
 def usual_radius(bandwidth: float, dimension: int) -> float:
@@ -91,12 +99,24 @@ def usual_radius(bandwidth: float, dimension: int) -> float:
     return float(bandwidth * np.sqrt(stats.chi2.ppf(HELD, dimension)))
 
 
-def divided(images: ImageSet, x: np.ndarray, scale: float) -> tuple[ImageSet, Mixture | None]:
+def divided(images: ForbiddenImages, x: np.ndarray) -> tuple[ForbiddenImages, Mixture | None]:
     """The set with its share of the patterns x [N, H, W, C] for a prior, and the patterns as a
-    mixture of two classes, COMPONENT those of the set; None where an image is not among them."""
+    mixture of two classes, COMPONENT those of the set; no mixture, and the number of those that are
+    absent, where an image is not among the patterns. InputError where no other pattern is left."""
     wanted = {image.tobytes() for image in images.images}
     chosen = np.array([row.tobytes() in wanted for row in np.asarray(x, np.float32)])
-    if {row.tobytes() for row in x[chosen]} != wanted or chosen.all():
-        return images, None
-    mixture = mixtures.patterns(x, np.where(chosen, COMPONENT, COMPONENT + 1), scale=scale)
+    if chosen.all():
+        raise InputError(
+            f"{images.title} hold all {len(x):,} patterns of the exact model: forbid fewer"
+        )
+    absent = len(wanted - {row.tobytes() for row in x[chosen]})
+    if absent:
+        return dataclasses.replace(images, absent=absent), None
+    classes = np.where(chosen, COMPONENT, COMPONENT + 1)
+    disk.check_memory(
+        f"the exact model without {images.title}",
+        mixtures.bytes_of_means(classes, x[0].size),
+        "take fewer patterns with --patterns",
+    )
+    mixture = mixtures.patterns(x, classes)
     return dataclasses.replace(images, prior=float(chosen.mean())), mixture

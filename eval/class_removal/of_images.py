@@ -30,6 +30,8 @@ def table_of(title: str, problem: Problem, records: Sequence[dict[str, Any]]) ->
     assert images is not None
     n = records[0]["nearness"].inside.total
     said = f"{title}, radius {images.radius:.2f}, bandwidth {images.bandwidth:g}, n = {n} per rule"
+    if images.absence:
+        said += f"; {images.absence}: their prior is {images.prior:g}"
     reports = [r["report"] for r in records if r["report"] is not None]
     return Table.of(
         titled(said, (report.forward.sparse for report in reports)),

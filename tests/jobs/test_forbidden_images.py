@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
@@ -11,7 +12,7 @@ import tyro
 from PIL import Image
 from scipy import stats
 
-from dng_jax import data
+from dng_jax import data, disk
 from dng_jax.errors import InputError
 from dng_jax.experiments import image_rules, image_sets, problems, rule_builders, rule_specs
 from dng_jax.experiments.source import Source
@@ -145,8 +146,43 @@ def test_other_images_have_no_exact_posterior(tmp_path):
     folder = written(tmp_path / "black")
     other = problems.make_of_images("digits", str(folder), 0.3, 2.0, Source("exact"))
     assert (other.prior, other.mixture, other.images.radius) == (image_sets.PRIOR, None, 2.0)
-    with pytest.raises(InputError, match="images that are the data's own"):
+    with pytest.raises(InputError, match="1 of 1 are no patterns"):
         rule_builders.build(rule_specs.parse("dng:exact"), other, OPTIONS)
+
+
+def test_the_patterns_are_those_that_the_option_says(threes):
+    source = Source("exact", patterns=400)
+    some = problems.make_of_images("digits", str(threes[0]), None, None, source)
+    labels = data.load("digits")[1][:400]
+    assert np.count_nonzero(labels == 3) >= 30  # so that all of the folder are among them
+    assert some.prior == pytest.approx(30 / 400)
+    assert np.isfinite(np.asarray(some.mixture.log_weights)).sum() == 400
+    few = problems.make_of_images(
+        "digits", str(threes[0]), None, None, Source("exact", patterns=100)
+    )
+    there = np.count_nonzero(labels[:100] == 3)
+    assert (few.images.absent, few.prior, few.mixture) == (30 - there, image_sets.PRIOR, None)
+    said = f"{30 - there} of 30 are no patterns of the exact model: raise --patterns"
+    with pytest.raises(InputError, match=said):
+        rule_builders.build(rule_specs.parse("dng:exact"), few, OPTIONS)
+
+
+@pytest.mark.parametrize(("largest", "enough"), [(10, True), (91, False)])
+def test_the_exact_model_of_unequal_classes_asks_for_its_padding(monkeypatch, largest, enough):
+    labels = np.repeat(np.arange(10), [largest, *[10] * 9])
+    images = np.zeros((len(labels), *SHAPE), np.uint8)
+    info = data.describe("digits")
+    monkeypatch.setattr(data, "load", lambda name: (images, labels, info))
+    monkeypatch.setattr(disk, "free_memory", lambda: 700_000)
+    with contextlib.nullcontext() if enough else pytest.raises(InputError, match="GiB of memory"):
+        problems.load("digits", Source("exact"))
+
+
+def test_no_pattern_beside_the_forbidden_ones_is_refused():
+    x = np.zeros((2, *SHAPE), np.float32)
+    both = image_sets.ForbiddenImages(x[:1], 0.15, 1.0, 0.01, "all")
+    with pytest.raises(InputError, match="hold all 2 patterns"):
+        image_sets.divided(both, x)
 
 
 def test_settings_reach_the_rules(problem):
