@@ -203,8 +203,12 @@ def make_of_images(
     source: Source | None = None,
 ) -> Problem:
     """The problem of forbidding the images of a folder; see image_sets.read."""
+    source = source or Source()
+    for name in ("negatives", "retrained"):
+        if getattr(source, name):
+            raise InputError(f"--{name} belongs to forbidden classes, not images: leave it out")
     images = image_sets.read(folder, data.describe(dataset).shape, bandwidth, radius)
-    return load(dataset, source or Source()).problem_of_images(images)
+    return load(dataset, source).problem_of_images(images)
 
 
 def load(dataset: str, source: Source) -> Model:
