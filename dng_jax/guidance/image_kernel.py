@@ -46,7 +46,11 @@ def log_mass(x: jax.Array, images: jax.Array, width: jax.Array) -> jax.Array:
     """log Z, [B], at x [B, ...] of images [N, ...] of one shape."""
     _check_shapes(x, images)
     squares = jax.lax.map(lambda z: _square(x - z[None]), images)
-    return jax.nn.logsumexp(-squares / (2 * width**2), axis=0)
+    # The nearest is taken off before the division: of a narrow kernel's exponents, 1e11 and more, a
+    # compiled program may round one twice, differently, and their difference leaves float32.
+    nearest = jnp.min(squares, axis=0)
+    beyond = jnp.sum(jnp.exp(-(squares - nearest[None]) / (2 * width**2)), axis=0)
+    return jnp.log(beyond) - nearest / (2 * width**2)
 
 
 def weighted_differences(

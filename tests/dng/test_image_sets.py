@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from dng_jax import (
     InputError,
@@ -20,6 +21,7 @@ from dng_jax import (
     schedules,
     steps,
 )
+from dng_jax.guidance import image_kernel
 from tests.conftest import SHAPE, Exact
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -210,6 +212,17 @@ def test_an_image_of_the_set_itself_gives_no_nan(at):
 def test_what_makes_no_sense_is_refused(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+@pytest.mark.parametrize("width", [1e-6, 1.0, 1e6])
+def test_the_kernel_mass_of_any_width_is_a_number(width):
+    x0, images = RNG.normal(size=(3, 8, 8)), RNG.uniform(-1, 1, (20, 8, 8))
+    found = jax.jit(image_kernel.log_mass)(
+        jnp.asarray(x0, jnp.float32), jnp.asarray(images, jnp.float32), jnp.float32(width)
+    )
+    distances = np.sum((x0[:, None] - images) ** 2, axis=(2, 3))
+    expected = logsumexp(-distances / (2 * width**2), axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_images_of_another_shape_are_refused(at):
