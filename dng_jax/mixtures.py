@@ -41,6 +41,9 @@ from dng_jax.errors import InputError, find
 from dng_jax.rules import chain_dtype, class_roles, in_dtype, static
 from dng_jax.steps import StepRow
 
+# Standard deviation of a pattern's Gaussian in every pixel, the same in every dimension d: where a
+# component's own width counts (alpha s = sigma) is then the same level of every data set.
+PATTERN_SCALE = 0.15
 BLOCK = 4096  # components taken at a time where there are many
 
 
@@ -259,13 +262,20 @@ def gaussians(
 
 
 def patterns(
-    images, labels, scale: float = 0.15, dtype=jnp.float32, block: int | None = None
+    images, labels, scale: float = PATTERN_SCALE, dtype=jnp.float32, block: int | None = None
 ) -> Mixture:
     """Data as a mixture: one component per image [N, ...], class labels [N], equal weights.
 
     block: as in `gaussians`.
     """
     return gaussians(images, scale, classes=labels, dtype=dtype, block=block)
+
+
+def bytes_of_means(labels: np.ndarray, dimension: int) -> int:
+    """Memory for the means of `patterns`, on their way and where they stay: every class is padded
+    to the largest. labels int [N], without gaps."""
+    members = np.bincount(labels)
+    return 2 * 4 * len(members) * int(members.max()) * dimension
 
 
 def _blocks(num_classes: int, widest: int, block: int | None) -> tuple[int, int | None]:

@@ -83,6 +83,15 @@ class Generated:
         parts = [batch[setting] for batch in self.batches]
         return functools.reduce(Moments.update, parts, Moments.zero(parts[0].shape[1]))
 
+    def without_features(self, count: int | None) -> Generated:
+        """The labels, and the images and traces of the first samples (None: all) alone."""
+        return dataclasses.replace(
+            self,
+            batches=(),
+            images=self.images[:, :count].copy(),  # or all of them would stay in memory
+            trace={name: values[:, :, :count].copy() for name, values in self.trace.items()},
+        )
+
 
 class _Batch(NamedTuple):
     labels: np.ndarray

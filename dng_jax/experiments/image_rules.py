@@ -1,8 +1,9 @@
 """Rules that push away from forbidden images, for one problem: safe, sgf, spell.
 
-Widths and radii are distances between whole images, by default the radius within which a sample
-counts as forbidden. critical is a time, 1 the noisiest level and 0 the cleanest, after which a rule
-leaves the base alone: the papers' critical time.
+Widths and radii are distances between whole images: by default the width of the set's mixture
+(dng_jax.experiments.image_sets), and the radius within which a sample counts as forbidden. critical
+is a time, 1 the noisiest level and 0 the cleanest, after which a rule leaves the base alone: the
+papers' critical time, .78 by default. At 1 it would act on no step, so it ends at .999.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
 from dng_jax.schedules import Schedule
 
-CRITICAL = {"safe": 0.0, "sgf": 0.78}
+CRITICAL = 0.78
 
 
 def build(spec: Spec, problem: Problem) -> Any:
@@ -28,8 +29,8 @@ def build(spec: Spec, problem: Problem) -> Any:
     if spec.name == "spell":
         radius = spec.numbers.get("radius", images.radius)
         return guidance.sparse_repellency(images.images, radius, scale)
-    width = spec.numbers.get("width", images.radius)
-    critical = spec.numbers.get("critical", CRITICAL[spec.name])
+    width = spec.numbers.get("width", images.width)
+    critical = spec.numbers.get("critical", CRITICAL)
     level = critical_level(problem.schedule, critical)
     if spec.name == "safe":
         odds = guidance.kernel_odds(images.images, width, sigma_min=level)
@@ -38,7 +39,7 @@ def build(spec: Spec, problem: Problem) -> Any:
 
 
 def critical_level(schedule: Schedule, time: float) -> float:
-    """sigma/alpha of a schedule at a time in [0, 1]; 0 at time 0."""
+    """sigma/alpha of a schedule at a time in [0, 1); 0 at time 0."""
     if time == 0:
         return 0.0
     index = math.ceil(time * len(schedule.alpha)) - 1

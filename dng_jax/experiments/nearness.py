@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dng_jax.experiments.generating import Generated
-from dng_jax.experiments.image_sets import ImageSet
+from dng_jax.experiments.image_sets import ForbiddenImages
 from dng_jax.metrics import Share, share
 
 
@@ -26,7 +26,7 @@ class Nearness(NamedTuple):
     inside: Share
 
 
-def nearness(images: ImageSet, by_seed: Sequence[Generated]) -> Nearness:
+def nearness(images: ForbiddenImages, by_seed: Sequence[Generated]) -> Nearness:
     """How near the samples of one rule come, over its seeds; all images must have been kept."""
     d = np.concatenate([images.distances(g.images[0]) for g in by_seed])
     error = 1.96 * d.std(ddof=1) / np.sqrt(len(d))
@@ -36,7 +36,7 @@ def nearness(images: ImageSet, by_seed: Sequence[Generated]) -> Nearness:
     )
 
 
-def rest(images: ImageSet, generated: Generated) -> Generated:
+def rest(images: ForbiddenImages, generated: Generated) -> Generated:
     """The samples of one rule that do not count as forbidden; all images must have been kept."""
     kept = ~images.inside(generated.images[0])
     return dataclasses.replace(

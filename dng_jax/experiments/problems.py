@@ -27,16 +27,13 @@ from dng_jax.errors import InputError, choose
 from dng_jax.experiments import classifiers, image_sets, models
 from dng_jax.experiments.classes import class_indices, class_title
 from dng_jax.experiments.classifiers import Classifier
-from dng_jax.experiments.image_sets import ImageSet
+from dng_jax.experiments.image_sets import ForbiddenImages
 from dng_jax.experiments.source import CLASS, DENOISERS, FEATURES, Source
 from dng_jax.metrics import Moments
 from dng_jax.mixtures import Mixture
 from dng_jax.schedules import Schedule, linear
 from dng_jax.steps import StepTable
 
-# Standard deviation of a pattern's Gaussian in every pixel, the same in every dimension d: where a
-# component's own width counts (alpha s = sigma) is then the same level of every data set.
-PATTERN_SCALE = 0.15
 PATTERNS = 10_000
 
 Conditioned = Callable[[int], Any]
@@ -66,7 +63,7 @@ class Problem:
     real_features: np.ndarray
     mixture: Mixture | None = None
     network: str | None = None
-    images: ImageSet | None = None
+    images: ForbiddenImages | None = None
     retrained: Any = None
     knows_negatives: bool = True
 
@@ -135,7 +132,7 @@ class Model:
     """What is sampled and who classifies it, before any class is forbidden. Make it with `load`.
 
     denoisers: forbidden classes -> (denoiser, conditioned), retrained: forbidden classes -> a
-    denoiser or None, see `Problem`.
+    denoiser or None, see `Problem`; patterns: float32 [N, H, W, C] in [-1, 1], of the mixture.
     """
 
     info: data.Info
@@ -143,6 +140,7 @@ class Model:
     denoisers: Callable[[tuple[int, ...]], tuple[Any, Conditioned | None]]
     knows_classes: bool
     mixture: Mixture | None = None
+    patterns: np.ndarray | None = None
     network: str | None = None
     retrained: Callable[[tuple[int, ...]], Any] = lambda forbidden: None
     knows_negatives: bool = True
@@ -167,13 +165,12 @@ class Model:
             knows_negatives=self.knows_negatives,
         )
 
-    def problem_of_images(self, images: ImageSet) -> Problem:
+    def problem_of_images(self, images: ForbiddenImages) -> Problem:
         """The problem of forbidding images, and no class."""
         denoiser, _ = self.denoisers(())
         mixture = None
-        if self.mixture is not None:
-            x = data.to_unit(data.load(self.info.name)[0])
-            images, mixture = image_sets.divided(images, x, PATTERN_SCALE)
+        if self.patterns is not None:
+            images, mixture = image_sets.divided(images, self.patterns)
         real, real_features = self.classifier.real(())
         return Problem(
             self.info,
@@ -206,8 +203,12 @@ def make_of_images(
     source: Source | None = None,
 ) -> Problem:
     """The problem of forbidding the images of a folder; see image_sets.read."""
+    source = source or Source()
+    for name in ("negatives", "retrained"):
+        if getattr(source, name):
+            raise InputError(f"--{name} belongs to forbidden classes, not images: leave it out")
     images = image_sets.read(folder, data.describe(dataset).shape, bandwidth, radius)
-    return load(dataset, source or Source()).problem_of_images(images)
+    return load(dataset, source).problem_of_images(images)
 
 
 def load(dataset: str, source: Source) -> Model:
@@ -237,7 +238,7 @@ def _negatives(forbidden: tuple[int, ...]) -> dict[str, int]:
 
 def _exact(info: data.Info, source: Source) -> Model:
     x, labels = _patterns(info, source.patterns)
-    mixture = mixtures.patterns(x, labels, scale=PATTERN_SCALE)
+    mixture = mixtures.patterns(x, labels)
 
     def denoisers_of(forbidden):
         roles = {role: (k,) for role, k in _negatives(forbidden).items()}
@@ -248,7 +249,8 @@ def _exact(info: data.Info, source: Source) -> Model:
 
         return mixtures.mixture_denoiser(mixture, roles), conditioned
 
-    return Model(info, classifiers.closed_form(mixture, x, labels), denoisers_of, True, mixture)
+    classifier = classifiers.closed_form(mixture, x, labels)
+    return Model(info, classifier, denoisers_of, True, mixture, x)
 
 
 def _patterns(info: data.Info, count: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -270,8 +272,11 @@ def _patterns(info: data.Info, count: int | None) -> tuple[np.ndarray, np.ndarra
     d = math.prod(info.shape)
     disk.check_memory(
         f"the exact model of {count:,} images of {info.name}",
-        # pixels, means on their way and where they stay, and what moments of the pixels take
-        4 * 4 * count * d + 2 * 8 * count * d + 5 * 8 * d**2,
+        # pixels twice, and what moments of the pixels take
+        2 * 4 * count * d
+        + mixtures.bytes_of_means(labels[:count], d)
+        + 2 * 8 * count * d
+        + 5 * 8 * d**2,
         "take fewer with --patterns",
     )
     return data.to_unit(images[:count]), labels[:count]

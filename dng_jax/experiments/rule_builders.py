@@ -49,10 +49,13 @@ def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str,
     k = problem.info.num_classes
     if name == "exact":
         if problem.mixture is None:
-            raise InputError(
-                "the tracker 'exact' needs --denoiser exact"
-                + ", and forbidden images that are the data's own" * (problem.images is not None)
-            )
+            images = problem.images
+            if images is not None and images.absent:
+                raise InputError(
+                    f"the tracker 'exact' needs forbidden images that are patterns of the exact"
+                    f" model, {images.absence}: raise --patterns, or leave them out of the folder"
+                )
+            raise InputError("the tracker 'exact' needs --denoiser exact")
         if spec.settings:
             raise InputError(f"{spec}: the exact posterior has no settings")
         return posterior.oracle(problem.mixture, problem.forbidden_components)

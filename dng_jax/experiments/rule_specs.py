@@ -123,9 +123,9 @@ SETTINGS = {
     "offset": Range(),
     "t0": Range(0, 0.999),
     "t1": Range(0, 0.999),
-    "width": Range(1e-6),
-    "critical": Range(0, 1),
-    "radius": Range(1e-6),
+    "width": Range(1e-6, 1e6),
+    "critical": Range(0, 0.999),
+    "radius": Range(1e-6, 1e6),
 }
 
 

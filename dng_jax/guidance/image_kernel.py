@@ -3,7 +3,6 @@ r"""What the rules of a set of images share: distances to it, its kernel mass, s
     x0   = (x - sigma eps_b) / alpha             the base's denoised image, [B, ...]
     q_k  = |x0 - z_k|^2                          [B, N], summed over the d elements of an image
     Z    = sum_k exp(-q_k / (2 h^2))             kernel mass, [B]; h: width of the kernel
-    w    = softmax_k( -q_k / (2 h^2) )           [B, N]
 
 A sum, as the authors' programs have it, so that near one image its push does not depend on how many
 others there are. Z is measured at x0: at x_t itself a kernel of any useful width vanishes, since a
@@ -18,12 +17,14 @@ sigma/alpha > sigma_min, the noisy part of the chain, and leaves the base alone 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.rules import Step, known
+from dng_jax.rules import Step, known, per_sample
 
 
 def checked_images(images) -> jax.Array:
@@ -41,27 +42,36 @@ def denoised(step: Step) -> jax.Array:
     return (step.x - step.row.sigma * step.base) / step.row.alpha
 
 
-def square_distances(x: jax.Array, images: jax.Array) -> jax.Array:
-    """|x_b - z_k|^2, [B, N] >= 0, of x [B, ...] and images [N, ...] of one shape."""
-    if x.shape[1:] != images.shape[1:]:
-        raise InputError(
-            f"the images of the set have shape {images.shape[1:]}, those sampled {x.shape[1:]}"
-        )
-    a, z = x.reshape(len(x), -1), images.reshape(len(images), -1)
-    inner = jnp.einsum("bd,kd->bk", a, z, precision="highest")
-    return jnp.maximum(jnp.sum(a**2, 1)[:, None] - 2 * inner + jnp.sum(z**2, 1)[None], 0.0)
+def log_mass(x: jax.Array, images: jax.Array, width: jax.Array) -> jax.Array:
+    """log Z, [B], at x [B, ...] of images [N, ...] of one shape."""
+    _check_shapes(x, images)
+    squares = jax.lax.map(lambda z: _square(x - z[None]), images)
+    # The nearest is taken off before the division: of a narrow kernel's exponents, 1e11 and more, a
+    # compiled program may round one twice, differently, and their difference leaves float32.
+    nearest = jnp.min(squares, axis=0)
+    beyond = jnp.sum(jnp.exp(-(squares - nearest[None]) / (2 * width**2)), axis=0)
+    return jnp.log(beyond) - nearest / (2 * width**2)
 
 
-def log_mass(squares: jax.Array, width: jax.Array) -> jax.Array:
-    """log Z, [B], of squared distances [B, N]."""
-    return jax.nn.logsumexp(-squares / (2 * width**2), axis=1)
+def weighted_differences(
+    x: jax.Array, images: jax.Array, weight: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """sum_k weight(q_k) (x - z_k), [B, ...], and sum_k weight(q_k), [B].
 
+    x [B, ...], images [N, ...] of one shape; weight: squared distances [B] -> [B] >= 0.
+    """
+    _check_shapes(x, images)
 
-def combined(weights: jax.Array, images: jax.Array) -> jax.Array:
-    """sum_k weights[:, k] z_k, [B, ...]."""
-    flat = images.reshape(len(images), -1)
-    mean = jnp.einsum("bk,kd->bd", weights, flat, precision="highest")
-    return mean.reshape(len(weights), *images.shape[1:])
+    # One image after the other, by its difference itself: |x|^2 - 2 <x, z> + |z|^2, and
+    # (sum_k w_k) x - sum_k w_k z_k, lose near an image every digit of what they should tell.
+    def add(sums, z):
+        difference = x - z[None]
+        w = weight(_square(difference))
+        return (sums[0] + per_sample(w, x) * difference, sums[1] + w), None
+
+    # every carry is made from x, so that vmap and explicit sharding see its axes
+    zero = (x - images[:1]) * 0
+    return jax.lax.scan(add, (zero, _square(zero)), images)[0]
 
 
 def moved(step: Step, shift: jax.Array) -> jax.Array:
@@ -72,3 +82,14 @@ def moved(step: Step, shift: jax.Array) -> jax.Array:
 def critical(step: Step, sigma_min: jax.Array) -> jax.Array:
     """Whether the step is above the critical level, bool []."""
     return step.row.sigma / step.row.alpha > sigma_min
+
+
+def _square(x: jax.Array) -> jax.Array:
+    return jnp.sum(x**2, axis=tuple(range(1, x.ndim)))
+
+
+def _check_shapes(x: jax.Array, images: jax.Array) -> None:
+    if x.shape[1:] != images.shape[1:]:
+        raise InputError(
+            f"the images of the set have shape {images.shape[1:]}, those sampled {x.shape[1:]}"
+        )

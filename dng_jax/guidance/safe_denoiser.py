@@ -31,7 +31,6 @@ from dng_jax.guidance.image_kernel import (
     critical,
     denoised,
     log_mass,
-    square_distances,
 )
 from dng_jax.rules import Stateless, Step, number, one_each, per_sample, pytree, static
 
@@ -54,7 +53,7 @@ class KernelOdds:
 
     def log_odds(self, step: Step) -> jax.Array:
         """log b at scale 1, [B]."""
-        mass = log_mass(square_distances(denoised(step), self.images), self.width)
+        mass = log_mass(denoised(step), self.images, self.width)
         return jnp.where(critical(step, self.sigma_min), mass, -jnp.inf)
 
 

@@ -5,10 +5,11 @@ exp(-|a - b|^2 / (2 h^2)), has the gradient (2/h^2) Z(x0) [x0 - sum_k w_k z_k], 
 
     x0' = x0 + lambda(t) (2/h^2) Z(x0) [x0 - sum_k w_k z_k],    lambda(t) = 0 after a critical time
 
-Z [B] and w [B, N] as in dng_jax.guidance.image_kernel; the bracket is the gradient of the Euclidean
-Hopfield energy of the set, -h^2 log sum_k exp(-|x - z_k|^2 / (2 h^2)), at beta = 1/h^2. The number
-that is set here is without units, guidance_scale = 2 lambda / h^2: at 1, an x0 at one lone image's
-kernel top moves as far again from it. It acts where sigma/alpha > sigma_min.
+Z [B] as in dng_jax.guidance.image_kernel, w = softmax_k( -|x0 - z_k|^2 / (2 h^2) ) [B, N]. The
+bracket is the gradient of the Euclidean Hopfield energy of the set,
+-h^2 log sum_k exp(-|x - z_k|^2 / (2 h^2)), at beta = 1/h^2. The number that is set here is
+without units, guidance_scale = 2 lambda / h^2: at 1, an x0 at one lone image's kernel top moves as
+far again from it. It acts where sigma/alpha > sigma_min.
 
 The authors' program (github MingyuKim87/SGF, read, not run) takes the kernel exp(-gamma |a - b|^2)
 with gamma from nearest neighbours, lets it act in the first 22 to 40% of the chain, noises the
@@ -24,12 +25,10 @@ import jax.numpy as jnp
 
 from dng_jax.guidance.image_kernel import (
     checked_images,
-    combined,
     critical,
     denoised,
-    log_mass,
     moved,
-    square_distances,
+    weighted_differences,
 )
 from dng_jax.rules import Stateless, Step, number, one_each, per_sample, pytree
 
@@ -48,14 +47,15 @@ class SafetyFlow(Stateless):
         return ("base",)
 
     def apply(self, state, step: Step):
-        x0 = denoised(step)
-        squares = square_distances(x0, self.images)
-        weights = jax.nn.softmax(-squares / (2 * self.width**2), axis=1)
         scale = one_each(self.guidance_scale, step.x, "guidance_scale")
-        pushed = jnp.where(critical(step, self.sigma_min), scale, 0.0)
-        pushed = pushed * jnp.exp(log_mass(squares, self.width))
-        shift = per_sample(pushed, step.x) * (x0 - combined(weights, self.images))
-        return moved(step, shift), state, {"lambda": pushed}
+        scale = jnp.where(critical(step, self.sigma_min), scale, 0.0)
+
+        def kernel(squares):
+            return jnp.exp(-squares / (2 * self.width**2))
+
+        # Z w_k is the kernel at z_k, so that Z [x0 - sum_k w_k z_k] takes no softmax.
+        shift, mass = weighted_differences(denoised(step), self.images, kernel)
+        return moved(step, per_sample(scale, step.x) * shift), state, {"lambda": scale * mass}
 
 
 def safety_flow(

@@ -13,14 +13,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dng_jax.guidance.image_kernel import (
-    checked_images,
-    combined,
-    denoised,
-    moved,
-    square_distances,
-)
+from dng_jax.guidance.image_kernel import checked_images, denoised, moved, weighted_differences
 from dng_jax.rules import Stateless, Step, number, one_each, per_sample, pytree
+
+# The direction at the centre itself is unknown, and its term 0: no distance counts as less. Its
+# square is far from what float32 rounds to 0.
+LEAST = 1e-12
 
 
 @pytree
@@ -37,13 +35,12 @@ class SparseRepellency(Stateless):
 
     def apply(self, state, step: Step):
         x0 = denoised(step)
-        distances = jnp.sqrt(square_distances(x0, self.images))
-        # The direction at the centre itself is unknown, and its term 0: no distance is below this.
-        least = jnp.finfo(distances.dtype).tiny ** 0.5
-        weights = jnp.maximum(self.radius / jnp.maximum(distances, least) - 1, 0.0)
+
+        def outward(squares):
+            return jnp.maximum(self.radius / jnp.maximum(jnp.sqrt(squares), LEAST) - 1, 0.0)
+
+        shift, total = weighted_differences(x0, self.images, outward)
         scale = one_each(self.guidance_scale, step.x, "guidance_scale")
-        total = jnp.sum(weights, axis=1)
-        shift = per_sample(total, step.x) * x0 - combined(weights, self.images)
         return moved(step, per_sample(scale, step.x) * shift), state, {"lambda": scale * total}
 
 

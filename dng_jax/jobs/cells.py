@@ -26,6 +26,11 @@ def interval(value: float, low: float, high: float, digits: int = 4, sparse: boo
     return f"{number(value, digits, sparse)} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def milliseconds(seconds: float | None) -> str | None:
+    """Seconds in milliseconds; None where nothing was timed."""
+    return None if seconds is None else f"{1000 * seconds:.2f}"
+
+
 def titled(title: str, sparse: Iterable[object]) -> str:
     """The title, with what the mark means if any row is sparse."""
     return f"{title} ({SPARSE})" if any(sparse) else title

@@ -19,7 +19,7 @@ from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
 from dng_jax.experiments.telling import telling_images
 from dng_jax.jobs import cli, runs
-from dng_jax.jobs.cells import interval, number, titled
+from dng_jax.jobs.cells import interval, milliseconds, number, titled
 from dng_jax.jobs.opening import open_run
 from dng_jax.jobs.options import at_least, at_most, distinct, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
@@ -65,7 +65,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     rules = [rule_builders.build(spec, *where) for spec in specs]
     folder = open_run(program(__package__), config, "class_removal", [problem.info])
 
-    # ---- sample and classify
+    # ---- sample, classify and measure
+    records: list[dict[str, Any]] = []
     results: list[list[Generated]] = []
     with cli.progress_bar() as bar:
         for spec, rule in zip(specs, rules, strict=True):
@@ -79,19 +80,20 @@ def main(config: Config) -> list[dict[str, Any]]:
             )
             keep = None if config.save_images or by_images else SHOWN
             how = Draw(config.samples, 0, batch=config.batch, keep=keep, pieces=PIECES)
-            results.append([draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds])
+            by_seed = [draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds]
+            records.append(record(problem, spec, rule, config, by_seed))
+            # One rule's features and images may be a gigabyte; seven need not be held at once.
+            kept = None if config.save_images else SHOWN
+            by_seed = [found.without_features(kept) for found in by_seed]
+            results.append(by_seed)
             bar.update(task, completed=config.samples * len(config.seeds))
-
-    # ---- measure
-    records = [
-        record(problem, spec, rule, config, by_seed)
-        for spec, rule, by_seed in zip(specs, rules, results, strict=True)
-    ]
 
     # ---- write
     title = f"{shown(config.dataset)} without {problem.forbidden_names}"
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"classifier": problem.classifier_name, "records": records}
+    if by_images:
+        facts["forbidden_images"] = of_images.facts_of(problem)
     runs.write_json(folder / "results.json", facts)
     report = of_images.table_of(title, problem, records) if by_images else table_of(title, records)
     publish(folder, report)
@@ -185,11 +187,6 @@ def point(r: dict[str, Any]) -> tuple[float, ...]:
     leak = r["nearness"].inside if "nearness" in r else r["report"].leak
     kl = r["report"].forward
     return 100 * leak.value, 100 * leak.low, 100 * leak.high, kl.corrected, kl.low, kl.high
-
-
-def milliseconds(seconds: float | None) -> str | None:
-    """As a cell; None where nothing was timed."""
-    return None if seconds is None else f"{1000 * seconds:.2f}"
 
 
 def pictures(

@@ -36,7 +36,7 @@ class Config:
     Default: .15."""
     radius: float | None = None
     """Distance (over all pixels, -1 to 1) to a forbidden image within which a sample counts as one.
-    Default: what holds 95% of the draws of their mixture."""
+    Default: what holds 95% of a mixture's draws at a bandwidth of .15, whatever --bandwidth is."""
     rules: tuple[str, ...] = DEFAULT_RULES
     """Rules, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.3, sld=3, cfg=2, feedback=.9,
     dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference; a

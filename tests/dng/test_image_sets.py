@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from dng_jax import (
     InputError,
@@ -20,6 +21,7 @@ from dng_jax import (
     schedules,
     steps,
 )
+from dng_jax.guidance import image_kernel
 from tests.conftest import SHAPE, Exact
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -152,6 +154,25 @@ def test_one_ball_is_left_at_its_surface(at):
     assert distance == pytest.approx(0.9, rel=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
+def test_a_sample_beside_an_image_is_left_at_the_surface(at, shape):
+    image = RNG.uniform(-1, 1, (1, *shape)).astype(np.float32)
+    x0 = image + 1e-5 * RNG.normal(size=(3, *shape)).astype(np.float32)
+    row = at[0].row._replace(alpha=jnp.float32(1))
+    step = Step(row, jnp.asarray(x0), {"base": jnp.zeros_like(x0)}, None, None)
+    found = moved_x0(guidance.sparse_repellency(image, 2.0, 1.0), step, x0)
+    np.testing.assert_allclose(np.linalg.norm((found - image).reshape(3, -1), axis=1), 2, rtol=1e-3)
+
+
+def test_spell_in_the_exact_model_of_its_own_images_leaves_no_pixel_astray():
+    images = RNG.uniform(-1, 1, (8, 8, 8, 1))
+    table, keys = steps.ddpm(schedules.linear(), 8), sample_keys(1, 16)
+    narrow = mixtures.mixture_denoiser(mixtures.patterns(images, [0] * 8, scale=1e-3))
+    rule = guidance.sparse_repellency(images, 1.0)
+    found = sample(narrow, table, rule, keys, initial_noise(keys, (8, 8, 1), table)).x
+    assert np.abs(found).max() < 3
+
+
 def rules_of(sigma_min):
     return [
         guidance.safe_denoiser(guidance.kernel_odds(IMAGES, WIDTH, sigma_min=sigma_min)),
@@ -191,6 +212,17 @@ def test_an_image_of_the_set_itself_gives_no_nan(at):
 def test_what_makes_no_sense_is_refused(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+@pytest.mark.parametrize("width", [1e-6, 1.0, 1e6])
+def test_the_kernel_mass_of_any_width_is_a_number(width):
+    x0, images = RNG.normal(size=(3, 8, 8)), RNG.uniform(-1, 1, (20, 8, 8))
+    found = jax.jit(image_kernel.log_mass)(
+        jnp.asarray(x0, jnp.float32), jnp.asarray(images, jnp.float32), jnp.float32(width)
+    )
+    distances = np.sum((x0[:, None] - images) ** 2, axis=(2, 3))
+    expected = logsumexp(-distances / (2 * width**2), axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_images_of_another_shape_are_refused(at):

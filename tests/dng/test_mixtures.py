@@ -258,3 +258,10 @@ def test_draws_have_the_moments_of_the_mixture(mixture, exact):
 def test_bad_input_is_named(make, message, mixture):
     with pytest.raises(InputError, match=message):
         make(mixture)
+
+
+def test_the_means_of_unequal_classes_take_what_the_largest_takes():
+    labels = np.repeat([0, 1, 2], [90, 5, 5])
+    held = mixtures.patterns(np.zeros((100, 6)), labels).means
+    assert held.shape == (3, 90, 6)
+    assert mixtures.bytes_of_means(labels, 6) == 2 * held.nbytes
