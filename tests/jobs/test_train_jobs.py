@@ -500,7 +500,7 @@ def test_presets_say_what_they_cost_and_name_their_command(kind):
 def test_presets_have_the_form_that_is_asked_for():
     own = {name: make().network.conditioning for name, make in presets.DIFFUSION.items()}
     assert own == {
-        "digits": "heads", "mnist-small": "heads", "cifar10-small": "heads", "mnist": "none",
+        "digits": "heads", "mnist-small": "heads", "cifar10-small": "label", "mnist": "none",
         "cifar10": "none", "small": "heads",
     }  # fmt: skip
     for name in presets.DIFFUSION:
