@@ -71,6 +71,10 @@ def facts(run: Run, state: TrainState, seconds: float, extra: Mapping[str, str])
     classes = ""
     if isinstance(job, DiffusionJob):
         only, without = job.only_class, job.without_class
+        for name, value in (("only_class", only), ("without_class", without)):
+            extra = extra if value is None else {**extra, name: value}
+        for name, number in (("focus", job.focus), ("references", job.references)):
+            extra = {**extra, name: f"{number:g}"} if number else extra
         classes = "" if only is None else f" of class {only}"
         classes += "" if without is None else f" without class {without}"
     which = "all" if job.examples is None or used < job.examples else "the first"

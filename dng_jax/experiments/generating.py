@@ -124,8 +124,11 @@ def generate(
             raise InputError("a rejection observes nothing: observe its unguided rule")
         every = rules if isinstance(rules, Sequence) else [rules]
         return _rejected(problem, table, every, draw, advance)
-    alone = first.roles == (RETRAINED,)
-    streams = [(problem.retrained if alone else problem.denoiser, draw.first, draw.samples)]
+    denoiser = problem.denoiser
+    if first.roles == (RETRAINED,):
+        assert problem.retrained is not None  # rule_builders.build refuses the others
+        denoiser = problem.retrained()
+    streams = [(denoiser, draw.first, draw.samples)]
     if "positive" in first.roles:
         assert problem.conditioned is not None  # rule_builders.build refuses the others
         allowed = np.flatnonzero(problem.allowed)

@@ -74,18 +74,40 @@ def of_class(name: str, k: int) -> str:
     return name.replace(CLASS, str(k))
 
 
+def check_without(name: str, classes: Sequence[str]) -> None:
+    """InputError for a file that says that it was trained without another class than these."""
+    if not is_path(name) or os.path.isdir(name):
+        return
+    trained = tensors.read_metadata(name)
+    if "without_class" in trained and [trained["without_class"]] != list(classes):
+        raise InputError(
+            f"{name} was trained without {trained['without_class']}, but {', '.join(classes)} is"
+            " forbidden: name the network that was trained without it"
+        )
+
+
 def full_name(dataset: str, name: str) -> str:
     """The name of a bundled network with its data set; a path's as it is."""
     return name if is_path(name) or name in pretrained.NAMES else f"{dataset}-{name}"
 
 
-def fingerprint(dataset: str, source: Source, classes: Sequence[int] = ()) -> dict[str, str]:
+def fingerprint(
+    dataset: str, source: Source, classes: Sequence[int] = (), num_classes: int = 0
+) -> dict[str, str]:
     """SHA-256 of every weights file the problems of forbidding these classes, each on its own, rest
-    on, so that other weights under the same names are recognised."""
+    on, so that other weights under the same names are recognised; with num_classes those of the
+    other classes too, where they are there. InputError for one that is not."""
     if source.denoiser == "exact":
         return {}
     beside = (*source.negatives, *([] if source.retrained is None else [source.retrained]))
-    every = [of_class(name, k) for name in beside for k in (classes if CLASS in name else (0,))]
+    every = []
+    for name in beside:
+        for k in sorted({*classes, *range(num_classes)}) if CLASS in name else (0,):
+            one = of_class(name, k)
+            if k in classes and is_path(one) and not os.path.exists(one):
+                raise InputError(f"{one} does not exist: name the networks of all classes")
+            if CLASS not in name or k in classes or os.path.exists(one):
+                every.append(one)
     names = (source.network, *every, source.classifier or "classifier")
     return {name: hashlib.sha256(_bytes(dataset, name)).hexdigest() for name in names}
 

@@ -18,6 +18,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,9 @@ class Problem:
     real, real_features: moments and a sample [M, F] of the features of the data without the
     forbidden classes; mixture: the exact model, where it is one; network: name of the bundled
     network or model file otherwise; images: those that are forbidden in the place of classes, the
-    mixture then being of two classes, these and all others; retrained: the denoiser of a network
-    that never saw the forbidden classes, where there is one; knows_negatives: whether the denoiser
-    answers `negatives`.
+    mixture then being of two classes, these and all others; retrained: reads the denoiser of a
+    network that never saw the forbidden classes, where one is named; knows_negatives: whether the
+    denoiser answers `negatives`.
     """
 
     info: data.Info
@@ -64,7 +65,7 @@ class Problem:
     mixture: Mixture | None = None
     network: str | None = None
     images: ForbiddenImages | None = None
-    retrained: Any = None
+    retrained: Callable[[], Any] | None = None
     knows_negatives: bool = True
 
     @property
@@ -132,7 +133,7 @@ class Model:
     """What is sampled and who classifies it, before any class is forbidden. Make it with `load`.
 
     denoisers: forbidden classes -> (denoiser, conditioned), retrained: forbidden classes -> a
-    denoiser or None, see `Problem`; patterns: float32 [N, H, W, C] in [-1, 1], of the mixture.
+    denoiser, see `Problem`; patterns: float32 [N, H, W, C] in [-1, 1], of the mixture.
     """
 
     info: data.Info
@@ -142,7 +143,7 @@ class Model:
     mixture: Mixture | None = None
     patterns: np.ndarray | None = None
     network: str | None = None
-    retrained: Callable[[tuple[int, ...]], Any] = lambda forbidden: None
+    retrained: Callable[[tuple[int, ...]], Any] | None = None
     knows_negatives: bool = True
 
     def problem(self, forbid: Sequence[str | int]) -> Problem:
@@ -161,7 +162,7 @@ class Model:
             real_features,
             self.mixture,
             self.network,
-            retrained=self.retrained(forbidden),
+            retrained=None if self.retrained is None else partial(self.retrained, forbidden),
             knows_negatives=self.knows_negatives,
         )
 
@@ -283,7 +284,7 @@ def _patterns(info: data.Info, count: int | None) -> tuple[np.ndarray, np.ndarra
 
 
 def _network(info: data.Info, source: Source) -> Model:
-    load = functools.cache(functools.partial(models.load, info, kind=nets.UNet))
+    load = functools.cache(partial(models.load, info, kind=nets.UNet))
     module, params = load(source.network)
     kind = module.config.conditioning
     if kind != "none" and source.negatives:
@@ -323,9 +324,7 @@ def _network(info: data.Info, source: Source) -> Model:
         return denoisers.separate_networks(dict(zip(roles, parts, strict=True))), None
 
     def retrained(forbidden):
-        name = source.retrained
-        if name is None:
-            return None
+        name = source.retrained or ""
         if CLASS in name:
             if len(forbidden) != 1:
                 raise InputError(
@@ -339,6 +338,7 @@ def _network(info: data.Info, source: Source) -> Model:
                 f"--retrained takes a network without classes, {name} has them: train one with"
                 " --conditioning none --without-class"
             )
+        models.check_without(name, [info.class_names[k] for k in forbidden])
         return denoisers.plain_network(*network)
 
     classifier = classifiers.trained(info, source.classifier)
@@ -349,6 +349,6 @@ def _network(info: data.Info, source: Source) -> Model:
         one_network if known else separate_networks,
         known,
         network=models.full_name(info.name, source.network),
-        retrained=retrained,
+        retrained=None if source.retrained is None else retrained,
         knows_negatives=known or bool(source.negatives),
     )

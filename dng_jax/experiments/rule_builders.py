@@ -108,6 +108,7 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
                 "the rule retrained needs a network that never saw the forbidden class: name its"
                 " model file with --retrained (train.diffusion --without-class makes one)"
             )
+        problem.retrained()  # refused now, if it is
         return guidance.unguided(RETRAINED)
     if spec.name == "np":
         return guidance.negative_prompt(scale, negatives=problem.negatives)

@@ -24,6 +24,7 @@ from typing import Any
 import tyro
 
 from dng_jax.errors import InputError
+from dng_jax.experiments.source import CLASS
 from dng_jax.jobs.own_images import shown
 
 INSTALLED = (Path(__file__).parents[1] / "eval").is_dir()
@@ -158,5 +159,7 @@ def _words(name: str, value: Any, marks: tuple[Any, ...]) -> str:
 def _without_folders(name: str, value: Any) -> str:
     text = shown(str(value))
     if name in FILES or isinstance(value, os.PathLike) or text.endswith(".npy"):
-        return Path(text).name or text
+        parts = Path(text).parts
+        first = next((i for i, part in enumerate(parts) if CLASS in part), len(parts) - 1)
+        return str(Path(*parts[max(first, 0) :])) if parts else text
     return re.sub(r"(?<=,calibration=)[^,()]+", lambda found: Path(found[0]).name, text)

@@ -122,8 +122,10 @@ def _made(path: str | Path | None, job: str) -> Path:
 
 def _defaults(config: Any) -> dict[str, Any]:
     """What the fields of a dataclass are where nothing is said, those inside it likewise, as JSON;
-    without those that have no default."""
+    without those that have no default. Of a mapping: those of the dataclasses it holds."""
     found: dict[str, Any] = {}
+    if isinstance(config, Mapping):
+        return {name: _defaults(v) for name, v in config.items() if dataclasses.is_dataclass(v)}
     for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):

@@ -39,6 +39,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     """Runs the job and returns its records."""
     # ---- parse
     check(config)
+    if config.source.retrained is not None:
+        raise InputError("--retrained has no tracker to calibrate: leave it out")
 
     # ---- build
     config.data.use()

@@ -39,8 +39,9 @@ class Config:
     Default: what holds 95% of a mixture's draws at a bandwidth of .15, whatever --bandwidth is."""
     rules: tuple[str, ...] = DEFAULT_RULES
     """Rules, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.3, sld=3, cfg=2, feedback=.9,
-    dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference; a
-    rule of your own as MODULE:FACTORY=SCALE. Quote parentheses: 'interval(.1,5,dng=2)'."""
+    dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference,
+    retrained; a rule of your own as MODULE:FACTORY=SCALE. Quote parentheses:
+    'interval(.1,5,dng=2)'."""
     tracker: str | None = None
     """Tracker of a dng or reject that names none: pair, odds, classes or (exact denoiser) exact.
     Default: classes."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from dng_jax.experiments import problems
 from dng_jax.experiments.classes import class_indices
-from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.options import RunOptions, as_typed, command, program, shown
 from dng_jax.jobs.tables import Table, write_tables
@@ -16,7 +15,7 @@ from dng_jax.jobs.tables import Table, write_tables
 from ..calibration import job as calibration
 from . import cells, plan, report, summary
 from .cells import Cell, Found
-from .options import Config, check, identity, without_classes
+from .options import Config, check, identity, one_class, without_classes
 from .summary import Picture, Study, Summary
 
 
@@ -37,16 +36,15 @@ def main(config: Config) -> dict[str, Any]:
     chosen = class_indices(config.forbid, model.info) if config.forbid else tuple(every)
     if not model.knows_classes:
         config = without_classes(config, chosen)
-    # All of them now, so that a file that is missing costs no computation.
-    made: dict[tuple[int, ...], Problem] = {(k,): model.problem((k,)) for k in chosen}
+    one_class("retrained", (config.source.retrained,) if config.source.retrained else (), chosen)
     folder = runs.new_run_folder(
         config.out or Path("runs") / f"study-{shown(config.dataset).replace(':', '-')}",
-        identity(config, model.info.key, chosen),
+        identity(config, model.info, chosen),
         overwrite=config.resume,
         option="--resume",
         facts={"data": model.info.facts},
     )
-    study = Study(config, model, folder, made)
+    study = Study(config, model, folder)
 
     # ---- sample and classify
     wanted = list(plan.cells(config, chosen, len(every), model.knows_classes))
@@ -124,7 +122,7 @@ def calibrate(study: Study) -> Summary:
     inner = f"calibration_{config.sampler}_{config.steps}_seed{config.seeds[0]}_{samples}"
     asked = calibration.Config(
         dataset=config.dataset,
-        source=config.source,
+        source=dataclasses.replace(config.source, retrained=None),
         samplers=(config.sampler,),
         steps=config.steps,
         samples=samples,

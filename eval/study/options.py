@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments import rule_specs
 from dng_jax.experiments.source import CLASS, Source
-from dng_jax.jobs import runs
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, at_least, distinct, seed
 
 from . import plan
+
+if TYPE_CHECKING:
+    from dng_jax import data
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ def check(config: Config) -> None:
         )
 
 
+def one_class(option: str, names: tuple[str, ...], chosen: tuple[int, ...]) -> None:
+    """InputError where the name of one class's network would stand for several classes."""
+    if names and len(chosen) != 1 and not any(CLASS in name for name in names):
+        raise InputError(
+            f"--{option} holds the network of one class: name it with --forbid, got {len(chosen)},"
+            " or write {k} in the place of its number"
+        )
+
+
 def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
     """The study of the paper's two networks: one class, and rules that ask for no other."""
     negatives = config.source.negatives
@@ -82,11 +93,7 @@ def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
             f"{config.source.network} knows no classes: name a model file of the forbidden one with"
             " --negatives"
         )
-    if len(chosen) != 1 and not any(CLASS in name for name in negatives):
-        raise InputError(
-            f"--negatives holds the network of one class: name it with --forbid, got {len(chosen)},"
-            " or write {k} in the place of its number"
-        )
+    one_class("negatives", negatives, chosen)
     parts = tuple(p for p in config.parts if p not in ("several", "calibration"))
     grids = plan.grids_of(config.families)
     asking = {f for f in grids if rule_specs.parse(f).asks_every_class}
@@ -99,12 +106,15 @@ def without_classes(config: Config, chosen: tuple[int, ...]) -> Config:
     return dataclasses.replace(config, parts=parts, families=families)
 
 
-def identity(config: Config, dataset: str, chosen: tuple[int, ...]) -> dict[str, Any]:
-    """What makes two studies the same: everything a cell does not record itself. dataset: Info.key
-    of its data set; chosen: the classes that are forbidden."""
+def identity(config: Config, info: data.Info, chosen: tuple[int, ...]) -> dict[str, Any]:
+    """What makes two studies the same: everything a cell does not record itself. info: of its data
+    set; chosen: the classes that are forbidden.
+
+    InputError where a network of one of these is not there.
+    """
     from dng_jax.experiments import calibrations, models
 
-    weights = models.fingerprint(config.dataset, config.source, chosen)
+    weights = models.fingerprint(config.dataset, config.source, chosen, info.num_classes)
     used = {rule_specs.parse(f).calibration for f in plan.grids_of(config.families)} - {None}
     held = {
         str(name): calibrations.digest(str(name), config.dataset, config.source.network)
@@ -112,7 +122,7 @@ def identity(config: Config, dataset: str, chosen: tuple[int, ...]) -> dict[str,
     }
     return {
         "job": "study",
-        "dataset": dataset,
-        "source": runs.to_json(config.source),
+        "dataset": info.key,
+        "source": config.source,
         "weights": weights,
     } | ({"calibrations": held} if held else {})

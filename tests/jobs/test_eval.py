@@ -771,7 +771,7 @@ def test_networks_of_each_class_are_found_by_its_number(two_networks, tmp_path):
     problem = problems.make(*asked)
     for answer in (
         problem.denoiser(x, row, ("negative:0",))["negative:0"],
-        problem.retrained(x, row, ("retrained",))["retrained"],
+        problem.retrained()(x, row, ("retrained",))["retrained"],
     ):
         np.testing.assert_array_equal(answer, given["negative:0"])
     weights = models.fingerprint("digits", source, (0, 1))
@@ -780,7 +780,7 @@ def test_networks_of_each_class_are_found_by_its_number(two_networks, tmp_path):
         study.main(study.Config(source=source, forbid=("1", "2"), out=str(tmp_path / "s")))
     assert not (tmp_path / "s").exists()
     with pytest.raises(InputError, match="without one class, but 2 are forbidden"):
-        problems.make("digits", ("0", "1"), source)
+        problems.make("digits", ("0", "1"), source).retrained()
     with pytest.raises(InputError, match="all forbidden classes: leave the others out"):
         problems.make("digits", ("1",), dataclasses.replace(source, negatives=(template, base)))
 
@@ -792,18 +792,48 @@ def test_networks_of_other_classes_than_the_forbidden_are_refused(two_networks, 
     for source, rule, said in (
         (base, "np=0.3", "np=0.3 asks for the forbidden classes, which .* --negatives"),
         (base, "retrained", "needs a network that never saw .* --retrained"),
-        (Source(retrained="heads"), "unguided", "takes a network without classes, heads has them"),
-        (Source("exact", retrained="x"), "unguided", "--retrained is a network's"),
+        (Source(retrained="heads"), "retrained", "takes a network without classes, heads has them"),
+        (Source("exact", retrained="x"), "retrained", "--retrained is a network's"),
+        (Source(retrained="heads"), "unguided", "for the rule retrained: add it to --rules"),
     ):
         with pytest.raises(InputError, match=said):
             class_removal.main(removal(tmp_path / "r", rules=(rule,), source=source))
     assert not (tmp_path / "r").exists()
     for source, said in (
-        (two_networks.source, "network of one class: name it with --forbid, got 10"),
+        (two_networks.source, "negatives holds the network of one class: name it with --forbid"),
+        (Source(retrained="x.safetensors"), "retrained holds the network of one class"),
         (base, "knows no classes: name a model file"),
     ):
         with pytest.raises(InputError, match=said):
             study.main(study.Config(source=source, out=str(tmp_path / "s")))
+
+
+def test_a_network_says_without_which_class_it_was_trained(two_networks, tmp_path):
+    name = str(tmp_path / "without.safetensors")
+    text = {"without_class": "3"}
+    files.save(name, two_networks.params, nets.describe(two_networks.module), text)
+    source = Source(retrained=name)
+    assert problems.make("digits", ("3",), source).retrained()
+    with pytest.raises(InputError, match=r"without.safetensors was trained without 3, but 4 is"):
+        problems.make("digits", ("4",), source).retrained()
+
+
+@pytest.mark.slow
+def test_a_study_with_networks_of_each_class_finishes_and_goes_on(two_networks, tmp_path):
+    template = two_networks.source.network.replace("0.", "{k}.")
+    config = study.Config(
+        source=Source(retrained=template), families=("np=0.3",), parts=("curves", "several"),
+        forbid=("0",), seeds=(0,), samples=4, part_samples=2, steps=1, out=str(tmp_path / "s"),
+    )  # fmt: skip
+    study.main(config)
+    study.main(dataclasses.replace(config, forbid=("0", "1"), parts=("curves",), resume=True))
+    # One of before there was the option goes on too.
+    plain = dataclasses.replace(config, source=Source(), parts=("curves",), out=str(tmp_path / "t"))
+    study.main(plain)
+    stored = json.loads((tmp_path / "t/run.json").read_text())
+    del stored["config"]["source"]["retrained"]
+    (tmp_path / "t/run.json").write_text(json.dumps(stored))
+    study.main(dataclasses.replace(plain, resume=True))
 
 
 def test_a_study_measures_the_network_that_never_saw_the_class(two_networks):

@@ -281,6 +281,26 @@ class Asked:
     run: options.RunOptions = dataclasses.field(default_factory=options.RunOptions)
 
 
+def test_networks_of_each_class_keep_the_folder_that_tells_them_apart():
+    nested = Nested("/data/a.safetensors", ("/data/only-{k}/model.safetensors",))
+    asked = dataclasses.replace(Asked(), inner=nested)
+    said = options.command("job", asked, Asked())
+    assert said == "job --network a.safetensors --negatives 'only-{k}/model.safetensors'"
+
+
+def test_a_mapping_gets_the_fields_that_came_after_it_was_written(tmp_path):
+    identity = {"job": "study", "source": Nested("label")}
+    runs.new_run_folder(tmp_path / "r", identity)
+    file = tmp_path / "r/run.json"
+    stored = json.loads(file.read_text())
+    del stored["config"]["source"]["negatives"]
+    file.write_text(json.dumps(stored))
+    runs.new_run_folder(tmp_path / "r", identity, overwrite=True)
+    other = identity | {"source": Nested("label", ("b",))}
+    with pytest.raises(InputError, match="holds another run"):
+        runs.new_run_folder(tmp_path / "r", other, overwrite=True)
+
+
 def test_the_command_that_repeats_a_run_names_what_differs_and_no_folder():
     nested = Nested("/data/a.safetensors", ("/data/b.safetensors", "c.safetensors"))
     other, run = Nested("label"), options.RunOptions("/data/run", overwrite=True)
