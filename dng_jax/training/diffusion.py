@@ -8,7 +8,7 @@ means over pixels and batch; heads of other classes get no gradient. With `refer
 only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and the heads j
 of the other classes learn theirs from the same image,
 
-    + mean over j of sigma^2 |f_j(x) - y_j|^2                for v, the squared error of x_0
+    + mean over j of sigma^2 |f_j(x) - y_j|^2                of v, the squared error of x_0
 
 or nothing would tell a head what to answer where its class is not likely, and a chain that has
 strayed there would go on to a well-drawn image of another class. sigma^2 leaves the low noise,
@@ -18,7 +18,9 @@ Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR 
 linearly between the schedule's levels, which covers the discrete levels and everything between them
 (as logsnr spacing needs). A linear schedule spends most of its levels where the image is a blur: a
 share `focus` of u is spread over the quantiles of a normal distribution of log-SNR instead, where
-images take their shape, as Karras et al. 2022 (arXiv 2206.00364, section 5) draw all of them.
+images take their shape. Karras et al. 2022 (arXiv 2206.00364, section 5) draw all levels from one,
+of mean 2.4 and deviation 2.4; ours lies where classes are decided. Losses of two values of focus
+cannot be compared.
 """
 
 from __future__ import annotations
