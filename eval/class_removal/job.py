@@ -47,10 +47,11 @@ def main(config: Config) -> list[dict[str, Any]]:
     by_images = config.forbid_images is not None
     check_images(config)
     texts = IMAGE_RULES if by_images and config.rules == DEFAULT_RULES else config.rules
-    if config.source.retrained is not None and texts == DEFAULT_RULES:
+    retrained = config.source.retrained is not None and not by_images
+    if retrained and texts == DEFAULT_RULES:
         texts = (*texts, rule_specs.RETRAINED)
     specs = rule_specs.parse_all(texts, config.tracker)
-    if config.source.retrained is not None and all(s.name != rule_specs.RETRAINED for s in specs):
+    if retrained and all(spec.name != rule_specs.RETRAINED for spec in specs):
         raise InputError("--retrained is for the rule retrained: add it to --rules")
     rule_specs.check_taken(specs, "--rules", config.calibration, config.options)
     specs = [spec.with_calibration(config.calibration) for spec in specs]

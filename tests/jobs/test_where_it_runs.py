@@ -134,7 +134,7 @@ def test_a_study_is_there_before_it_is_drawn_and_its_families_are_recorded_as_ty
     noise = np.random.default_rng(0).normal(size=(2, 9, 40, 40, 1))
     large = functools.partial(plots.image_grid, noise, folder / "a.png", "ab")
     drawn = summary.Summary({}, [table], [summary.Picture("a.png", "of curves", large)])
-    info = SimpleNamespace(key="digits", num_classes=2, class_names=("0", "1"))
+    info = SimpleNamespace(key="digits", num_classes=2, class_names=("0", "1"), facts=None)
     model = SimpleNamespace(info=info, knows_classes=True, classifier=SimpleNamespace(name="c"))
     monkeypatch.setattr(study_job.problems, "load", lambda *_: model)
     monkeypatch.setattr(study_job, "compute", lambda *_: collections.defaultdict(int))
