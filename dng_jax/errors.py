@@ -122,3 +122,8 @@ def some_classes(forbidden: Iterable[int], num_classes: int) -> tuple[int, ...]:
     if len(chosen) == num_classes:
         raise InputError(f"all {num_classes} classes are forbidden: leave at least one allowed")
     return chosen
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: "1 image", "1,797 images"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

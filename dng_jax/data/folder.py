@@ -20,7 +20,7 @@ import numpy as np
 from dng_jax import disk
 from dng_jax.data import picture
 from dng_jax.data.examples import Example, check_names, check_size
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, counted
 
 
 class File(NamedTuple):
@@ -109,7 +109,7 @@ def _splits(root: Path) -> dict[str | None, Path]:
     for bare in {"train", "test"}.difference(named):
         raise InputError(
             f"{root / bare} has no folders of classes, as {root / named[0]} has, and"
-            f" {_count(len(_images(root / bare)), 'image')} outside of such: sort these into"
+            f" {counted(len(_images(root / bare)), 'image')} outside of such: sort these into"
             f" folders named as the classes, or give {root / named[0]} alone, of which a fifth is"
             " held out"
         )
@@ -178,15 +178,11 @@ def passed_over(root: Path) -> str:
     ]
     said = []
     if loose:
-        said.append(f"{_count(loose, 'image')} outside the folders of classes")
+        said.append(f"{counted(loose, 'image')} outside the folders of classes")
     if others:
         endings = ", ".join(sorted({*filter(None, others)})[:5])
-        said.append(f"{_count(len(others), 'file')} of other endings{endings and f', {endings}'}")
+        said.append(f"{counted(len(others), 'file')} of other endings{endings and f', {endings}'}")
     return f" (passed over: {'; '.join(said)})" if said else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _entries(folder: Path) -> list[Path]:

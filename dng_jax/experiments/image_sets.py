@@ -30,7 +30,7 @@ import numpy as np
 
 from dng_jax import data, disk, mixtures
 from dng_jax.data import picture
-from dng_jax.errors import InputError
+from dng_jax.errors import InputError, counted
 from dng_jax.metrics import nearest_distances
 from dng_jax.mixtures import Mixture
 
@@ -62,7 +62,7 @@ class ForbiddenImages:
     @property
     def title(self) -> str:
         """In words: how many, of what folder."""
-        return f"{_counted(len(self.images), 'image')} of {self.name}"
+        return f"{counted(len(self.images), 'image')} of {self.name}"
 
     @property
     def width(self) -> float:
@@ -90,10 +90,10 @@ class ForbiddenImages:
         said = []
         if self.passed_over:
             kinds = sorted({Path(name).suffix or "no ending" for name in self.passed_over})
-            others = _counted(len(self.passed_over), "other name")
+            others = counted(len(self.passed_over), "other name")
             said.append(f"{others} in the folder passed over ({', '.join(kinds[:5])})")
         if self.repeated:
-            said.append(f"{_counted(self.repeated, 'file')} left out, the same as another")
+            said.append(f"{counted(self.repeated, 'file')} left out, the same as another")
         if self.absence:
             said.append(f"{self.absence}: prior {self.prior:g}")
         return tuple(said)
@@ -174,7 +174,3 @@ def divided(images: ForbiddenImages, x: np.ndarray) -> tuple[ForbiddenImages, Mi
 def _is_other(path: Path) -> bool:
     hidden = path.name.startswith(".")
     return not hidden and (path.suffix.lower() not in picture.ENDINGS or path.is_dir())
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
