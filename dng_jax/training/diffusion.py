@@ -8,10 +8,10 @@ means over pixels and batch; heads of other classes get no gradient. With `refer
 only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and the heads j
 of the other classes learn theirs from the same image,
 
-    + mean over j of sigma^2 |f_j(x) - y_j|^2                of v, the squared error of x_0
+    + mean over j of sigma^4 |f_j(x) - y_j|^2
 
 or nothing would tell a head what to answer where its class is not likely, and a chain that has
-strayed there would go on to a well-drawn image of another class. sigma^2 leaves the low noise,
+strayed there would go on to a well-drawn image of another class. sigma^4 leaves the low noise,
 where a head has nothing to say about images of other classes, to the head of the image's own.
 
 Noise levels: stratified uniform u = (u0 + i / B) mod 1 over the batch, log-SNR interpolated
@@ -92,7 +92,7 @@ def loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config):
     y = target(found.of_class, x[:, None], alpha[:, None], sigma[:, None])
     errors = jnp.mean((out[:, :-1] - y) ** 2, axis=(2, 3, 4))
     own = jax.nn.one_hot(labels, config.num_classes)
-    others = (1 - own) * sigma.reshape(-1, 1) ** 2 * errors
+    others = (1 - own) * sigma.reshape(-1, 1) ** 4 * errors
     parts = {
         "loss_class": jnp.mean(jnp.sum(own * errors, axis=1)),
         "loss_unconditional": jnp.mean((out[:, -1] - target(found.marginal, x, alpha, sigma)) ** 2),
