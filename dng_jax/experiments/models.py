@@ -1,7 +1,8 @@
 """Networks by name: bundled with the library, a model file of the training jobs, or a folder that
 diffusers wrote.
 
-A name is that of a bundled network, in full ("mnist-heads") or without its data set ("heads"). One
+A name is that of a bundled network, in full ("mnist-heads") or without its data set ("heads");
+"bundled" is a data set's first, which jobs take where none is named. One
 that ends in .safetensors, has a slash or is that of a folder here is a path: ./heads is a folder
 whose name is a bundled network's.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 from dng_jax import data, disk
 from dng_jax.errors import InputError, choose
-from dng_jax.experiments.source import CLASS, Source
+from dng_jax.experiments.source import BUNDLED, CLASS, Source
 from dng_jax.weights import diffusers, files, pretrained, tensors
 
 
@@ -26,7 +27,7 @@ def is_path(name: str) -> bool:
     if name.endswith(".safetensors") or "/" in name or os.sep in name:
         return True
     bundled = any(name in (full, full.partition("-")[2]) for full in pretrained.NAMES)
-    return not bundled and os.path.isdir(name)
+    return not (bundled or name == BUNDLED) and os.path.isdir(name)
 
 
 def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
@@ -88,7 +89,17 @@ def check_without(name: str, classes: Sequence[str]) -> None:
 
 def full_name(dataset: str, name: str) -> str:
     """The name of a bundled network with its data set; a path's as it is."""
-    return name if is_path(name) or name in pretrained.NAMES else f"{dataset}-{name}"
+    if is_path(name) or name in pretrained.NAMES:
+        return name
+    if name == BUNDLED and (own := networks_of(dataset)):
+        return own[0]
+    return f"{dataset}-{name}"
+
+
+def networks_of(dataset: str) -> list[str]:
+    """The bundled networks of a data set that generate, in full, the default one first."""
+    own = [n for n in pretrained.NAMES if n.startswith(f"{dataset}-")]
+    return [n for n in own if n != f"{dataset}-classifier"]
 
 
 def fingerprint(
@@ -125,8 +136,7 @@ def _bytes(dataset: str, name: str) -> bytes:
 def _bundled(dataset: str, name: str) -> str:
     full = full_name(dataset, name)
     if full not in pretrained.NAMES:
-        short = [n.partition("-")[2] for n in pretrained.NAMES if n.startswith(f"{dataset}-")]
-        networks = [n for n in short if n != "classifier"]
+        networks = [n.partition("-")[2] for n in networks_of(dataset)]
         if not networks:
             raise InputError(
                 f"no bundled network for {dataset}: name a model file with --network, or use "

@@ -2,6 +2,7 @@
 
 --network heads         one output head per class: every prediction from one call
 --network label         class-conditional with label dropout: one call per role
+--network bundled       whichever of these the library has for the data set
 --network FILE          whatever it was trained as (train.diffusion). One without classes takes
                         a file per forbidden class beside it (--negatives: the paper's two
                         networks), and serves the rules that ask for the forbidden classes alone
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BUNDLED = "bundled"
 CLASS = "{k}"  # in a name: the number of the forbidden class
 DENOISERS = ("exact", "network")
 FEATURES = ("classifier", "inception")
@@ -28,9 +30,10 @@ class Source:
     patterns: int | None = None
     """Images of the mixture of --denoiser exact, at least 1: the first so many of the data set.
     Default: 10,000, or all where there are fewer."""
-    network: str = "heads"
-    """heads: one output head per class; label: class-conditional with label dropout; or a model
-    file, or a folder of diffusers."""
+    network: str = BUNDLED
+    """bundled: the library's own for the data set, heads for digits and mnist, label for cifar10.
+    heads: one output head per class; label: class-conditional with label dropout; or a model file,
+    or a folder of diffusers."""
     negatives: tuple[str, ...] = ()
     """Model files, or folders of diffusers, of the forbidden classes' own networks, beside a
     --network without classes. {k} in a name stands for the number of the forbidden class."""

@@ -1,11 +1,12 @@
 """Small trained networks that come with the library; one model card (.md) beside each, and beside
 generators the calibration of trackers on them (.json, see dng_jax.experiments.calibrations).
 
-digits-heads       U-Net with one output head per class, one unconditional: the default network
+digits-heads       U-Net with one output head per class, one unconditional: the default
 digits-label       class-conditional U-Net with label dropout (label K is the null label)
 digits-classifier  classifier of generated digits
-mnist-heads        U-Net with one output head per class, one unconditional, 28x28
+mnist-heads        U-Net with one output head per class, one unconditional, 28x28: the default
 mnist-classifier   classifier of generated MNIST digits, with the reference of its training images
+cifar10-label      class-conditional U-Net with label dropout, 32x32 in colour: the default
 cifar10-classifier classifier of generated CIFAR-10 images, with the reference likewise
 """
 
@@ -26,6 +27,7 @@ NAMES = (
     "digits-classifier",
     "mnist-heads",
     "mnist-classifier",
+    "cifar10-label",
     "cifar10-classifier",
 )
 
