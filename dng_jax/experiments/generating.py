@@ -159,6 +159,14 @@ def generate(
     )
 
 
+def asked_classes(problem: Problem, rule: Any, samples: int) -> np.ndarray | None:
+    """int [samples]: the class that each sample of a rule was asked to show; None where a rule asks
+    for none."""
+    if "positive" not in getattr(rule, "roles", ()):
+        return None
+    return np.resize(np.flatnonzero(problem.allowed), samples)
+
+
 def _rejected(
     problem: Problem,
     table: StepTable,

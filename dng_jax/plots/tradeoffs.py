@@ -12,7 +12,9 @@ from matplotlib.markers import CARETUP  # type: ignore[attr-defined]
 
 from dng_jax.errors import InputError
 from dng_jax.plots.curves import bar_lengths, legend_columns, vector
-from dng_jax.plots.style import COLOURS, GREY, MARKERS, faded, new_axes, plain_ticks, save
+from dng_jax.plots.style import COLOURS, GREY, LINES, MARKERS, faded, new_axes, plain_ticks, save
+
+LEGEND_ROW, USUAL_ROWS = 0.2, 2  # inches; rows below which the axes keep their height
 
 
 def trade_off(
@@ -40,6 +42,8 @@ def trade_off(
     figure, axes = new_axes(title)
     drawn = dict(curves) | dict(references or {})
     parts = {name: _parts(name, curve) for name, curve in drawn.items()}
+    columns = legend_columns(parts)
+    figure.set_figheight(3.9 + LEGEND_ROW * max(0, -(-len(parts) // columns) - USUAL_ROWS))
     # An infinite bar ends above everything that is finite.
     heights = [v[np.isfinite(v)] for p in parts.values() for v in p[3:] if v is not None]
     top = max(v.max(initial=0.0) for v in heights)
@@ -47,9 +51,11 @@ def trade_off(
     hollow = dict(sparse or {})
     for i, (name, part) in enumerate(parts.items()):
         grey = name not in curves
+        again = i // len(COLOURS)  # a colour comes again with another marker and line
         colour = GREY if grey else COLOURS[i % len(COLOURS)]
-        marker = "*" if grey else MARKERS[i % len(MARKERS)]
-        _with_bars(axes, name, part, colour, marker, np.asarray(hollow.get(name, False)), top)
+        marker = "*" if grey else MARKERS[(i + again) % len(MARKERS)]
+        line, empty = LINES[again % len(LINES)], np.asarray(hollow.get(name, False))
+        _with_bars(axes, name, part, colour, marker, line, empty, top)
         for x, y, text in zip(part[0], part[3], (scales or {}).get(name, ()), strict=False):
             axes.annotate(
                 text,
@@ -77,7 +83,7 @@ def trade_off(
     # Outside: curves fill the axes, and a legend on top of them hides points.
     figure.legend(
         loc="outside lower center",
-        ncols=legend_columns(parts),
+        ncols=columns,
         frameon=False,
         fontsize=8.5,
         title=";\n".join([", ".join(said[:2]), *said[2:]]),
@@ -101,7 +107,14 @@ def _parts(name: str, curve: tuple) -> tuple:
 
 
 def _with_bars(
-    axes: Axes, name: str, parts: tuple, colour: str, marker: str, hollow: np.ndarray, top: float
+    axes: Axes,
+    name: str,
+    parts: tuple,
+    colour: str,
+    marker: str,
+    line: str,
+    hollow: np.ndarray,
+    top: float,
 ) -> None:
     """Draws a curve of a trade-off; hollow bool [] or [N], bars without an end stop at top."""
     x, x_low, x_high, y, y_low, y_high = parts
@@ -115,7 +128,7 @@ def _with_bars(
         color=colour,
         marker=marker,
         markersize=9 if marker == "*" else 4.5,
-        linestyle="none" if len(x) == 1 else "-",
+        linestyle="none" if len(x) == 1 else line,
         linewidth=1.2,
         elinewidth=0.8,
         ecolor=faded(colour),

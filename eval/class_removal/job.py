@@ -13,7 +13,7 @@ import numpy as np
 from dng_jax import plots
 from dng_jax.errors import InputError
 from dng_jax.experiments import problems, rule_builders, rule_specs, saving
-from dng_jax.experiments.generating import Draw, Generated, generate
+from dng_jax.experiments.generating import Draw, Generated, asked_classes, generate
 from dng_jax.experiments.nearness import nearness, rest
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
@@ -24,6 +24,7 @@ from dng_jax.jobs.opening import open_run
 from dng_jax.jobs.options import at_least, at_most, distinct, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
 from dng_jax.metrics import Moments, class_counts, class_report
+from dng_jax.metrics.shares import Share, share
 from dng_jax.steps import StepTable
 
 from . import of_images
@@ -150,10 +151,22 @@ def record(
         "report": class_report(counts, problem.allowed) if counts.any() else None,
         "frechet_distance": problem.real.distance(features) if counts.sum() > 1 else np.nan,
         "frechet_features": problem.classifier.features_name,
+        "of_their_class": None if near else of_their_class(problem, rule, by_seed),
         "seconds_per_image": float(np.median(seconds)) if seconds else None,
         "network_calls_per_image": None if calls is None else calls * spec.cost,
         **near,
     }
+
+
+def of_their_class(problem: Problem, rule: Any, by_seed: list[Generated]) -> Share | None:
+    """How many samples the classifier calls what they were asked to be; None of other rules."""
+    right = []
+    for labels in (g.labels[0] for g in by_seed):
+        asked = asked_classes(problem, rule, len(labels))
+        if asked is None:
+            return None
+        right.append(labels == asked)
+    return share(int(np.concatenate(right).sum()), sum(map(len, right)))
 
 
 def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
@@ -171,20 +184,30 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
         kl = r["report"].forward
         return interval(kl.corrected, kl.low, kl.high, sparse=kl.sparse)
 
-    return Table.of(
-        titled(f"{title}, n = {n} per rule", (r["report"].forward.sparse for r in records)),
-        records,
-        {
-            "rule": "rule",
-            "leak % [95%]": lambda r: "{:.2f} [{:.2f}, {:.2f}]".format(*point(r)[:3]),
-            "KL [95%]": with_bounds,
-            "KL among allowed": among("renormalised"),
-            "reversed KL": among("reversed"),
-            "Frechet": lambda r: f"{r['frechet_distance']:.2f}",
-            "ms per image": lambda r: milliseconds(r["seconds_per_image"]),
-            "calls per kept image": "network_calls_per_image",
-        },
-    )
+    def right(r: dict[str, Any]) -> str | None:
+        found = r["of_their_class"]
+        return None if found is None else percent(found)
+
+    columns: dict[str, Any] = {
+        "rule": "rule",
+        "leak % [95%]": lambda r: percent(r["report"].leak),
+        "KL [95%]": with_bounds,
+        "KL among allowed": among("renormalised"),
+        "reversed KL": among("reversed"),
+        "Frechet": lambda r: f"{r['frechet_distance']:.2f}",
+        "of their class % [95%]": right,
+        "ms per image": lambda r: milliseconds(r["seconds_per_image"]),
+        "calls per kept image": "network_calls_per_image",
+    }
+    if all(r["of_their_class"] is None for r in records):
+        del columns["of their class % [95%]"]
+    sparse = (r["report"].forward.sparse for r in records)
+    return Table.of(titled(f"{title}, n = {n} per rule", sparse), records, columns)
+
+
+def percent(found: Share) -> str:
+    """A share and its interval, in per cent."""
+    return f"{100 * found.value:.2f} [{100 * found.low:.2f}, {100 * found.high:.2f}]"
 
 
 def point(r: dict[str, Any]) -> tuple[float, ...]:

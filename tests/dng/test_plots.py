@@ -144,6 +144,22 @@ def test_points_of_a_trade_off_carry_scale_bars_and_doubt(monkeypatch, tmp_path)
     assert 0.4 < arrow.get_ydata()[0] < axes.get_ylim()[1]
 
 
+def test_many_curves_leave_the_axes_their_height_and_look_apart(monkeypatch, tmp_path):
+    monkeypatch.setattr(tradeoffs, "save", lambda figure, path: figure)
+    one = ([1.0, 2.0], None, None, [0.4, 0.2], None, None)
+    heights, looks = [], set()
+    for n in (2, 15):
+        names = {f"dng:pair={i},calibration=bundled": one for i in range(n)}
+        figure = plots.trade_off(names, tmp_path / "t.png")
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        heights.append(axes.get_window_extent().height)
+        drawn = [line for line in axes.lines if line.get_linestyle() != "None"]
+        looks = {(x.get_color(), x.get_marker(), x.get_linestyle()) for x in drawn}
+    assert heights[1] > 0.8 * heights[0]
+    assert len(looks) == 15
+
+
 def test_trackers_that_agree_have_a_panel_each(monkeypatch, tmp_path):
     monkeypatch.setattr(over_time, "save", lambda figure, path: figure)
     p = RNG.uniform(size=(9, 30))

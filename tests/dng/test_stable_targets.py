@@ -107,10 +107,8 @@ def test_loss_of_all_heads_is_the_distance_to_the_targets_of_each(monkeypatch):
     v = (a[:, None] * x[:, None] - means) / s[:, None]  # v = (alpha x - x_0) / sigma
     errors = (v**2).mean((2, 3, 4))
     own = np.mean([errors[i, k] for i, k in enumerate(labels)])
-    of_x0 = ((a[:, None] * x[:, None] - means) ** 2).mean(
-        (2, 3, 4)
-    )  # sigma^2 |v|^2, with v as above
-    others = (of_x0.sum() - sum(of_x0[i, k] for i, k in enumerate(labels))) / 4 / 2
+    weighted = s.reshape(4, 1) ** 4 * errors
+    others = (weighted.sum() - sum(weighted[i, k] for i, k in enumerate(labels))) / 4 / 2
     unconditional = (((a * x - marginal) / s) ** 2).mean()
     assert float(parts["loss_class"]) == pytest.approx(own, rel=1e-5)
     assert float(parts["loss_others"]) == pytest.approx(others, rel=1e-5)

@@ -91,6 +91,16 @@ def test_the_reported_leak_is_that_of_the_counts(removed):
         assert r["report"]["leak"]["value"] == pytest.approx(forbidden / 96)
 
 
+def test_a_class_that_was_asked_for_is_compared_with_what_came(removed):
+    found = {r["rule"]: r["of_their_class"] for r in removed.stored["records"]}
+    assert [name for name, share in found.items() if share is not None] == ["reference"]
+    assert found["reference"]["total"] == 96
+    counts = next(r["counts"] for r in removed.stored["records"] if r["rule"] == "reference")
+    assert found["reference"]["count"] <= sum(min(n, 12) for n in counts)  # 12 of each were asked
+    assert found["reference"]["value"] > 0.5  # by chance it would be .1
+    assert "of their class % [95%]" in removed.printed
+
+
 def test_class_removal_writes_pictures_tables_and_provenance(removed):
     assert {p.name for p in removed.folder.iterdir()} == {
         ".lock",

@@ -16,7 +16,7 @@ import train.diffusion.job
 from dng_jax import data, nets, training, weights
 from dng_jax.errors import InputError
 from dng_jax.experiments import models, problems
-from dng_jax.experiments.source import Source
+from dng_jax.experiments.source import BUNDLED, Source
 from dng_jax.jobs.options import RunOptions, command
 from eval.class_removal import job as class_removal
 from tests import diffusers_reference as reference
@@ -53,6 +53,20 @@ def test_a_folder_is_a_network_of_a_job(folder, monkeypatch):
     assert models.full_name("digits", "heads") == "digits-heads"
     (folder.parent / "other").mkdir()
     assert models.full_name("digits", "other") == "other"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "own"),
+    [("digits", "digits-heads"), ("mnist", "mnist-heads"), ("cifar10", "cifar10-label")],
+)
+def test_where_no_network_is_named_it_is_the_one_the_library_has(
+    dataset, own, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    Path(BUNDLED).mkdir()  # a folder of that name is ./bundled
+    assert models.full_name(dataset, Source().network) == own
+    with pytest.raises(InputError, match="no bundled network for fashion_mnist"):
+        models.load(data.describe("fashion_mnist"), BUNDLED, nets.UNet)
 
 
 def test_the_fingerprint_of_a_folder_is_that_of_weights_and_configuration(folder, tmp_path):
