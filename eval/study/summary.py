@@ -95,6 +95,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         "areas": areas,
         "quality": quality,
         "counts": counts_of(study, cells),
+        "harm": harm_of(study, joined),
         "own": {a: vars(found) for a, found in own.items()},
         "calls": calls,
     }
@@ -108,6 +109,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         tables.matched_table(found, matched),
         tables.levels_table(own, levels),
         tables.areas_table(areas),
+        tables.harm_table(record["harm"]),
     ]
     pictures = trade_offs(study, found, f"{len(sets)} classes in turn")
     return Summary(record, [t for t in made if t.rows], pictures)
@@ -282,6 +284,33 @@ def counts_of(study: Study, cells: Cells) -> list[dict[str, Any]]:
         for cell, found in cells.items()
         for setting, labels in zip(cell.settings, found.labels, strict=True)
     ]
+
+
+def harm_of(study: Study, joined: Mapping[str, list[Joined]]) -> list[dict[str, Any]]:
+    """One record per rule and setting: what guidance does to the classes that are allowed.
+
+    least: the least drawn of them in parts of an even share among them, mean over the forbidden
+    sets. hardest: the least of all, its class and what was forbidden.
+    """
+    names = study.model.info.class_names
+
+    def least(j: Joined, setting: int) -> tuple[float, str, str]:
+        counts = class_counts(j.found.labels[setting], len(names))
+        allowed = np.setdiff1d(np.arange(len(names)), j.forbidden)
+        due = max(counts[allowed].mean(), 1e-9)  # not one allowed sample: 0 of its due
+        a = allowed[np.argmin(counts[allowed])]
+        return counts[a] / due, names[a], ", ".join(names[k] for k in j.forbidden)
+
+    records = []
+    for family, parts in joined.items():
+        for i, setting in enumerate(parts[0].settings):
+            of_each = [least(j, i) for j in parts]
+            share, name, forbidden = min(of_each)
+            hardest = {"share": share, "class": name, "forbidden": forbidden}
+            rule = tables.label(family, setting.scale)
+            mean = float(np.mean([one[0] for one in of_each]))
+            records.append({"rule": rule, "least": mean, "hardest": hardest})
+    return records
 
 
 def curves_of(study: Study, joined: Mapping[str, list[Joined]]) -> dict[str, tradeoff.Curve]:
