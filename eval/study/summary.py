@@ -23,6 +23,7 @@ from .cells import Cell, Found, Setting
 from .options import Config
 
 FRECHET_RESAMPLES = 30
+CHANCE_DRAWS = 2000
 PATH_FAMILIES = ("np", "sld", "dng:pair", "dng:classes")
 PATH_POOL, PATH_SHOWN = 512, 12  # chains to choose from, and columns of a picture
 MEASURES = {
@@ -96,6 +97,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         "quality": quality,
         "counts": counts_of(study, cells),
         "harm": harm_of(study, joined),
+        "harm_by_chance": harm_by_chance(study, joined),
         "own": {a: vars(found) for a, found in own.items()},
         "calls": calls,
     }
@@ -109,7 +111,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         tables.matched_table(found, matched),
         tables.levels_table(own, levels),
         tables.areas_table(areas),
-        tables.harm_table(record["harm"]),
+        tables.harm_table(record["harm"], record["harm_by_chance"]),
     ]
     pictures = trade_offs(study, found, f"{len(sets)} classes in turn")
     return Summary(record, [t for t in made if t.rows], pictures)
@@ -311,6 +313,17 @@ def harm_of(study: Study, joined: Mapping[str, list[Joined]]) -> list[dict[str, 
             mean = float(np.mean([one[0] for one in of_each]))
             records.append({"rule": rule, "least": mean, "hardest": hardest})
     return records
+
+
+def harm_by_chance(study: Study, joined: Mapping[str, list[Joined]]) -> dict[str, float]:
+    """What `harm_of` finds on average where every allowed class is as likely as another."""
+    parts = next(iter(joined.values()))
+    allowed = len(study.model.info.class_names) - len(parts[0].forbidden)
+    n = parts[0].found.labels.shape[1]
+    even = np.full(allowed, 1 / allowed)
+    drawn = np.random.default_rng(0).multinomial(n, even, (CHANCE_DRAWS, len(parts)))
+    least = drawn.min(axis=2) / (n / allowed)
+    return {"least": float(least.mean()), "hardest": float(least.min(axis=1).mean())}
 
 
 def curves_of(study: Study, joined: Mapping[str, list[Joined]]) -> dict[str, tradeoff.Curve]:

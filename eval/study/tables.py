@@ -150,10 +150,13 @@ def areas_table(pairs: Sequence[Record]) -> Table:
     )
 
 
-def harm_table(records: Sequence[Record]) -> Table:
+def harm_table(records: Sequence[Record], by_chance: Record) -> Table:
     """What the least drawn of the allowed classes keeps."""
+    least, hardest = (f"{100 * by_chance[name]:.0f}%" for name in ("least", "hardest"))
     return Table.of(
-        "Harm to allowed classes: how much of an even share among them the least drawn one keeps",
+        "Harm to allowed classes: how much of an even share among them the least drawn one keeps;"
+        f" where all are as likely, chance leaves {least} on average and {hardest} of the hardest"
+        " hit",
         records,
         {
             "rule": "rule",

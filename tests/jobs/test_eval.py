@@ -580,6 +580,9 @@ def test_harm_is_what_the_least_drawn_allowed_class_keeps(studied):
                 kept.append(allowed.min() / (allowed.sum() / len(allowed)))
         assert r["least"] == pytest.approx(np.mean(kept))
         assert r["hardest"]["share"] == pytest.approx(min(kept))
+    # 48 samples of nine allowed classes: Poisson counts of 5.3, the least of nine about 2.
+    assert 0.3 < curves["harm_by_chance"]["least"] < 0.5
+    assert curves["harm_by_chance"]["hardest"] < curves["harm_by_chance"]["least"]
     assert "hardest hit" in (studied.folder / "tables.md").read_text()
 
 
