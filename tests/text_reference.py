@@ -74,15 +74,15 @@ def parameters(module) -> dict:
     return unflatten_dict(found)
 
 
-def encode_here(name: str, tokens=TOKENS, dtype=None, **changes) -> clip_text.TextEncoding:
-    """What the encoder of this library says of the tokens; changes: to its configuration."""
-    run, params = _built(name, dtype, tuple(changes.items()))
+def encode_here(config: dict, tokens=TOKENS, dtype=None) -> clip_text.TextEncoding:
+    """What the encoder of this library says of the tokens."""
+    run, params = _built(clip_config.text_config(config), dtype)
     return run({"params": params}, tokens)
 
 
 @functools.cache
-def _built(name: str, dtype, changes: tuple):
-    module = PROJECTED(clip_config.text_config(ENCODERS[name] | dict(changes)), dtype)
+def _built(config: clip_config.CLIPTextConfig, dtype):
+    module = PROJECTED(config, dtype)
     return jax.jit(module.apply), parameters(module)
 
 
@@ -133,6 +133,17 @@ MERGES = [
     ("p", "h"), ("ph", "o"), ("pho", "t"), ("phot", "o</w>"), ("Ð", "º"), ("!", "!</w>"),
 ]  # fmt: skip
 PADS = {"end": END, "mark": "!"}
+# A tokenizer_config.json that lists added tokens: "<dog>" is looked for in the prompt as it is
+# typed, "<cat>" in lower case; the order is not that of their numbers.
+_BEHIND = 2 * 256 + len(MERGES) + 2
+ADDED = {
+    "added_tokens_decoder": {
+        str(_BEHIND + 1): {"content": "<dog>", "normalized": False, "special": False},
+        str(_BEHIND): {"content": "<cat>", "normalized": True, "special": False},
+    },
+    "pad_token": "!",
+}
+WITH_ADDED = "a <dog><cat> <DOG> <CAT>"
 LONG = "cat, " * 40
 PROMPTS = [
     "",

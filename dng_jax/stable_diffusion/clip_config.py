@@ -25,6 +25,15 @@ _PASSED_OVER = (
     "architectures", "auto_map", "dtype", "torch_dtype", "initializer_range", "initializer_factor",
     "dropout", "attention_dropout", "bos_token_id", "pad_token_id",
     "return_dict", "output_hidden_states", "output_attentions", "torchscript", "use_cache",
+    "id2label", "label2id", "finetuning_task", "task_specific_params", "tokenizer_class", "prefix",
+    "tf_legacy_loss",
+    # Of generating text, as transformers 4 wrote them.
+    "sep_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
+    "num_return_sequences", "diversity_penalty", "repetition_penalty", "length_penalty",
+    "exponential_decay_length_penalty", "temperature", "top_k", "top_p", "typical_p",
+    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
+    "begin_suppress_tokens", "remove_invalid_values", "output_scores", "return_dict_in_generate",
 )  # fmt: skip
 # transformers' default, and what the encoder is.
 _FIXED = {

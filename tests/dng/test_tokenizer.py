@@ -81,11 +81,11 @@ def test_one_file_says_the_same_as_two(folder, spelt):
 
 
 def test_tokens_that_were_added_are_numbered_behind_the_others(folder):
-    listed = {len(NUMBER) + i: {"content": text} for i, text in ((1, "<dog>"), (0, "<cat>"))}
-    reference.write_tokenizer(folder, added_tokens_decoder=listed, pad_token="!")
-    found = tokenizer.load(folder)
-    (tokens,) = found(["a <dog><cat>"])
-    assert tokens[1:4].tolist() == [NUMBER["a</w>"], len(NUMBER) + 1, len(NUMBER)]
+    found = tokenizer.load(reference.write_tokenizer(folder, **reference.ADDED))
+    (tokens,) = found([reference.WITH_ADDED])
+    cat, dog = len(NUMBER), len(NUMBER) + 1
+    typed = [NUMBER[t] for t in ("<</w>", "d", "o", "g</w>", "></w>")]
+    assert tokens[1:11].tolist() == [NUMBER["a</w>"], dog, cat, *typed, cat, NUMBER[END]]
     assert tokens[-1] == found.pad == 0  # the map, which says otherwise, is not read then
 
 
