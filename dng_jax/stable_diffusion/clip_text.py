@@ -55,8 +55,8 @@ class CLIPTextModel(nn.Module):
 
     tokens int32 [B, S] in 0..vocab_size-1, S at most max_position_embeddings; a larger one becomes
     NaN. InputError for tokens of another shape or type.
-    dtype: of the matrix products, None for float32; the norms, attention's softmax, the sums of the
-    layers and the output stay float32.
+    dtype: of the matrix products and what is applied to them, None for float32; the norms,
+    attention's softmax, the sums of the layers and the output stay float32.
     """
 
     config: CLIPTextConfig

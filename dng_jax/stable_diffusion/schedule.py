@@ -1,8 +1,8 @@
 r"""Noise levels of a published model, by its scheduler_config.json, and the steps through them.
 
     found = schedule.from_config(stored)
-    table = found.table(50)                       a step table of dng_jax.steps
-    denoise level = found.level                   row -> timestep, as the network was trained on it
+    found.table(50)         a step table of dng_jax.steps, 50 rows
+    found.level(row)        the timestep of a row, as the network was trained on it
 
 The T = num_train_timesteps levels that the network was trained on, t = 0 .. T-1, beta_t by
 
@@ -16,10 +16,13 @@ of which N steps visit, by timestep_spacing,
     trailing   round(T - i T / N) - 1
     linspace   round(i (T - 1) / (N - 1));  N = 1: T - 1
 
-as diffusers' DDPMScheduler and DDIMScheduler do, whichever scheduler is named: a step always ends
-at the next level visited, the last one at the clean image. What a configuration says of the steps
-of its own sampler (skip_prk_steps, set_alpha_to_one, solver_order) is passed over. clip_sample must
-be false, or absent: latents do not lie in [-1, 1].
+as diffusers' DDPMScheduler and DDIMScheduler do (but for one step of linspace, t = 0 there),
+whichever scheduler is named: a step always ends at the next level visited, the last one at the
+clean image. With leading and N > T / 2 the noisiest level is t = N - 1 + steps_offset, less than a
+chain that starts from pure noise needs: take N = T / 2 or fewer, or trailing.
+
+What a configuration says of the steps of its own sampler (skip_prk_steps, set_alpha_to_one,
+solver_order) is passed over. clip_sample must be false, or absent: latents do not lie in [-1, 1].
 
 A zero terminal signal-to-noise ratio (rescale_betas_zero_snr) is refused, as x_0 cannot be read off
 a prediction where there is no signal, and so is what leads to t = T: 1000 steps, leading, offset 1.

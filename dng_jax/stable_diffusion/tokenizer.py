@@ -72,7 +72,8 @@ class Tokenizer:
         A prompt of more than L - 2 tokens is cut, with a warning that quotes what was cut off.
         InputError for anything but a list of texts.
         """
-        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        listed = isinstance(prompts, list | tuple)
+        if not listed or not all(isinstance(prompt, str) for prompt in prompts):
             raise InputError(f"prompts must be a list of texts, got {str(prompts)[:80]!r}")
         found = np.full((len(prompts), self.length), self.pad, np.int32)
         for row, prompt in zip(found, prompts, strict=True):
@@ -175,7 +176,6 @@ def _added_token(library: Any, token: Any) -> Any:
 
 
 def _backend(library: Any, vocabulary: dict, merges: list, unknown: str) -> Any:
-    before, words = library.pre_tokenizers, library.Regex(_WORDS)
     found = library.Tokenizer(
         library.models.BPE(
             vocab=vocabulary,
@@ -185,19 +185,11 @@ def _backend(library: Any, vocabulary: dict, merges: list, unknown: str) -> Any:
             end_of_word_suffix="</w>",
         )
     )
-    found.normalizer = library.normalizers.Sequence(
-        [
-            library.normalizers.NFC(),
-            library.normalizers.Replace(library.Regex(r"\s+"), " "),
-            library.normalizers.Lowercase(),
-        ]
-    )
-    found.pre_tokenizer = before.Sequence(
-        [
-            before.Split(words, behavior="removed", invert=True),
-            before.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    change, split = library.normalizers, library.pre_tokenizers
+    blanks = change.Replace(library.Regex(r"\s+"), " ")
+    found.normalizer = change.Sequence([change.NFC(), blanks, change.Lowercase()])
+    words = split.Split(library.Regex(_WORDS), behavior="removed", invert=True)
+    found.pre_tokenizer = split.Sequence([words, split.ByteLevel(add_prefix_space=False)])
     return found
 
 

@@ -122,7 +122,7 @@ def test_a_damaged_folder_is_refused(folder, what):
         tokenizer.load(folder)
 
 
-@pytest.mark.parametrize("prompts", ["a cat", [3], ["\ud83d"]])
+@pytest.mark.parametrize("prompts", ["a cat", None, [3], ["\ud83d"]])
 def test_what_is_no_list_of_prompts_is_refused(folder, prompts):
     with pytest.raises(InputError, match=r"must be a list of texts|is not Unicode"):
         tokenizer.load(folder)(prompts)
