@@ -82,8 +82,8 @@ def load_folder(path: str | os.PathLike, num_classes: int = 10) -> tuple[Any, di
     from dng_jax.nets.blocks import groups_of
 
     file = weights_file(path)
-    stored, schedule = _read(file.with_name("config.json")), _scheduler(file.parent)
-    scheduler = {} if schedule is None else _read(schedule)
+    stored, schedule = read_json(file.with_name("config.json")), _scheduler(file.parent)
+    scheduler = {} if schedule is None else read_json(schedule)
     try:
         config = unet_config(stored, scheduler, num_classes)
     except InputError as error:
@@ -207,7 +207,8 @@ def _scheduler(folder: Path) -> Path | None:
     return next((file for file in files if os.path.exists(file)), None)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; InputError where it is missing, not whole, or no object."""
     disk.check_memory(path, 10 * disk.check_file(path))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
