@@ -126,10 +126,10 @@ def noise(keys, table):
 
 @pytest.fixture(scope="module")
 def quick_compilation(tmp_path_factory):
-    """For tests that compile much and compute little: plain code, compiled once per module."""
+    """For tests that compile much and compute little: plain code, compiled once per worker."""
     settings = {
         "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.3,
     }
     before = {name: jax.config.values[name] for name in settings}
