@@ -10,12 +10,12 @@ for their defaults.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from dng_jax.errors import InputError
 from dng_jax.nets.config import UNetConfig
+from dng_jax.weights.fields import differing, shown
 
 # Fields of UNet2DModel: diffusers' default, and what nets.UNet is.
 _NETWORK = {
@@ -66,27 +66,25 @@ def unet_config(
     fields and values, where nets.UNet cannot be it.
     """
     if network.get("_class_name") != "UNet2DModel":
-        raise InputError(f"_class_name {_shown(network.get('_class_name'))} (must be UNet2DModel)")
+        raise InputError(f"_class_name {shown(network.get('_class_name'))} (must be UNet2DModel)")
     widths = _list(network, "block_out_channels", int)
     down = _list(network, "down_block_types", str)
     first, channels = widths[0], network.get("in_channels", 3)
     attention = tuple(i for i, kind in enumerate(down) if kind == "AttnDownBlock2D")
     wrong = [
-        *_differing(network, _NETWORK),
-        *_differing(network, _derived(network, widths, down, attention)),
-        *_differing(scheduler, _SCHEDULE),
+        *differing(network, _NETWORK),
+        *differing(network, _derived(network, widths, down, attention)),
+        *differing(scheduler, _SCHEDULE),
     ]
     if (named := scheduler.get("_class_name")) is not None and named not in list(_SCHEDULERS):
-        wrong.append(f"scheduler {_shown(named)} (must be one of DDPM's betas)")
+        wrong.append(f"scheduler {shown(named)} (must be one of DDPM's betas)")
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in tuple(_PREDICTIONS):  # a list has no hash
-        wrong.append(f"prediction_type {_shown(kind)} (must be {' or '.join(_PREDICTIONS)})")
+        wrong.append(f"prediction_type {shown(kind)} (must be {' or '.join(_PREDICTIONS)})")
     if any(width % first for width in widths):
         wrong.append(f"block_out_channels {widths} (must be multiples of the first)")
     if len(widths) != len(down) or set(down) - set(_UP):
-        wrong.append(
-            f"down_block_types {_shown(down)} (must be {' or '.join(_UP)} for every level)"
-        )
+        wrong.append(f"down_block_types {shown(down)} (must be {' or '.join(_UP)} for every level)")
     if wrong:
         raise InputError("; ".join(wrong))
     size = network.get("sample_size")
@@ -123,23 +121,10 @@ def _derived(
     return found
 
 
-def _differing(stored: Mapping[str, Any], wanted: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
-    for name, (default, must) in wanted.items():
-        value = stored.get(name, default)
-        if value != must:
-            absent = "" if name in stored else ", diffusers' default"
-            yield f"{name} {_shown(value)}{absent} (must be {_shown(must)})"
-
-
 def _list(stored: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     values = stored.get(name)
     # True is an int, and a width of 0 divides nothing.
     fits = isinstance(values, list) and all(type(v) is kind and v for v in values)
     if not fits or not values:
-        raise InputError(f"{name} {_shown(values)} (must be a list, with an entry for every level)")
+        raise InputError(f"{name} {shown(values)} (must be a list, with an entry for every level)")
     return values
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
