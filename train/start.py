@@ -207,7 +207,7 @@ def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) 
                 f"{path} has the {field} {stored}, this network {ours}: add --network.{field}"
                 f" {stored}"
             )
-    files = weights.diffusers.weights_files(path) if folder else [path]
+    files = weights.diffusers.weights_files(path) if folder else (path,)
     text = weights.tensors.read_metadata(files[0])
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     facts = {"file": path.absolute().name, "sha256": digest}

@@ -72,32 +72,33 @@ def load_folder(path: str | os.PathLike, num_classes: int = 10) -> tuple[Any, di
     from dng_jax import nets  # imported late: it takes a second
     from dng_jax.nets.blocks import groups_of
 
-    folder, found = _folder(path), weights_files(path)
+    folder, found = _folder(path), diffusers_files.find(_folder(path), LAYOUT)
     stored, schedule = diffusers_files.read_json(folder / CONFIG), _scheduler(folder)
     scheduler = {} if schedule is None else diffusers_files.read_json(schedule)
     try:
         config = unet_config(stored, scheduler, num_classes)
     except InputError as error:
         raise _not_ours(path, error) from error
-    module, what = nets.UNet(config), f"{found[0] if len(found) == 1 else folder}"
-    shapes = diffusers_files.outline(found, folder, LAYOUT)
+    module, what = nets.UNet(config), f"{found.where}"
+    kinds, shapes = found.outline()
     own = files.parameter_shapes(module, shapes, what)
     for name, shape in own.items():
         ours, groups = groups_of(shape[0]), stored.get("norm_num_groups", 32)
         if name.endswith("scale") and ours != groups:
             said = f"norm_num_groups {groups} (must be {ours} for {shape[0]} channels)"
             raise _not_ours(path, said)
+    files.must_be_floats(kinds, what)
     modern, theirs = diffusers_files.modern_names(shapes, what), tensor_names(config, own)
     wanted = {theirs[name]: _torch_shape(name, shape) for name, shape in own.items()}
     files.must_agree({modern[n]: shape for n, shape in shapes.items()}, wanted, what)
-    held = {modern[name]: value for name, value in diffusers_files.numbers(found).items()}
+    held = {modern[name]: value for name, value in found.numbers().items()}
     params = {name: _transposed(held.pop(theirs[name]), len(shape)) for name, shape in own.items()}
     return module, files.nested(params), nets.describe(module)
 
 
-def weights_files(path: str | os.PathLike) -> list[Path]:
+def weights_files(path: str | os.PathLike) -> tuple[Path, ...]:
     """The files of weights in the folder; InputError where there are none, or a pickle alone."""
-    return diffusers_files.weights_files(_folder(path), LAYOUT)
+    return diffusers_files.find(_folder(path), LAYOUT).files
 
 
 def files_of(path: str | os.PathLike) -> list[Path]:

@@ -53,52 +53,58 @@ class Layout:
         return ".".join([self.stem, "safetensors.index", *filter(None, [variant]), "json"])
 
 
-def weights_files(folder: str | os.PathLike, layout: Layout, variant: str = "") -> list[Path]:
-    """The files of the weights; InputError for none of that variant, or a pickle alone."""
+@dataclass(frozen=True)
+class Weights:
+    """The files of a network's weights, and the index that names them where they are several."""
+
+    files: tuple[Path, ...]
+    index: Path | None = None
+
+    @property
+    def where(self) -> Path:
+        """What to call them in an error: the file, or the index of several."""
+        return self.index or self.files[0]
+
+    def outline(self) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+        """Types and shapes of the tensors, as `tensors.outline` has them, before one is read.
+
+        InputError for files that are not whole, or not what their index says.
+        """
+        kinds: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        places: dict[str, str] = {}
+        for file in self.files:
+            _, types, inside = tensors.outline(file)
+            for name in inside:
+                if name in places:
+                    raise InputError(
+                        f"{file} and {places[name]} both hold '{name}': copy them again"
+                    )
+                places[name] = file.name
+            kinds, shapes = kinds | types, shapes | inside
+        if self.index is not None:
+            _must_be_indexed(places, self.index)
+        return kinds, shapes
+
+    def numbers(self, dtype: str = "float32") -> dict[str, np.ndarray]:
+        """All tensors by name; errors of `files.numbers`."""
+        return {n: value for file in self.files for n, value in files.numbers(file, dtype).items()}
+
+
+def find(folder: str | os.PathLike, layout: Layout, variant: str = "") -> Weights:
+    """The weights of that variant; InputError where there are none, or a pickle alone."""
     folder = Path(folder)
     file, index = folder / layout.file(variant), folder / layout.index(variant)
     if not os.path.exists(index):
         if os.path.exists(file):
-            return [file]
+            return Weights((file,))
         raise _absent(folder, layout, variant)
     if os.path.exists(file):
         raise InputError(
             f"{folder} has {file.name} and {index.name}: remove the one that is out of date"
         )
-    return [folder / name for name in sorted({*_weight_map(index).values()})]
-
-
-def outline(
-    found: list[Path], folder: str | os.PathLike, layout: Layout, variant: str = ""
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in these `weights_files`, before a number of them is read.
-
-    InputError for tensors that are no floats, and shards that are not what their index says.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    places: dict[str, str] = {}
-    for file in found:
-        _, kinds, inside = tensors.outline(file)
-        files.must_be_floats(kinds, file)
-        shapes |= inside
-        for name in inside:
-            if name in places:
-                raise InputError(f"{file} and {places[name]} both hold '{name}': copy them again")
-            places[name] = file.name
-    index = Path(folder) / layout.index(variant)
-    if os.path.exists(index):
-        stated = _weight_map(index)
-        wrong = sorted(n for n in {*stated, *places} if stated.get(n) != places.get(n))
-        if wrong:
-            said, held = (f"in {of[wrong[0]]}" if wrong[0] in of else "nowhere"
-                          for of in (stated, places))  # fmt: skip
-            raise InputError(f"{index}: '{wrong[0]}' should be {said} and is {held}: copy it again")
-    return shapes
-
-
-def numbers(found: list[Path], dtype: str = "float32") -> dict[str, np.ndarray]:
-    """All tensors of these files by name; errors of `files.numbers`."""
-    return {n: value for file in found for n, value in files.numbers(file, dtype).items()}
+    names = sorted({*_weight_map(index).values()})
+    return Weights(tuple(folder / name for name in names), index)
 
 
 def modern_names(names: Iterable[str], what: object) -> dict[str, str]:
@@ -152,6 +158,16 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not fits or not found:
         raise InputError(f"{index} names no files of its folder in weight_map: copy it again")
     return found
+
+
+def _must_be_indexed(places: dict[str, str], index: Path) -> None:
+    """InputError unless the tensors are in the files in which the index says they are."""
+    stated = _weight_map(index)
+    wrong = sorted(n for n in {*stated, *places} if stated.get(n) != places.get(n))
+    if wrong:
+        first = wrong[0]
+        said, held = (f"in {of[first]}" if first in of else "nowhere" for of in (stated, places))
+        raise InputError(f"{index}: '{first}' should be {said} and is {held}: copy it again")
 
 
 def _absent(folder: Path, layout: Layout, variant: str) -> InputError:

@@ -45,13 +45,14 @@ def load(
     are missing, superfluous, misshapen, no floats or of no use.
     """
     choose(dtype, DTYPES, "dtype")
-    found = diffusers_files.weights_files(folder, layout, variant)
-    shapes = diffusers_files.outline(found, folder, layout, variant)
-    known, what = names(shapes, folder), f"{folder}"
+    found = diffusers_files.find(folder, layout, variant)
+    kinds, shapes = found.outline()
+    known, what = names(shapes, found.where), f"{found.where}"
+    files.must_be_floats({n: kind for n, kind in kinds.items() if n in known}, what)
     own = files.parameter_shapes(module, shapes, what)
     wanted = {torch_name(path): torch_shape(shape, path) for path, shape in own.items()}
     files.must_agree({known[n]: shape for n, shape in shapes.items() if n in known}, wanted, what)
-    held = diffusers_files.numbers(found, dtype)
+    held = found.numbers(dtype)
     values = {known[name]: held.pop(name) for name in shapes if name in known}
     return files.nested({path: from_torch(values.pop(torch_name(path)), path) for path in own})
 
