@@ -49,12 +49,15 @@ class UNet2DConditionModel(nn.Module):
     def __call__(self, x, t, text, pooled=None, numbers=None):
         c, dtype = self.config, self.dtype
         _check(c, x, t, text, pooled, numbers)
+        x, text = x.astype(jnp.float32), text.astype(jnp.float32)
         wave = partial(of_timestep, shift=c.freq_shift, cosine_first=c.flip_sin_to_cos)
         embed = partial(TimeEmbedding, 4 * c.block_out_channels[0], dtype)
         e = embed(name="time_embedding")(wave(t, c.block_out_channels[0]))
         if c.addition_time_embed_dim:
             waves = wave(numbers.reshape(-1), c.addition_time_embed_dim).reshape(len(x), -1)
-            e = e + embed(name="add_embedding")(jnp.concatenate([pooled, waves], -1))
+            e = e + embed(name="add_embedding")(
+                jnp.concatenate([pooled.astype(jnp.float32), waves], -1)
+            )
 
         resnet = partial(Resnet, groups=c.norm_num_groups, eps=c.norm_eps, dtype=dtype)
 
@@ -68,7 +71,7 @@ class UNet2DConditionModel(nn.Module):
                 dtype=dtype,
             )
 
-        h = conv(c.block_out_channels[0], "conv_in", dtype)(x.astype(jnp.float32))
+        h = conv(c.block_out_channels[0], "conv_in", dtype)(x)
         skips, last = [h], len(c.block_out_channels) - 1
         for i, width in enumerate(c.block_out_channels):
             h, outputs = DownBlock(

@@ -54,7 +54,7 @@ def save(
 def as_stored(params: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
     """Parameters by name as arrays of that dtype; InputError for what it cannot hold, and NaN."""
     with np.errstate(over="ignore"):
-        found = {name: np.asarray(leaf).astype(dtype) for name, leaf in params.items()}
+        found = {name: np.asarray(leaf).astype(dtype, copy=False) for name, leaf in params.items()}
     for name, leaf in found.items():
         if not _finite(leaf):
             largest = np.abs(np.asarray(params[name], np.float64)).max()
@@ -170,7 +170,7 @@ def _must_be_small(shapes: Mapping[str, tuple[int, ...]], config: Any, what: str
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) is int]
-        most = count if field.name.endswith("blocks") else max(numbers, 4096)
+        most = count if field.name.endswith(("blocks", "per_block")) else max(numbers, 4096)
         if any(v > most for v in values) or len(values) > max(count, 3):
             raise InputError(
                 f"{what}: {field.name} {max(values)} is more than {count} tensors of {numbers:,}"

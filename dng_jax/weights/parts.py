@@ -39,6 +39,7 @@ def load(
 ) -> dict:
     """The module's parameters, nested, as float32 or bfloat16 whatever the files hold.
 
+    module: with a `config` that has an `example` of its arguments, as nets.config.Config says.
     variant: such as fp16, of files that have one in their names. names: takes the names in the
     files, and what to call them in an error, to those of the module; one that it leaves out is not
     looked at. InputError for a folder without these files, weights in a pickle, and tensors that

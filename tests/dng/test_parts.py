@@ -19,6 +19,7 @@ from dng_jax.stable_diffusion.layers import Attention, conv
 from dng_jax.weights import diffusers_files, parts
 from dng_jax.weights.diffusers_files import Layout
 from tests import stable_diffusion_reference as reference
+from tests.stable_diffusion_here import module_of
 
 LAYOUT, CONFIG = Layout("Toy"), {"_class_name": "Toy", "sample_size": [2, 2]}
 FILE = "diffusion_pytorch_model.safetensors"
@@ -163,6 +164,12 @@ def test_wrong_tensors_are_named(tmp_path, what):
     held = {n: v for n, v in (TENSORS | changes).items() if v is not None}
     with pytest.raises(InputError, match=said):
         load(put(tmp_path, held))
+
+
+def test_a_network_that_so_few_tensors_cannot_be_is_not_even_traced(tmp_path):
+    config = reference.TINY["xl"] | {"transformer_layers_per_block": 10**6}
+    with pytest.raises(InputError, match="per_block 1000000 is more than 15 tensors"):
+        parts.load(put(tmp_path), module_of(config), LAYOUT)
 
 
 # --------------------------------------------------------------------------- which files

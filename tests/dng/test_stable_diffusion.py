@@ -12,8 +12,9 @@ import pytest
 from dng_jax.errors import InputError
 from dng_jax.stable_diffusion.config import UNetConfig
 from dng_jax.stable_diffusion.config_json import unet_config, vae_config
-from dng_jax.stable_diffusion.layers import attend_by_head
+from dng_jax.stable_diffusion.layers import attend, attend_by_head
 from tests import stable_diffusion_reference as reference
+from tests.helpers import SWITCHES, switched
 from tests.stable_diffusion_here import module_of, outputs_here, params_of, shapes_here
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -49,8 +50,7 @@ def test_one_head_at_a_time_is_attention():
         jnp.asarray(np.random.RandomState(i).standard_normal((2, n, 3, 4)), jnp.float32)
         for i, n in enumerate((6, 5, 5))
     )
-    together = jax.nn.dot_product_attention(q, k, v)
-    np.testing.assert_allclose(attend_by_head(q, k, v), together, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(attend_by_head(q, k, v), attend(q, k, v), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -65,6 +65,19 @@ def test_halves_compute_in_halves_and_answer_in_float32():
     assert eps.dtype == jnp.float32
     theirs = reference.outputs("sd1")["eps"]
     assert 1e-3 < np.abs(eps - theirs).max() < 0.1
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(jnp.bfloat16, np.float16), (None, np.float64)])
+@pytest.mark.parametrize("name", ["xl", "vae"])
+def test_inputs_of_any_float_type_are_taken_under_strict_settings(name, dtype, kind):
+    module, given = module_of(reference.TINY[name], dtype), reference.inputs(reference.TINY[name])
+    given.pop("latents", None)
+    with switched(**SWITCHES):
+        out, variables = jax.eval_shape(
+            lambda arguments: module.init_with_output(jax.random.key(0), **arguments),
+            {n: jnp.asarray(v, kind) for n, v in given.items()},
+        )
+    assert {leaf.dtype.name for leaf in jax.tree.leaves([out, variables])} == {"float32"}
 
 
 # --------------------------------------------------------------------------- configurations

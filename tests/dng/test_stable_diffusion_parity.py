@@ -5,11 +5,16 @@ Skipped where they are not. Compared is with float64 of theirs; float32 is itsel
 
 from __future__ import annotations
 
+import inspect
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from dng_jax.stable_diffusion import layers
+from dng_jax.stable_diffusion.config import UNetConfig, VAEConfig
+from dng_jax.stable_diffusion.config_json import unet_config, vae_config
 from dng_jax.weights import parts
 from dng_jax.weights.diffusers_files import Layout
 from tests import stable_diffusion_reference as reference
@@ -189,6 +194,20 @@ def test_full_networks_have_the_tensors_of_diffusers(name):
     theirs = reference.torch_shapes(reference.torch_model(config, "meta"))
     assert shapes_here(module_of(config)) == theirs
     assert reference.digest(theirs) == reference.full_digest(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "ours"),
+    [
+        ("UNet2DConditionModel", unet_config, UNetConfig()),
+        ("AutoencoderKL", vae_config, VAEConfig(block_out_channels=(64,), layers_per_block=1)),
+    ],
+)
+def test_defaults_are_those_of_diffusers(kind, read, ours):
+    signature = inspect.signature(getattr(diffusers, kind).__init__).parameters.values()
+    defaults = {p.name: p.default for p in signature if p.name != "self"}
+    spelled = json.loads(json.dumps(defaults))  # tuples become lists
+    assert read({"_class_name": kind}) == read(spelled | {"_class_name": kind}) == ours
 
 
 @pytest.mark.parametrize("name", ["sd1", "vae"])
