@@ -145,7 +145,7 @@ def inputs(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if config.get("addition_embed_type"):
         pooled = config["projection_class_embeddings_input_dim"] - 6 * 6
         found["pooled"] = rng.standard_normal((2, pooled)).astype(np.float32)
-        found["numbers"] = np.asarray(
+        found["time_ids"] = np.asarray(
             [[1024, 1024, 0, 0, 1024, 1024], [512, 640, 32, 8, 768, 1024]], np.float32
         )
     return found
@@ -197,7 +197,7 @@ def torch_outputs(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
         else:
             added = None
             if "pooled" in given:
-                added = {"text_embeds": first["pooled"], "time_ids": first["numbers"]}
+                added = {"text_embeds": first["pooled"], "time_ids": first["time_ids"]}
             x, t, text = first["x"], first["t"], first["text"]
             found = {"eps": model(x, t, text, added_cond_kwargs=added).sample}
     return {n: v.permute(0, 2, 3, 1).numpy().astype(np.float32) for n, v in found.items()}

@@ -60,9 +60,18 @@ class UNetConfig(Config):
         for name in ("layers_per_block", "transformer_layers_per_block", "num_heads"):
             checks.tuple_of(1, name, getattr(self, name), length=levels)
         _widths(self.block_out_channels, self.norm_num_groups)
-        for width, heads in zip(self.block_out_channels, self.num_heads, strict=True):
-            if width % heads:
-                raise InputError(f"attention_head_dim {heads}: {width} channels have no such heads")
+        for name in ("attention_down", "attention_up"):
+            if len(getattr(self, name)) != levels:
+                raise InputError(f"{name} must have {levels} entries, got {getattr(self, name)}")
+        attended = [*zip(self.attention_down, self.attention_up[::-1], strict=True)]
+        for i, width in enumerate(self.block_out_channels):
+            if (any(attended[i]) or i + 1 == levels) and width % self.num_heads[i]:
+                raise InputError(
+                    f"attention_head_dim {self.num_heads[i]}: {width} channels have no such heads"
+                )
+        for width in (self.block_out_channels[0], self.addition_time_embed_dim):
+            if width % 2 or width == 2:
+                raise InputError(f"an embedding of {width} channels: take an even number from 4")
         if self.pooled_dim < 0 or bool(self.pooled_dim) != bool(self.addition_time_embed_dim):
             raise InputError(
                 "projection_class_embeddings_input_dim"

@@ -100,14 +100,16 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x, text=None):
-        b, c, split = x.shape[0], x.shape[-1], (self.heads, x.shape[-1] // self.heads)
+        b, c = x.shape[0], x.shape[-1]
         h = group_norm(x, self.groups, self.eps, "group_norm") if self.groups else x
         h = h.reshape(b, -1, c)
-        q, k, v = (
-            nn.Dense(c, self.bias, self.dtype, name=name)(of).reshape(*of.shape[:2], *split)
-            for name, of in (("to_q", h), ("to_k", h if text is None else text),
-                             ("to_v", h if text is None else text))
-        )  # fmt: skip
+        context = h if text is None else text
+
+        def by_heads(name, of):
+            projected = nn.Dense(c, self.bias, self.dtype, name=name)(of)
+            return projected.reshape(*of.shape[:2], self.heads, c // self.heads)
+
+        q, k, v = by_heads("to_q", h), by_heads("to_k", context), by_heads("to_v", context)
         h = jax.lax.platform_dependent(q, k, v, cpu=attend_by_head, default=attend)
         h = nn.Dense(c, dtype=self.dtype, name="to_out.0")(h.reshape(b, -1, c)).reshape(x.shape)
         return x + h if self.groups else h

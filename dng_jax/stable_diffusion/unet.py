@@ -3,10 +3,10 @@ r"""The U-Net of Stable Diffusion 1, 2 and XL: UNet2DConditionModel of diffusers
     latents x_t [B, h, w, C] at the timesteps t [B], text [B, M, D] -> eps, v or x0 [B, h, w, C]
 
     e = time_embedding(cos and sin of t)
-    XL: e += add_embedding([pooled text, cos and sin of each of the 6 numbers])
+    XL: e += add_embedding([pooled text, cos and sin of each of the 6 time_ids])
 
-The 6 numbers are height and width of the original image, top and left of its crop, height and width
-of what is to be made (Podell et al. 2023, arXiv 2307.01952, section 2.2), in pixels.
+time_ids, a name of diffusers, are pixels: height and width of the original image, top and left of
+its crop, height and width of what is to be made (Podell et al. 2023, arXiv 2307.01952, 2.2).
 
 What is predicted is said by the scheduler's configuration, not by that of the network.
 """
@@ -34,11 +34,11 @@ from dng_jax.stable_diffusion.layers import (
 
 
 class UNet2DConditionModel(nn.Module):
-    """`apply({"params": p}, x, t, text[, pooled, numbers])` -> float32 [B, h, w, C_out].
+    """`apply({"params": p}, x, t, text[, pooled, time_ids])` -> float32 [B, h, w, C_out].
 
     x [B, h, w, C], of sides that divide by 2 for every level but one; t [B], int or float, 0 to
     999; text [B, M, cross_attention_dim], the text encoders' output. For XL only: pooled [B, P] of
-    the second text encoder, numbers [B, 6] of the file's docstring. InputError for other shapes.
+    the second text encoder, time_ids [B, 6] of the file's docstring. InputError for other shapes.
     dtype: of the convolutions and products, None for float32 (layers.py).
     """
 
@@ -46,18 +46,17 @@ class UNet2DConditionModel(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x, t, text, pooled=None, numbers=None):
+    def __call__(self, x, t, text, pooled=None, time_ids=None):
         c, dtype = self.config, self.dtype
-        _check(c, x, t, text, pooled, numbers)
+        _check(c, x, t, text, pooled, time_ids)
         x, text = x.astype(jnp.float32), text.astype(jnp.float32)
         wave = partial(of_timestep, shift=c.freq_shift, cosine_first=c.flip_sin_to_cos)
         embed = partial(TimeEmbedding, 4 * c.block_out_channels[0], dtype)
         e = embed(name="time_embedding")(wave(t, c.block_out_channels[0]))
         if c.addition_time_embed_dim:
-            waves = wave(numbers.reshape(-1), c.addition_time_embed_dim).reshape(len(x), -1)
-            e = e + embed(name="add_embedding")(
-                jnp.concatenate([pooled.astype(jnp.float32), waves], -1)
-            )
+            waves = wave(time_ids.reshape(-1), c.addition_time_embed_dim).reshape(len(x), -1)
+            added = jnp.concatenate([pooled.astype(jnp.float32), waves], -1)
+            e = e + embed(name="add_embedding")(added)
 
         resnet = partial(Resnet, groups=c.norm_num_groups, eps=c.norm_eps, dtype=dtype)
 
@@ -99,7 +98,7 @@ class UNet2DConditionModel(nn.Module):
         return conv(c.out_channels, "conv_out", dtype)(h).astype(jnp.float32)
 
 
-def _check(c, x, t, text, pooled, numbers):
+def _check(c, x, t, text, pooled, time_ids):
     divisor = 2 ** (len(c.block_out_channels) - 1)
     if x.ndim != 4 or x.shape[-1] != c.in_channels or any(s % divisor for s in x.shape[1:3]):
         raise InputError(
@@ -107,11 +106,11 @@ def _check(c, x, t, text, pooled, numbers):
             f" multiples of {divisor}"
         )
     wanted = {"t": (t, ()), "text": (text, (text.shape[1], c.cross_attention_dim))}
-    if (pooled is None) != (c.pooled_dim == 0) or (numbers is None) != (pooled is None):
-        takes = "both pooled and numbers" if c.pooled_dim else "neither pooled nor numbers"
+    if (pooled is None) != (c.pooled_dim == 0) or (time_ids is None) != (pooled is None):
+        takes = "both pooled and time_ids" if c.pooled_dim else "neither pooled nor time_ids"
         raise InputError(f"this U-Net takes {takes}: see the docstring of UNet2DConditionModel")
     if pooled is not None:
-        wanted |= {"pooled": (pooled, (c.pooled_dim,)), "numbers": (numbers, (6,))}
+        wanted |= {"pooled": (pooled, (c.pooled_dim,)), "time_ids": (time_ids, (6,))}
     for name, (value, shape) in wanted.items():
         if value.shape != (len(x), *shape):
             raise InputError(f"{name} has shape {value.shape}, not {(len(x), *shape)}")

@@ -93,6 +93,7 @@ CONFIGS = {
     "no sizes": ("xl", {"addition_time_embed_dim": None}, "addition_time_embed_dim null"),
     "sizes": ("sd15", {"addition_time_embed_dim": 256}, r"embed_dim 256 \(must be null\)"),
     "pooled": ("xl", {"projection_class_embeddings_input_dim": 1536}, "1536: it must be more"),
+    "odd": ("xl", {"addition_time_embed_dim": 255}, "an embedding of 255 channels"),
     "groups": ("sd15", {"norm_num_groups": 33}, "norm_num_groups 33 does not divide 320"),
     "true": ("sd15", {"layers_per_block": True}, "layers_per_block true"),
     "eps": ("sd15", {"norm_eps": 0}, "norm_eps 0 .must be a number above 0"),
@@ -133,12 +134,12 @@ def test_inputs_of_other_shapes_are_refused():
         ({"x": given["x"][:, :7]}, "h and w multiples of 2"),
         ({"t": given["t"][:1]}, r"t has shape \(1,\), not \(2,\)"),
         ({"text": given["text"][..., :3]}, r"text has shape \(2, 5, 3\), not \(2, 5, 12\)"),
-        ({"pooled": None}, "takes both pooled and numbers"),
-        ({"numbers": given["numbers"][:, :5]}, r"numbers has shape \(2, 5\), not \(2, 6\)"),
+        ({"pooled": None}, "takes both pooled and time_ids"),
+        ({"time_ids": given["time_ids"][:, :5]}, r"time_ids has shape \(2, 5\), not \(2, 6\)"),
     ):
         with pytest.raises(InputError, match=said):
             shapes(module, **changes)
-    with pytest.raises(InputError, match="takes neither pooled nor numbers"):
+    with pytest.raises(InputError, match="takes neither pooled nor time_ids"):
         shapes(plain)
     with pytest.raises(InputError, match="sides multiples of 2"):
         vae.init(jax.random.key(0), np.zeros((1, 7, 8, 3), np.float32))
