@@ -34,8 +34,8 @@ the step, `update` scores the step that was taken.
     sampling     the step above as one compiled scan, or the same in chunks
     sweeps       many settings of a rule as one compiled program
     nets         U-Nets with label or head conditioning; classifiers
-    stable_diffusion  the networks of Stable Diffusion 1, 2 and XL
     weights      model files, and the small trained networks that come with the library
+    stable_diffusion  text-to-image networks in the layout of their published files
     training     losses, steps, optimiser and EMA; checkpoints; targets of low variance
     data         digits, MNIST and others as uint8 arrays
     metrics      leak and divergences, Frechet and kernel distance, PRDC, calibration, trade-offs

@@ -1,7 +1,8 @@
 """Networks of Stable Diffusion with weights that are functions of their names, and their outputs.
 
-    python -m tests.make_golden     writes tests/golden/stable_diffusion.npz anew, where torch and
-                                    diffusers are installed (made by 2.13.0 and 0.42.1)
+    python -m tests.stable_diffusion_reference     writes tests/golden/stable_diffusion.npz anew,
+                                                   where torch and diffusers are installed (made by
+                                                   2.13.0 and 0.42.1)
 
 For each network of TINY, NAME/OUTPUT: what diffusers makes of `inputs` and quiet `weights` in
 float64, stored as float32, channels last. For each of FULL: the digest of names and shapes of its
@@ -203,12 +204,10 @@ def torch_outputs(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {n: v.permute(0, 2, 3, 1).numpy().astype(np.float32) for n, v in found.items()}
 
 
-def write() -> None:
-    """Writes the record anew, of the torch and diffusers that are installed."""
+if __name__ == "__main__":
     record: dict[str, Any] = {}
     for name, config in TINY.items():
         record |= {f"{name}/{n}": value for n, value in torch_outputs(config).items()}
     for name, config in FULL.items():
         record[f"full/{name}"] = digest(torch_shapes(torch_model(config, "meta")))
-    RECORD.parent.mkdir(exist_ok=True)
     np.savez_compressed(RECORD, **record)

@@ -48,7 +48,8 @@ def load(info: data.Info, name: str, kind: Any) -> tuple[Any, Any]:
             module, params, _ = files.load(name)
             _compare_images(name, info)
     else:
-        module, params, _ = pretrained.load(_bundled(info.name, name))
+        name = _bundled(info.name, name)
+        module, params, _ = pretrained.load(name)
     if not isinstance(module, kind):
         raise InputError(f"{name} holds a {type(module).__name__}, not a {kind.__name__}")
     data.must_fit(module.config, info, name)
@@ -120,7 +121,10 @@ def fingerprint(
             if CLASS not in name or k in classes or os.path.exists(one):
                 every.append(one)
     names = (source.network, *every, source.classifier or "classifier")
-    return {name: hashlib.sha256(_bytes(dataset, name)).hexdigest() for name in names}
+    return {
+        full_name(dataset, name): hashlib.sha256(_bytes(dataset, name)).hexdigest()
+        for name in names
+    }
 
 
 def _bytes(dataset: str, name: str) -> bytes:

@@ -286,11 +286,10 @@ def _patterns(info: data.Info, count: int | None) -> tuple[np.ndarray, np.ndarra
 def _network(info: data.Info, source: Source) -> Model:
     load = functools.cache(partial(models.load, info, kind=nets.UNet))
     module, params = load(source.network)
-    kind = module.config.conditioning
+    full, kind = models.full_name(info.name, source.network), module.config.conditioning
     if kind != "none" and source.negatives:
         raise InputError(
-            f"--negatives belongs to a network without classes, {source.network} has them: "
-            "leave it out"
+            f"--negatives belongs to a network without classes, {full} has them: leave it out"
         )
     each = [name for name in source.negatives if CLASS in name]
     if each and len(source.negatives) > 1:
@@ -315,7 +314,7 @@ def _network(info: data.Info, source: Source) -> Model:
         names = [models.of_class(each[0], k) for k in forbidden] if each else source.negatives
         if names and len(names) != len(forbidden):
             raise InputError(
-                f"{source.network} knows no classes: name one model file per forbidden class with"
+                f"{full} knows no classes: name one model file per forbidden class with"
                 f" --negatives ({len(forbidden)} needed, got {len(names)})"
             )
         networks = [(module, params), *map(load, names)]
@@ -348,7 +347,7 @@ def _network(info: data.Info, source: Source) -> Model:
         classifier,
         one_network if known else separate_networks,
         known,
-        network=models.full_name(info.name, source.network),
+        network=full,
         retrained=None if source.retrained is None else retrained,
         knows_negatives=known or bool(source.negatives),
     )

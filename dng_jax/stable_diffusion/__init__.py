@@ -1,11 +1,16 @@
-"""The networks of Stable Diffusion 1, 2 and XL, with the tensors of diffusers' files.
+"""Stable Diffusion: text-to-image networks in the layout of their published files.
 
+    clip_config  a CLIP text encoder, as its config.json describes it
+    clip_text    the encoder: tokens -> hidden states, and the prompt as one vector
+    tokenizer    prompts -> tokens
+    schedule     scheduler_config.json -> noise levels, and which of them are visited
     unet         UNet2DConditionModel: latents, time, text -> the prediction
     vae          AutoencoderKL: images <-> latents
-    blocks       their levels
+    blocks       the levels of both
     layers       what the levels are made of
     config       UNetConfig, VAEConfig: their sizes
     config_json  those of a config.json of diffusers
 
-Their weights are read by dng_jax/weights/parts.py.
+Weights are read by dng_jax/weights/parts.py. At run time nothing of PyTorch is needed, and of
+Hugging Face's packages `tokenizers` alone (extra `text`).
 """

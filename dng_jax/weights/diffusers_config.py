@@ -10,12 +10,13 @@ for their defaults.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dng_jax.errors import InputError
 from dng_jax.nets.config import UNetConfig
-from dng_jax.weights.fields import differing, shown
+from dng_jax.schedules import Parameterisation
 
 # Fields of UNet2DModel: diffusers' default, and what nets.UNet is.
 _NETWORK = {
@@ -43,8 +44,8 @@ _SCHEDULE = {
     "trained_betas": (None, None),
     "rescale_betas_zero_snr": (False, False),
 }
-# Those whose betas are these fields.
-_SCHEDULERS = {
+# Schedulers whose betas are these fields.
+SCHEDULERS = {
     f"{name}Scheduler"
     for name in (
         "DDPM", "DDIM", "PNDM", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep",
@@ -52,7 +53,7 @@ _SCHEDULERS = {
         "KDPM2Discrete", "KDPM2AncestralDiscrete",
     )
 }  # fmt: skip
-_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+PREDICTIONS: dict[str, Parameterisation] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 _UP = {"DownBlock2D": "UpBlock2D", "AttnDownBlock2D": "AttnUpBlock2D"}
 
 
@@ -76,11 +77,11 @@ def unet_config(
         *differing(network, _derived(network, widths, down, attention)),
         *differing(scheduler, _SCHEDULE),
     ]
-    if (named := scheduler.get("_class_name")) is not None and named not in list(_SCHEDULERS):
+    if (named := scheduler.get("_class_name")) is not None and named not in list(SCHEDULERS):
         wrong.append(f"scheduler {shown(named)} (must be one of DDPM's betas)")
     kind = scheduler.get("prediction_type", "epsilon")
-    if kind not in tuple(_PREDICTIONS):  # a list has no hash
-        wrong.append(f"prediction_type {shown(kind)} (must be {' or '.join(_PREDICTIONS)})")
+    if kind not in tuple(PREDICTIONS):  # a list has no hash
+        wrong.append(f"prediction_type {shown(kind)} (must be {' or '.join(PREDICTIONS)})")
     if any(width % first for width in widths):
         wrong.append(f"block_out_channels {widths} (must be multiples of the first)")
     if len(widths) != len(down) or set(down) - set(_UP):
@@ -91,7 +92,7 @@ def unet_config(
     return UNetConfig(
         image_shape=(*(size if isinstance(size, list) else (size, size)), channels),
         num_classes=num_classes,
-        parameterisation=_PREDICTIONS[kind],
+        parameterisation=PREDICTIONS[kind],
         channels=first,
         multipliers=tuple(width // first for width in widths),
         blocks=network.get("layers_per_block", 2),
@@ -121,6 +122,18 @@ def _derived(
     return found
 
 
+def differing(stored: Mapping[str, Any], wanted: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
+    """'name value (must be value)' for every field of a configuration that is not as wanted.
+
+    wanted: field -> (value where the configuration does not have it, value that it must have).
+    """
+    for name, (default, must) in wanted.items():
+        value = stored.get(name, default)
+        if value != must:
+            absent = "" if name in stored else ", diffusers' default"
+            yield f"{name} {shown(value)}{absent} (must be {shown(must)})"
+
+
 def _list(stored: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     values = stored.get(name)
     # True is an int, and a width of 0 divides nothing.
@@ -128,3 +141,9 @@ def _list(stored: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     if not fits or not values:
         raise InputError(f"{name} {shown(values)} (must be a list, with an entry for every level)")
     return values
+
+
+def shown(value: Any) -> str:
+    """A value of a configuration as JSON, cut to 80 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

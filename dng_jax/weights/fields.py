@@ -10,11 +10,11 @@ neither read nor unused must have that default: what another value would ask for
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from dng_jax.errors import InputError
+from dng_jax.weights.diffusers_config import differing, shown
 
 
 class Fields:
@@ -94,21 +94,6 @@ class Fields:
     def _value(self, name: str, default: Any) -> Any:
         self._seen.add(name)
         return self._stored.get(name, default)
-
-
-def differing(stored: Mapping[str, Any], wanted: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
-    """What each field is that is not as it must be; wanted: its default, and what it must be."""
-    for name, (default, must) in wanted.items():
-        value = stored.get(name, default)
-        if value != must:
-            absent = "" if name in stored else ", diffusers' default"
-            yield f"{name} {shown(value)}{absent} (must be {shown(must)})"
-
-
-def shown(value: Any) -> str:
-    """A value as JSON has it, the beginning of one that is long."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _is_whole(value: Any) -> bool:

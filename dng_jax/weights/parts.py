@@ -35,20 +35,21 @@ def load(
     layout: Layout,
     variant: str = "",
     dtype: str = "float32",
-    names: Callable[[Iterable[str], object], Mapping[str, str]] = diffusers_files.modern_names,
+    names: Callable[[Iterable[str]], Mapping[str, str]] | None = None,
 ) -> dict:
     """The module's parameters, nested, as float32 or bfloat16 whatever the files hold.
 
     module: with a `config` that has an `example` of its arguments, as nets.config.Config says.
     variant: such as fp16, of files that have one in their names. names: takes the names in the
-    files, and what to call them in an error, to those of the module; one that it leaves out is not
-    looked at. InputError for a folder without these files, weights in a pickle, and tensors that
-    are missing, superfluous, misshapen, no floats or of no use.
+    files to those of the module, by default those of attention before diffusers 0.15 to today's;
+    one that it leaves out is not looked at. InputError for a folder without these files, weights in
+    a pickle, and tensors that are missing, superfluous, misshapen, no floats or of no use.
     """
     choose(dtype, DTYPES, "dtype")
     found = diffusers_files.find(folder, layout, variant)
     kinds, shapes = found.outline()
-    known, what = names(shapes, found.where), f"{found.where}"
+    what = f"{found.where}"
+    known = names(shapes) if names else diffusers_files.modern_names(shapes, what)
     files.must_be_floats({n: kind for n, kind in kinds.items() if n in known}, what)
     own = files.parameter_shapes(module, shapes, what)
     wanted = {torch_name(path): torch_shape(shape, path) for path, shape in own.items()}

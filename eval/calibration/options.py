@@ -20,7 +20,7 @@ class Config:
     """Calibration of the tracked posterior."""
 
     dataset: str = "digits"
-    """Data set: digits, mnist, or another with a network and a classifier."""
+    """Data set: digits, mnist, cifar10, or another with a network and a classifier."""
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     base: str = "model"
     """What the unguided runs follow: model, the base prediction; mixture, the classes' own,

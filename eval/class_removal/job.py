@@ -97,7 +97,8 @@ def main(config: Config) -> list[dict[str, Any]]:
     # ---- write
     title = f"{shown(config.dataset)} without {problem.forbidden_names}"
     facts = {"config": config, "provenance": runs.provenance()}
-    facts |= {"classifier": problem.classifier_name, "records": records}
+    facts |= {"network": problem.network, "classifier": problem.classifier_name}
+    facts |= {"records": records}
     if by_images:
         facts["forbidden_images"] = of_images.facts_of(problem)
     runs.write_json(folder / "results.json", facts)

@@ -25,7 +25,7 @@ class Config:
     """Class removal: guided sampling, a classifier, a table, pictures."""
 
     dataset: str = "digits"
-    """Data set to generate: digits, mnist, or another with a network and a classifier."""
+    """Data set to generate: digits, mnist, cifar10, or another with a network and a classifier."""
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Class to forbid, by name or number; repeat for several. Default: class 0."""
     forbid_images: str | None = None

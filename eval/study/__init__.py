@@ -8,7 +8,8 @@
 Parts, each a set of cells (eval.study.cells):
 
     curves        every forbidden class x rule x grid of scales x seed: the trade-offs, and the KL
-                  of the rules at equal leak with paired bootstrap intervals
+                  of the rules at equal leak with paired bootstrap intervals; what the least
+                  drawn of the allowed classes keeps
     sensitivity   lambda_0, tau, drift, delta and prior of DNG, one at a time, for each tracker
     steps         step counts from 25 to 1000
     several       sets of 2, 3 and 5 classes forbidden at once

@@ -25,7 +25,7 @@ class Config:
     """The study of one data set."""
 
     dataset: str = "digits"
-    """Data set: digits, mnist, or another with a network and a classifier."""
+    """Data set: digits, mnist, cifar10, or another with a network and a classifier."""
     forbid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Class to forbid, by name or number; repeat for several, each on its own. Default: every
     class in turn."""
@@ -114,6 +114,7 @@ def identity(config: Config, info: data.Info, chosen: tuple[int, ...]) -> dict[s
     """
     from dng_jax.experiments import calibrations, models
 
+    network = models.full_name(config.dataset, config.source.network)
     weights = models.fingerprint(config.dataset, config.source, chosen, info.num_classes)
     used = {rule_specs.parse(f).calibration for f in plan.grids_of(config.families)} - {None}
     held = {
@@ -123,6 +124,7 @@ def identity(config: Config, info: data.Info, chosen: tuple[int, ...]) -> dict[s
     return {
         "job": "study",
         "dataset": info.key,
-        "source": config.source,
+        # Under its full name: which one is bundled may change.
+        "source": dataclasses.replace(config.source, network=network),
         "weights": weights,
     } | ({"calibrations": held} if held else {})

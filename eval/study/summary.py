@@ -23,6 +23,7 @@ from .cells import Cell, Found, Setting
 from .options import Config
 
 FRECHET_RESAMPLES = 30
+CHANCE_DRAWS = 2000
 PATH_FAMILIES = ("np", "sld", "dng:pair", "dng:classes")
 PATH_POOL, PATH_SHOWN = 512, 12  # chains to choose from, and columns of a picture
 MEASURES = {
@@ -95,6 +96,8 @@ def curves(study: Study, cells: Cells) -> Summary:
         "areas": areas,
         "quality": quality,
         "counts": counts_of(study, cells),
+        "harm": harm_of(study, joined),
+        "harm_by_chance": harm_by_chance(study, joined),
         "own": {a: vars(found) for a, found in own.items()},
         "calls": calls,
     }
@@ -108,6 +111,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         tables.matched_table(found, matched),
         tables.levels_table(own, levels),
         tables.areas_table(areas),
+        tables.harm_table(record["harm"], record["harm_by_chance"]),
     ]
     pictures = trade_offs(study, found, f"{len(sets)} classes in turn")
     return Summary(record, [t for t in made if t.rows], pictures)
@@ -282,6 +286,44 @@ def counts_of(study: Study, cells: Cells) -> list[dict[str, Any]]:
         for cell, found in cells.items()
         for setting, labels in zip(cell.settings, found.labels, strict=True)
     ]
+
+
+def harm_of(study: Study, joined: Mapping[str, list[Joined]]) -> list[dict[str, Any]]:
+    """One record per rule and setting: what guidance does to the classes that are allowed.
+
+    least: the least drawn of them in parts of an even share among them, mean over the forbidden
+    sets. hardest: the least of all, its class and what was forbidden.
+    """
+    names = study.model.info.class_names
+
+    def least(j: Joined, setting: int) -> tuple[float, str, str]:
+        counts = class_counts(j.found.labels[setting], len(names))
+        allowed = np.setdiff1d(np.arange(len(names)), j.forbidden)
+        due = max(counts[allowed].mean(), 1e-9)  # not one allowed sample: 0 of its due
+        a = allowed[np.argmin(counts[allowed])]
+        return counts[a] / due, names[a], ", ".join(names[k] for k in j.forbidden)
+
+    records = []
+    for family, parts in joined.items():
+        for i, setting in enumerate(parts[0].settings):
+            of_each = [least(j, i) for j in parts]
+            share, name, forbidden = min(of_each)
+            hardest = {"share": share, "class": name, "forbidden": forbidden}
+            rule = tables.label(family, setting.scale)
+            mean = float(np.mean([one[0] for one in of_each]))
+            records.append({"rule": rule, "least": mean, "hardest": hardest})
+    return records
+
+
+def harm_by_chance(study: Study, joined: Mapping[str, list[Joined]]) -> dict[str, float]:
+    """What `harm_of` finds on average where every allowed class is as likely as another."""
+    parts = next(iter(joined.values()))
+    allowed = len(study.model.info.class_names) - len(parts[0].forbidden)
+    n = parts[0].found.labels.shape[1]
+    even = np.full(allowed, 1 / allowed)
+    drawn = np.random.default_rng(0).multinomial(n, even, (CHANCE_DRAWS, len(parts)))
+    least = drawn.min(axis=2) / (n / allowed)
+    return {"least": float(least.mean()), "hardest": float(least.min(axis=1).mean())}
 
 
 def curves_of(study: Study, joined: Mapping[str, list[Joined]]) -> dict[str, tradeoff.Curve]:

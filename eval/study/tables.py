@@ -150,6 +150,25 @@ def areas_table(pairs: Sequence[Record]) -> Table:
     )
 
 
+def harm_table(records: Sequence[Record], by_chance: Record) -> Table:
+    """What the least drawn of the allowed classes keeps."""
+    least, hardest = (f"{100 * by_chance[name]:.0f}%" for name in ("least", "hardest"))
+    return Table.of(
+        "Harm to allowed classes: how much of an even share among them the least drawn one keeps;"
+        f" where all are as likely, chance leaves {least} on average and {hardest} of the hardest"
+        " hit",
+        records,
+        {
+            "rule": "rule",
+            "least drawn %, mean": lambda r: f"{100 * r['least']:.0f}",
+            "hardest hit": lambda r: (
+                "{class} without {forbidden}".format(**r["hardest"])
+                + f": {100 * r['hardest']['share']:.0f}%"
+            ),
+        },
+    )
+
+
 def at_one(c: tradeoff.Curve) -> int:
     """Index of lambda_0 = 1, else of the last scale."""
     return c.scales.index(1.0) if 1.0 in c.scales else len(c.scales) - 1

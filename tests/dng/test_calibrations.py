@@ -247,7 +247,7 @@ def test_a_calibration_larger_than_memory_is_one_sentence(made, monkeypatch):
         calibrations.load(made[1])
 
 
-@pytest.mark.parametrize("name", ["digits-heads", "digits-label", "mnist-heads"])
+@pytest.mark.parametrize("name", ["digits-heads", "digits-label", "mnist-heads", "cifar10-label"])
 def test_the_bundled_calibration_is_of_the_bundled_network(name):
     problem = problems.make(name.partition("-")[0], ("3",), Source(network=name))
     rule = built(problem, "dng:pair,calibration=bundled", count=50)

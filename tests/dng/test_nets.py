@@ -383,6 +383,26 @@ def test_bundled_classifiers_are_accurate(name, n, least):
     assert np.mean(predicted == labels[:n]) >= least
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist-heads", "cifar10-label"])
+def test_bundled_diffusion_networks_of_real_images_know_the_class(name):
+    """At a log-SNR of -2 the right class's prediction beats a wrong one's."""
+    try:
+        images, labels, _ = data.load(name.partition("-")[0], "test", download=False)
+    except InputError:
+        pytest.skip(f"no {name} here")
+    module, params, _ = pretrained.load(name)
+    x0, logsnr = jnp.asarray(data.to_unit(images[:200])), jnp.full(200, -2.0)
+    loss = jax.jit(
+        lambda labels: training.diffusion_loss(
+            module, params, x0, labels, logsnr, jax.random.key(0), False
+        )[1]
+    )
+    labels = jnp.asarray(labels[:200])
+    key = "loss_class" if "heads" in name else "loss"
+    assert loss(labels)[key] < loss((labels + 1) % 10)[key]
+
+
 @pytest.mark.parametrize("name", ["digits-heads", "digits-label"])
 def test_bundled_diffusion_networks_denoise_by_class(name):
     """At a log-SNR of -1 the right class's prediction beats a wrong one's by a quarter."""

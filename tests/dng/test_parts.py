@@ -15,11 +15,13 @@ from safetensors import numpy as safetensors
 
 from dng_jax.errors import InputError
 from dng_jax.nets.config import Config
+from dng_jax.stable_diffusion import clip_config, clip_text
 from dng_jax.stable_diffusion.layers import Attention, conv
 from dng_jax.weights import diffusers_files, parts
 from dng_jax.weights.diffusers_files import Layout
 from tests import stable_diffusion_reference as reference
-from tests.stable_diffusion_here import module_of
+from tests import text_reference
+from tests.stable_diffusion_here import module_of, params_of, shapes_here
 
 LAYOUT, CONFIG = Layout("Toy"), {"_class_name": "Toy", "sample_size": [2, 2]}
 FILE = "diffusion_pytorch_model.safetensors"
@@ -136,11 +138,24 @@ def test_old_names_of_attention_are_the_same_tensors(tmp_path):
 def test_names_can_be_translated_and_tensors_left_out(tmp_path):
     put(tmp_path, {f"toy.{n}": v for n, v in TENSORS.items()} | {"ids": np.arange(2)})
 
-    def names(found, what):
+    def names(found):
         return {n: n.removeprefix("toy.") for n in found if n != "ids"}
 
     found = load(tmp_path, names=names)
     jax.tree.map(np.testing.assert_array_equal, found, load(put(tmp_path / "plain")))
+
+
+def test_a_text_encoder_is_such_a_part(tmp_path):
+    module = clip_text.CLIPTextModel(clip_config.text_config(text_reference.ENCODERS["quick"]))
+    layout = Layout("CLIPTextModel", "transformers", "model")
+    made = reference.weights(shapes_here(module))
+    ids = {"text_model.embeddings.position_ids": np.arange(9)[None]}
+    put(tmp_path, made | ids, "model.safetensors")
+    found = parts.load(tmp_path, module, layout, names=clip_text.tensor_names)
+    jax.tree.map(np.testing.assert_array_equal, found, params_of(module))
+    put(tmp_path, {n.removeprefix("text_model."): v for n, v in made.items()}, "model.safetensors")
+    found = parts.load(tmp_path, module, layout, names=clip_text.tensor_names)
+    jax.tree.map(np.testing.assert_array_equal, found, params_of(module))
 
 
 BIAS = "conv_in.bias"

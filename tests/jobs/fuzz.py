@@ -596,7 +596,7 @@ FOLDERS = ("folder:.", "folder:shapes", "folder:shapes/@8", "folder:shapes@4096"
 # What a person most likely gives an option, by its last word.
 LIKELY: dict[str, tuple[str, ...]] = {
     "dataset": ("digits", "mnist", "cifar10", *FOLDERS),
-    "network": ("heads", "label", "digits-label", *MODELS),
+    "network": ("bundled", "heads", "label", "digits-label", "cifar10-label", *MODELS),
     "negatives": (*MODELS, "{k}.safetensors"),
     "retrained": (*MODELS, "{k}.safetensors"),
     "classifier": MODELS,

@@ -566,6 +566,26 @@ def test_a_study_counts_every_setting_class_and_seed(studied):
     assert all(sum(c) == 24 for c in counts)
 
 
+def test_harm_is_what_the_least_drawn_allowed_class_keeps(studied):
+    curves = studied.results["curves"]
+    pooled: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+    for r in curves["counts"]:
+        key = (r["rule"], tuple(r["forbidden"]))
+        pooled[key] = pooled.get(key, 0) + np.asarray(r["counts"])
+    for r in curves["harm"]:
+        kept = []
+        for (rule, forbidden), counts in pooled.items():
+            if rule == r["rule"]:
+                allowed = np.delete(counts, forbidden)
+                kept.append(allowed.min() / (allowed.sum() / len(allowed)))
+        assert r["least"] == pytest.approx(np.mean(kept))
+        assert r["hardest"]["share"] == pytest.approx(min(kept))
+    # 48 samples of nine allowed classes: Poisson counts of 5.3, the least of nine about 2.
+    assert 0.3 < curves["harm_by_chance"]["least"] < 0.5
+    assert curves["harm_by_chance"]["hardest"] < curves["harm_by_chance"]["least"]
+    assert "hardest hit" in (studied.folder / "tables.md").read_text()
+
+
 def test_a_study_makes_its_other_parts(studied):
     results = studied.results
     assert set(results["steps"]) == {4, 6}
