@@ -207,9 +207,9 @@ def read_init(path: Path | None, fresh: Callable[[], TrainState], network: Any) 
                 f"{path} has the {field} {stored}, this network {ours}: add --network.{field}"
                 f" {stored}"
             )
-    file = weights.diffusers.weights_file(path) if folder else path
-    text = weights.tensors.read_metadata(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    files = weights.diffusers.weights_files(path) if folder else (path,)
+    text = weights.tensors.read_metadata(files[0])
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     facts = {"file": path.absolute().name, "sha256": digest}
     return Init(path, params, facts | {name: text[name] for name in _ORIGIN if name in text})
 

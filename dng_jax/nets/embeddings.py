@@ -34,8 +34,21 @@ def embed(form: str, logsnr: jax.Array, channels: int) -> jax.Array:
     even number from 4 (UNetConfig refuses others).
     """
     if form == "timestep":
-        return _waves(timestep(logsnr), _frequencies(channels // 2))
+        return of_timestep(timestep(logsnr), channels)
     return _waves(logsnr, np.geomspace(0.05, 4.0, max(1, min(channels, 128) // 2)))
+
+
+def of_timestep(
+    t: jax.Array, channels: int, shift: float = 1, cosine_first: bool = False
+) -> jax.Array:
+    """get_timestep_embedding of diffusers: t [B] of any type -> float32 [B, channels], an even
+    number of them.
+
+    shift: 1 in the file's docstring, whose f_i it makes 10000^(-i / (h - shift)); cosine_first:
+    the second half before the first, which diffusers calls flip_sin_to_cos.
+    """
+    waves = _waves(t, _frequencies(channels // 2, shift))
+    return jnp.roll(waves, channels // 2, -1) if cosine_first else waves
 
 
 def timestep(logsnr: jax.Array) -> jax.Array:
@@ -50,11 +63,11 @@ def _waves(level: jax.Array, frequencies: np.ndarray) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def _frequencies(count: int) -> np.ndarray:
+def _frequencies(count: int, shift: float) -> np.ndarray:
     # The exponent is rounded to float32 before exp, as in the code these networks were trained
     # with: at t = 999 the angle would differ by 3e-5 from that of exact frequencies.
     exponent = -np.float32(np.log(10000.0)) * np.arange(count, dtype=np.float32)
-    return np.exp((exponent / np.float32(count - 1)).astype(np.float64))
+    return np.exp((exponent / np.float32(count - shift)).astype(np.float64))
 
 
 @functools.cache

@@ -4,7 +4,13 @@
     clip_text    the encoder: tokens -> hidden states, and the prompt as one vector
     tokenizer    prompts -> tokens
     schedule     scheduler_config.json -> noise levels, and which of them are visited
+    unet         UNet2DConditionModel: latents, time, text -> the prediction
+    vae          AutoencoderKL: images <-> latents
+    blocks       the levels of both
+    layers       what the levels are made of
+    config       UNetConfig, VAEConfig: their sizes
+    config_json  those of a config.json of diffusers
 
-At run time nothing of PyTorch is needed, and of Hugging Face's packages `tokenizers` alone (extra
-`text`).
+Weights are read by dng_jax/weights/parts.py. At run time nothing of PyTorch is needed, and of
+Hugging Face's packages `tokenizers` alone (extra `text`).
 """

@@ -34,7 +34,7 @@ import numpy as np
 
 from dng_jax import disk
 from dng_jax.errors import InputError, as_whole
-from dng_jax.weights.diffusers import read_json
+from dng_jax.weights.diffusers_files import read_json
 
 REMEDY = "pip install 'dng-jax[text]'"
 LENGTH = 77

@@ -2,9 +2,9 @@ r"""UNet2DModel of diffusers from a local folder: google/ddpm-cifar10-32, and ot
 
     module, params, config = diffusers.load_folder("ddpm-cifar10-32")
 
-What is read of the folder; nothing of it is code:
+What is read of the folder (diffusers_files.py):
 
-    config.json                            these two lie in unet/, in the folder of a pipeline
+    config.json                            these lie in unet/, in the folder of a pipeline
     diffusion_pytorch_model.safetensors
     scheduler_config.json                  where there is one; in scheduler/, in a pipeline
 
@@ -22,27 +22,21 @@ The network is nets.UNet with embedding "timestep", which has the same layers in
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.nets.config import UNetConfig
-from dng_jax.weights import files, tensors
+from dng_jax.weights import diffusers_files, files
 from dng_jax.weights.diffusers_config import unet_config
+from dng_jax.weights.diffusers_files import CONFIG, Layout
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-_CONVERT = (
-    "import sys; from diffusers import UNet2DModel as Net;"
-    " Net.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
-)
+LAYOUT = Layout("UNet2DModel")
+WEIGHTS = LAYOUT.file()
 _ENDS = {
     "Dense_0": "time_embedding.linear_1",
     "Dense_1": "time_embedding.linear_2",
@@ -65,9 +59,6 @@ _ATTENTION = {
     "value": "to_v",
     "out": "to_out.0",
 }
-# As files from before diffusers 0.15 have them.
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_NAME = re.compile(rf"(.*\.attentions\.\d+)\.({'|'.join(_OLD_ATTENTION)})\.(weight|bias)")
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
@@ -81,55 +72,40 @@ def load_folder(path: str | os.PathLike, num_classes: int = 10) -> tuple[Any, di
     from dng_jax import nets  # imported late: it takes a second
     from dng_jax.nets.blocks import groups_of
 
-    file = weights_file(path)
-    stored, schedule = read_json(file.with_name("config.json")), _scheduler(file.parent)
-    scheduler = {} if schedule is None else read_json(schedule)
+    folder, found = _folder(path), diffusers_files.find(_folder(path), LAYOUT)
+    stored, schedule = diffusers_files.read_json(folder / CONFIG), _scheduler(folder)
+    scheduler = {} if schedule is None else diffusers_files.read_json(schedule)
     try:
         config = unet_config(stored, scheduler, num_classes)
     except InputError as error:
         raise _not_ours(path, error) from error
-    module = nets.UNet(config)
-    _, kinds, shapes = tensors.outline(file)
-    own = files.parameter_shapes(module, shapes, f"{file}")
+    module, what = nets.UNet(config), f"{found.where}"
+    kinds, shapes = found.outline()
+    own = files.parameter_shapes(module, shapes, what)
     for name, shape in own.items():
         ours, groups = groups_of(shape[0]), stored.get("norm_num_groups", 32)
         if name.endswith("scale") and ours != groups:
             said = f"norm_num_groups {groups} (must be {ours} for {shape[0]} channels)"
             raise _not_ours(path, said)
-    files.must_be_floats(kinds, file)
-    modern, theirs = _modern(shapes, file), tensor_names(config, own)
+    files.must_be_floats(kinds, what)
+    modern, theirs = diffusers_files.modern_names(shapes, what), tensor_names(config, own)
     wanted = {theirs[name]: _torch_shape(name, shape) for name, shape in own.items()}
-    files.must_agree({modern[n]: shape for n, shape in shapes.items()}, wanted, f"{file}")
-    found = {modern[name]: value for name, value in files.numbers(file).items()}
-    params = {name: _transposed(found[theirs[name]], len(shape)) for name, shape in own.items()}
+    files.must_agree({modern[n]: shape for n, shape in shapes.items()}, wanted, what)
+    held = {modern[name]: value for name, value in found.numbers().items()}
+    params = {name: _transposed(held.pop(theirs[name]), len(shape)) for name, shape in own.items()}
     return module, files.nested(params), nets.describe(module)
 
 
-def weights_file(path: str | os.PathLike) -> Path:
-    """The file of weights in the folder; InputError where there is none, or a pickle alone."""
-    inner = Path(path) / "unet"
-    folder = inner if os.path.isdir(inner) else Path(path)
-    file = folder / WEIGHTS
-    if os.path.exists(file):
-        return file
-    pickles = sorted(p.name for p in folder.glob("*.bin"))
-    if pickles:
-        raise InputError(
-            f"{folder / pickles[0]} is a pickle, which can run any code when it is read: convert it"
-            f' where PyTorch and diffusers are installed, by python -c "{_CONVERT}"'
-            f" {shlex.quote(str(folder))}"
-        )
-    raise InputError(
-        f"{folder} has no {WEIGHTS}: name a model file, or a folder that save_pretrained of"
-        " diffusers wrote"
-    )
+def weights_files(path: str | os.PathLike) -> tuple[Path, ...]:
+    """The files of weights in the folder; InputError where there are none, or a pickle alone."""
+    return diffusers_files.find(_folder(path), LAYOUT).files
 
 
 def files_of(path: str | os.PathLike) -> list[Path]:
-    """The files that say what a folder's network is; InputError as `weights_file`."""
-    file = weights_file(path)
-    schedule = _scheduler(file.parent)
-    return [file, file.with_name("config.json"), *([] if schedule is None else [schedule])]
+    """The files that say what a folder's network is; InputError as `weights_files`."""
+    folder = _folder(path)
+    schedule = _scheduler(folder)
+    return [*weights_files(path), folder / CONFIG, *([] if schedule is None else [schedule])]
 
 
 def layer_names(config: UNetConfig) -> dict[str, str]:
@@ -182,17 +158,6 @@ def _transposed(value: np.ndarray, axes: int) -> np.ndarray:
     return np.ascontiguousarray(value.reshape(value.shape[:axes]).T)
 
 
-def _modern(names: Iterable[str], file: Path) -> dict[str, str]:
-    """Names as they are in the file to those of today's diffusers; InputError for both of one."""
-    found: dict[str, str] = {}
-    for name in names:
-        old = _OLD_NAME.fullmatch(name)
-        found[name] = f"{old[1]}.{_OLD_ATTENTION[old[2]]}.{old[3]}" if old else name
-        if old and found[name] in names:
-            raise InputError(f"{file} holds '{name}' and '{found[name]}', which are one tensor")
-    return found
-
-
 def _not_ours(path: str | os.PathLike, why: object) -> InputError:
     return InputError(
         f"{path}: nets.UNet cannot be this network of diffusers, {why}: wrap it yourself"
@@ -200,20 +165,14 @@ def _not_ours(path: str | os.PathLike, why: object) -> InputError:
     )
 
 
+def _folder(path: str | os.PathLike) -> Path:
+    """The folder of the network: unet/ in that of a pipeline."""
+    inner = Path(path) / "unet"
+    return inner if os.path.isdir(inner) else Path(path)
+
+
 def _scheduler(folder: Path) -> Path | None:
     """scheduler_config.json, here or in the pipeline around; None without one."""
     above = folder.parent if folder.name == "unet" else folder
     files = (p / "scheduler_config.json" for p in (folder, above, above / "scheduler"))
     return next((file for file in files if os.path.exists(file)), None)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; InputError where it is missing, not whole, or no object."""
-    disk.check_memory(path, 10 * disk.check_file(path))
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is no JSON object, as diffusers writes one: copy it again")
-    return found

@@ -45,21 +45,26 @@ def save(
     from dng_jax import nets  # imported late, as flax below: it takes a second
 
     choose(dtype, DTYPES, "dtype")
-    own = _flat(params)
+    own = flat(params)
     must_belong({n: np.shape(x) for n, x in own.items()}, nets.build(config), "these parameters")
+    text = {**(metadata or {}), "format": MODEL_FORMAT, "config": json.dumps(config)}
+    tensors.write(path, as_stored(own, dtype), text)
+
+
+def as_stored(params: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
+    """Parameters by name as arrays of that dtype; InputError for what it cannot hold, and NaN."""
     with np.errstate(over="ignore"):
-        flat = {name: np.asarray(leaf).astype(dtype) for name, leaf in own.items()}
-    for name, leaf in flat.items():
+        found = {name: np.asarray(leaf).astype(dtype, copy=False) for name, leaf in params.items()}
+    for name, leaf in found.items():
         if not _finite(leaf):
-            largest = np.abs(np.asarray(own[name], np.float64)).max()
+            largest = np.abs(np.asarray(params[name], np.float64)).max()
             raise InputError(
                 f"{name} has numbers up to {largest:.3g}, which {dtype} cannot hold: take another"
                 f" dtype of {', '.join(DTYPES)}"
                 if np.isfinite(largest)
                 else f"{name} holds NaN or infinity: these parameters are of no use"
             )
-    text = {**(metadata or {}), "format": MODEL_FORMAT, "config": json.dumps(config)}
-    tensors.write(path, flat, text)
+    return found
 
 
 def load(path: str | os.PathLike) -> tuple[Any, dict, dict]:
@@ -90,14 +95,14 @@ def must_be_floats(kinds: Mapping[str, str], path: str | os.PathLike) -> None:
             raise InputError(f"tensor '{name}' of {path} is {kind}: store float32 or a half of it")
 
 
-def numbers(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file by name, in float32.
+def numbers(path: str | os.PathLike, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by name, in float32 or bfloat16.
 
     Errors of `tensors.read`; InputError for NaN, infinity, or nothing but zeros.
     """
     arrays, _ = tensors.read(path)
-    with np.errstate(over="ignore"):
-        found = {name: value.astype(np.float32) for name, value in arrays.items()}
+    with np.errstate(over="ignore"):  # one leaves as the other comes: never all of them twice
+        found = {name: arrays.pop(name).astype(dtype, copy=False) for name in [*arrays]}
     for name, value in found.items():
         if not _finite(value):
             raise InputError(
@@ -127,7 +132,7 @@ def parameter_shapes(
     except Exception as error:  # of whatever the sizes break first
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"{what}: no network has such a configuration ({reason})") from error
-    return {name: leaf.shape for name, leaf in _flat(own).items()}
+    return {name: leaf.shape for name, leaf in flat(own).items()}
 
 
 def must_agree(
@@ -165,7 +170,7 @@ def _must_be_small(shapes: Mapping[str, tuple[int, ...]], config: Any, what: str
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values = [v for v in (value if isinstance(value, tuple) else (value,)) if type(v) is int]
-        most = count if field.name.endswith("blocks") else max(numbers, 4096)
+        most = count if field.name.endswith(("blocks", "per_block")) else max(numbers, 4096)
         if any(v > most for v in values) or len(values) > max(count, 3):
             raise InputError(
                 f"{what}: {field.name} {max(values)} is more than {count} tensors of {numbers:,}"
@@ -180,7 +185,7 @@ def _finite(value: np.ndarray) -> bool:
 def overlay(params: Mapping, stored: Mapping) -> tuple[dict, int, int]:
     """params with the leaves of `stored` wherever path and shape agree; how many numbers those are;
     how many params has."""
-    own, found = _flat(params), _flat(stored)
+    own, found = flat(params), flat(stored)
     agree = {n for n, leaf in own.items() if n in found and found[n].shape == leaf.shape}
     merged = {
         name: jax.numpy.asarray(found[name], leaf.dtype) if name in agree else leaf
@@ -190,7 +195,8 @@ def overlay(params: Mapping, stored: Mapping) -> tuple[dict, int, int]:
     return nested(merged), sum(sizes[n] for n in agree), sum(sizes.values())
 
 
-def _flat(params: Mapping) -> dict[str, Any]:
+def flat(params: Mapping) -> dict[str, Any]:
+    """A tree of parameters as {"Conv3_0/kernel": x, ...}."""
     from flax.traverse_util import flatten_dict
 
     return flatten_dict(params, sep="/")

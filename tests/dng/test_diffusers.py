@@ -74,7 +74,7 @@ def test_a_pipeline_keeps_it_in_unet_and_its_schedule_beside(tmp_path, folder, t
         module, params, _ = diffusers.load_folder(path, num_classes=3)
         assert (module.config.parameterisation, module.config.num_classes) == ("v", 3)
         jax.tree.map(np.testing.assert_array_equal, params, diffusers.load_folder(folder)[1])
-        assert diffusers.weights_file(path) == tmp_path / "unet" / diffusers.WEIGHTS
+        assert diffusers.weights_files(path) == (tmp_path / "unet" / diffusers.WEIGHTS,)
     for changes, said in (
         ({"beta_schedule": "squaredcos_cap_v2"}, r'squaredcos_cap_v2" \(must be "linear"\)'),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, 'scheduler "FlowMatch.*of DDPM'),
