@@ -83,8 +83,8 @@ def mnist_small(conditioning: str = "heads") -> DiffusionJob:
     600 samples of their class.
         python -m train.diffusion --preset mnist-small --conditioning label --dtype float16
     none, the paper's two networks, with half the blocks and no attention: unconditional, 4,000
-    steps in 62 s, .132 (at a9b4261; 4,000 more from there, 77 s, .130), and one on the forbidden class, from
-    the first, 1,200 steps in about 35 s, .056 (1) to .133 (2).
+    steps in 62 s, .132 (at a9b4261; 4,000 more from there, 77 s, .130), and one on the forbidden
+    class, from the first, 1,200 steps in about 35 s, .056 (1) to .133 (2).
         python -m train.diffusion --preset mnist-small --conditioning none --dtype float16
         python -m train.diffusion --preset mnist-small --conditioning none --only-class 0 \\
             --init FIRST --steps 1200 --warmup 100 --learning-rate 1e-3 --dtype float16
