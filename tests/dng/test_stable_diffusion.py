@@ -20,7 +20,15 @@ from tests.stable_diffusion_here import module_of, outputs_here, params_of, shap
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.mark.parametrize("name", ["sd1", pytest.param("sd2", marks=pytest.mark.slow), "xl", "vae"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("sd1", marks=pytest.mark.slow),
+        pytest.param("sd2", marks=pytest.mark.slow),
+        "xl",
+        "vae",
+    ],
+)
 def test_a_network_makes_what_it_does_in_diffusers(name):
     ours, theirs = outputs_here(reference.TINY[name]), reference.outputs(name)
     assert ours.keys() == theirs.keys()

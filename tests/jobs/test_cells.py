@@ -29,7 +29,7 @@ def test_a_number_and_its_interval():
 
 def removal_table(counts):
     record = {"rule": "np=1", "report": class_report(counts, ALLOWED), "frechet_distance": 1.0}
-    record |= {"seconds_per_image": None, "network_calls_per_image": 50}
+    record |= {"seconds_per_image": None, "network_calls_per_image": 50, "of_their_class": None}
     return class_removal.table_of("a", [record])
 
 

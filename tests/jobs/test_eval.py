@@ -138,7 +138,7 @@ def test_the_label_network_calls_once_per_role(tmp_path):
 
 def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
     records = class_removal.main(
-        removal(tmp_path / "run", samples=256, steps=25, rules=("unguided", "dng:classes"))
+        removal(tmp_path / "run", samples=128, steps=25, rules=("unguided", "dng:classes"))
     )
     unguided, guided = (r["report"].leak.value for r in records)
     assert unguided > 0.05
@@ -719,6 +719,7 @@ def test_a_calibration_is_added_to_the_families_that_track(small_grids):
         study_options.check(config)
 
 
+@pytest.mark.slow
 def test_rejections_of_a_study_share_one_run(tmp_path):
     families = ("reject:pair=1,1.5", "reject:exact=1.2")
     config = small_study(tmp_path / "s", families=families, parts=("curves",), seeds=(0,))
@@ -805,7 +806,7 @@ def test_networks_of_each_class_are_found_by_its_number(two_networks, tmp_path):
     ):
         np.testing.assert_array_equal(answer, given["negative:0"])
     weights = models.fingerprint("digits", source, (0, 1))
-    assert set(weights) == {base, template.replace("{k}", "1"), "classifier"}
+    assert set(weights) == {base, template.replace("{k}", "1"), "digits-classifier"}
     with pytest.raises(InputError, match=r"2\.safetensors does not exist"):
         study.main(study.Config(source=source, forbid=("1", "2"), out=str(tmp_path / "s")))
     assert not (tmp_path / "s").exists()
