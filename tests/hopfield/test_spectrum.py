@@ -209,6 +209,7 @@ def test_bad_input_is_named(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_degenerate_spectra_on_every_processor():
     # OpenBLAS's kernels for AVX-512 on Intel round such that LAPACK's syevr gives up on these.
     cpuinfo = Path("/proc/cpuinfo")

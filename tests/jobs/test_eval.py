@@ -326,6 +326,7 @@ def test_a_network_that_yields_nan_is_named_and_ends_the_job(tmp_path, monkeypat
         class_removal.main(removal(tmp_path / "run", rules=("unguided",)))
 
 
+@pytest.mark.slow
 def test_the_information_budget_does_not_depend_on_the_batch(tmp_path):
     def records(batch):
         return calibration.main(
