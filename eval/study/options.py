@@ -114,7 +114,11 @@ def identity(config: Config, info: data.Info, chosen: tuple[int, ...]) -> dict[s
     """
     from dng_jax.experiments import calibrations, models
 
-    network = models.full_name(config.dataset, config.source.network)
+    source = config.source
+    if source.denoiser != "exact":
+        # Under its full name: which one is bundled may change.
+        full = models.full_name(config.dataset, source.network)
+        source = dataclasses.replace(source, network=full)
     weights = models.fingerprint(config.dataset, config.source, chosen, info.num_classes)
     used = {rule_specs.parse(f).calibration for f in plan.grids_of(config.families)} - {None}
     held = {
@@ -124,7 +128,6 @@ def identity(config: Config, info: data.Info, chosen: tuple[int, ...]) -> dict[s
     return {
         "job": "study",
         "dataset": info.key,
-        # Under its full name: which one is bundled may change.
-        "source": dataclasses.replace(config.source, network=network),
+        "source": source,
         "weights": weights,
     } | ({"calibrations": held} if held else {})

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tyro
 
-from dng_jax import disk, guidance, nets, posterior, training
+from dng_jax import data, disk, guidance, nets, posterior, training
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.experiments import calibrations, models, problems, rule_specs
 from dng_jax.experiments.generating import Draw, generate
@@ -904,6 +904,15 @@ def test_the_fingerprint_of_a_problem_changes_with_its_weights(two_networks, tmp
     assert len(set(old.values())) == 3  # base, negative, classifier
     files.save(base, two_networks.params, nets.describe(two_networks.module))
     assert models.fingerprint("digits", source)[base] != old[base]
+
+
+def test_a_study_is_known_by_the_network_that_draws_and_by_no_name_of_its_folder():
+    info = data.describe("digits")
+    named = [study.Config(source=Source(network=n)) for n in ("bundled", "heads", "label")]
+    bundled, heads, label = (study_options.identity(c, info, (0,)) for c in named)
+    assert bundled == heads != label
+    exact = study.Config(dataset="folder:somewhere", source=Source("exact"))
+    assert "somewhere" not in str(study_options.identity(exact, info, (0,)))
 
 
 def test_devices_that_are_not_there_are_named():
