@@ -5,9 +5,10 @@ the features of `keep` of them, for statistics over pairs (KID, precision and re
 classes out is then a sum over the others.
 
 Format: safetensors, with
-    count [K] int64      mean [K, F] float64      scatter [K, F, F] float32
+    count [K] int64      mean [K, F] float64
+    scatter [K, F (F + 1) / 2] float32             row by row, up to the diagonal: it is symmetric
     features [M, F] float32 or float16             labels [M] int32, ascending
-and metadata format = "dng_jax reference 1", extractor = the name of the feature extractor, plus
+and metadata format = "dng_jax reference 2", extractor = the name of the feature extractor, plus
 whatever the writer adds. float32 scatter moves a Frechet distance by about 1e-7 of its traces. The
 kept features come in equal numbers per class, whatever the class frequencies.
 """
@@ -27,9 +28,9 @@ from dng_jax.metrics.buffer import feature_rows
 from dng_jax.metrics.frechet import Moments
 from dng_jax.weights import pretrained, tensors
 
-FORMAT = "dng_jax reference 1"
+FORMAT = "dng_jax reference 2"
 KEPT_OF_IMAGES = 200
-SHAPES = {"count": "K", "mean": "KF", "scatter": "KFF", "features": "MF", "labels": "M"}
+SHAPES = {"count": "K", "mean": "KF", "scatter": "KT", "features": "MF", "labels": "M"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ class Reference:
         arrays = {
             "count": np.array([m.count for m in self.moments], np.int64),
             "mean": np.stack([m.mean for m in self.moments]),
-            "scatter": np.stack([m.scatter for m in self.moments]).astype(np.float32),
+            "scatter": np.stack([_triangle(m.scatter) for m in self.moments]).astype(np.float32),
             "features": features,
             "labels": self.labels.astype(np.int32),
         }
@@ -148,7 +149,12 @@ class Reference:
             )
             if not fits:
                 raise InputError(f"{path}: {name} has shape {list(shape)}: make it again")
-        classes = len(arrays["count"])
+        classes, width = arrays["mean"].shape
+        if sizes["T"] != width * (width + 1) // 2:
+            raise InputError(
+                f"{path}: scatter of {width} features has {sizes['T']} numbers per class: make it"
+                " again"
+            )
         for name, value in arrays.items():
             whole = name in ("count", "labels")
             if value.dtype.kind != ("i" if whole else "f") or not np.isfinite(value).all():
@@ -163,8 +169,18 @@ class Reference:
             raise InputError(f"{path}: labels outside 0..{classes - 1}: make it again")
         moments = zip(arrays["count"], arrays["mean"], arrays["scatter"], strict=True)
         return cls(
-            tuple(Moments(int(n), m, s.astype(np.float64)) for n, m, s in moments),
+            tuple(Moments(int(n), m, _symmetric(s, width)) for n, m, s in moments),
             arrays["features"].astype(np.float32),
             arrays["labels"].astype(np.int64),
             text.get("extractor", ""),
         )
+
+
+def _triangle(scatter: np.ndarray) -> np.ndarray:
+    return scatter[np.tril_indices(len(scatter))]
+
+
+def _symmetric(triangle: np.ndarray, width: int) -> np.ndarray:
+    lower = np.zeros((width, width))
+    lower[np.tril_indices(width)] = triangle
+    return lower + np.tril(lower, -1).T

@@ -194,7 +194,7 @@ def test_bad_references_are_named(real, tmp_path):
         path.write_bytes(before)
         arrays = load_file(path)
         arrays["scatter"] = np.ascontiguousarray(arrays["scatter"][:, :2])
-        save_file(arrays, path, {"format": "dng_jax reference 1"})
+        save_file(arrays, path, {"format": "dng_jax reference 2"})
         Reference.load(path)
 
     def foreign():
@@ -204,7 +204,7 @@ def test_bad_references_are_named(real, tmp_path):
     for call, words in (
         (lambda: Reference.load(tmp_path / "no"), "does not exist"),
         (damaged, "not a whole safetensors"),
-        (reshaped, "scatter has shape [4, 2, 3]"),
+        (reshaped, "scatter of 3 features has 2 numbers per class"),
         (foreign, "no reference"),
         (lambda: reference.excluding([4]), "0..3"),
         (lambda: reference.excluding(range(4)), "all 4"),

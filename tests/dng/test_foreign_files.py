@@ -269,7 +269,7 @@ def reference(width=3):
         ("count", np.array([10, -1]), "count"),
         ("count", np.array([10.0, 10.0]), "count"),
         ("mean", np.full((2, 3), np.nan), "mean"),
-        ("scatter", np.zeros((2, 3, 3), np.int32), "scatter"),
+        ("scatter", np.zeros((2, 6), np.int32), "scatter"),
         ("labels", np.full(20, 2, np.int32), "labels"),
         ("features", np.full((20, 3), np.inf, np.float32), "features"),
     ],
