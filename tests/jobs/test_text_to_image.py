@@ -63,6 +63,8 @@ def test_a_run_leaves_pictures_curves_and_records(how, model, tmp_path, capsys):
     said = capsys.readouterr().out
     first = said.partition("\n")[0]
     assert first.startswith("one step of 2 images with 3 predictions each takes")
+    command = json.loads((tmp_path / "run" / "run.json").read_text())["command"]
+    assert command.startswith("python -m eval.text_to_image --model tiny --prompt 'a photo")
     stored = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [r["rule"] for r in stored["records"]] == [r["rule"] for r in records]
     plain, guided = stored["records"]
