@@ -45,8 +45,9 @@ class Drawn:
 
 
 class Cost(NamedTuple):
-    """Seconds of one step of a batch with all the roles; bytes that it needs besides weights, None
-    where the compiler does not say; bytes of the weights; predictions in it per image."""
+    """Seconds of one step of a batch with all the roles; bytes that the compiler plans for it
+    besides weights, None where it does not say (kernels may take more); bytes of the weights;
+    predictions in it per image."""
 
     seconds: float
     memory: int | None

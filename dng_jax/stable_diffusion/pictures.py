@@ -32,4 +32,5 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="vae")
 def _decode(vae, params, latents):
-    return vae.apply({"params": params}, latents, method="decode")
+    with jax.default_matmul_precision("highest"):  # else a GPU rounds products to TF32
+        return vae.apply({"params": params}, latents, method="decode")

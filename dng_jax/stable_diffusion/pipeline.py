@@ -199,4 +199,5 @@ def _must_fit(
 
 @functools.partial(jax.jit, static_argnames="encoder")
 def _encode(encoder, params, tokens):
-    return encoder.apply({"params": params}, tokens).last
+    with jax.default_matmul_precision("highest"):  # else a GPU rounds products to TF32
+        return encoder.apply({"params": params}, tokens).last
