@@ -38,6 +38,9 @@ JOBS = {
     "calibration": Job("eval.calibration.__main__", "how far tracked posteriors can be trusted"),
     "exact": Job("eval.exact.__main__", "the claims about exactly solvable models"),
     "hopfield": Job("eval.hopfield.__main__", "modern Hopfield networks over beta: 11 subcommands"),
+    "text-to-image": Job(
+        "eval.text_to_image.__main__", "pictures of a prompt, away from negative prompts"
+    ),
     "bench": Job("eval.bench.__main__", "speed, as ratios measured in one run"),
     "train diffusion": Job("train.diffusion.__main__", "train a diffusion U-Net from a preset"),
     "train classifier": Job("train.classifier.__main__", "train a classifier of images"),
