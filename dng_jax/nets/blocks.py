@@ -79,9 +79,7 @@ def nine_products(
     """
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     h, w = padded.shape[1] - 2, padded.shape[2] - 2
-    shifts = [
-        padded[:, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)
-    ]
+    shifts = [padded[:, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)]
     return jnp.concatenate(shifts, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 

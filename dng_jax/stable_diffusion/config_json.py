@@ -135,7 +135,11 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
         "down_block_types": [kinds[attends] for attends in c.attention_down],
         "up_block_types": [ups[attends] for attends in c.attention_up],
         "freq_shift": int(c.freq_shift),
-        **({n: plain[n] for n in added} | {"addition_embed_type": "text_time"} if c.pooled_dim else {}),
+        **(
+            {n: plain[n] for n in added} | {"addition_embed_type": "text_time"}
+            if c.pooled_dim
+            else {}
+        ),
     }
 
 

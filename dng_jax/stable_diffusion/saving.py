@@ -1,11 +1,11 @@
 r"""A text-to-image model as the folder that StableDiffusionPipeline of diffusers reads.
 
-    saving.save("model", sizes, words, {"unet": .., "text_encoder": .., "vae": ..}, 1.2, "float16")
+saving.save("model", sizes, words, {"unet": .., "text_encoder": .., "vae": ..}, 1.2, "float16")
 
-    model_index.json      what is what
-    unet/  vae/  text_encoder/    config.json and the weights
-    tokenizer/            vocab.json, merges.txt and the special tokens
-    scheduler/            scheduler_config.json
+model_index.json      what is what
+unet/  vae/  text_encoder/    config.json and the weights
+tokenizer/            vocab.json, merges.txt and the special tokens
+scheduler/            scheduler_config.json
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dng_jax import disk
-from dng_jax.stable_diffusion import vocabulary
+from dng_jax.stable_diffusion import hub, vocabulary
 from dng_jax.stable_diffusion.clip_config import text_json
 from dng_jax.stable_diffusion.clip_text import CLIPTextModel
 from dng_jax.stable_diffusion.config_json import unet_json, vae_json
@@ -25,10 +25,8 @@ from dng_jax.stable_diffusion.sizes import Sizes
 from dng_jax.stable_diffusion.unet import UNet2DConditionModel
 from dng_jax.stable_diffusion.vae import AutoencoderKL
 from dng_jax.weights import parts
-from dng_jax.weights.diffusers_files import Layout
 
-TEXT = Layout("CLIPTextModel", "transformers", "model")
-_INDEX = {
+_MODEL = {
     "_class_name": "StableDiffusionPipeline",
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
@@ -58,23 +56,20 @@ def save(
     folder = Path(folder)
     unet, vae = sizes.unet(), sizes.autoencoder(scaling_factor)
     text = sizes.text_encoder(len(vocabulary.tokens(words)))
-    default_size = {"sample_size": list(sizes.latent_shape[:2])}
-    parts.save(
-        folder / "unet", UNet2DConditionModel(unet), params["unet"], unet_json(unet) | default_size,
-        Layout("UNet2DConditionModel"), dtype=dtype,
-    )  # fmt: skip
-    parts.save(
-        folder / "vae", AutoencoderKL(vae), params["vae"],
-        vae_json(vae) | {"sample_size": list(sizes.image_shape[:2])},
-        Layout("AutoencoderKL"), dtype=dtype,
-    )  # fmt: skip
-    parts.save(
-        folder / "text_encoder", CLIPTextModel(text), params["text_encoder"], text_json(text),
-        TEXT, dtype=dtype,
-    )  # fmt: skip
+    shown = {"unet": sizes.latent_shape, "vae": sizes.image_shape}
+    networks: dict[str, tuple[Any, dict[str, Any]]] = {
+        "unet": (UNet2DConditionModel(unet), unet_json(unet)),
+        "vae": (AutoencoderKL(vae), vae_json(vae)),
+        "text_encoder": (CLIPTextModel(text), text_json(text)),
+    }
+    for part, (module, config) in networks.items():
+        if part in shown:
+            config["sample_size"] = list(shown[part][:2])  # what diffusers draws unless told
+        layout = hub.LAYOUTS[part]
+        parts.save(folder / part, module, params[part], config, layout, dtype=dtype)
     vocabulary.write(folder / "tokenizer", words, sizes.text_length)
-    _write(folder / "scheduler" / "scheduler_config.json", sizes.scheduler())
-    _write(folder / "model_index.json", _INDEX)
+    _write(folder / hub.SCHEDULER, sizes.scheduler())
+    _write(folder / hub.INDEX, _MODEL)
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A small text-to-image model by a few numbers: the sizes of its three networks follow from them."""
+"""A small text-to-image model by a few numbers: from them follow the sizes of its networks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 r"""A vocabulary of few words in the files of CLIP's tokenizer (tokenizer.py reads them).
 
-    vocab.json               every byte, every byte at the end of a word, what is merged, two specials
+    vocab.json               every byte, the same at the end of a word, what is merged, two specials
     merges.txt               pairs in the order of their ranks
     tokenizer_config.json    the most tokens of a prompt, the special tokens
 
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from dng_jax import disk
+from dng_jax.stable_diffusion import tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
@@ -56,6 +58,13 @@ def write(folder: str | os.PathLike, words: Sequence[str], length: int) -> None:
     ):
         with disk.whole(Path(folder) / name) as part:
             part.write_text(text, encoding="utf-8")
+
+
+def tokenizer_of(words: Sequence[str], length: int) -> tokenizer.Tokenizer:
+    """The tokenizer of what `write` writes; InputError without the extra `text`."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder, words, length)
+        return tokenizer.load(folder)
 
 
 def byte_symbols() -> list[str]:

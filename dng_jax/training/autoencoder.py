@@ -64,7 +64,7 @@ def make_autoencoder_step(
 
 
 def encode(module: Any, params: Any, images: np.ndarray) -> tuple[np.ndarray, float]:
-    """Latents float32 [N, h, w, c] of images uint8 [N, H, W, C], scaled, and their scaling factor."""
+    """Scaled latents float32 [N, h, w, c] of images uint8 [N, H, W, C], and the scaling factor."""
 
     @jax.jit
     def means(params, x):
@@ -76,7 +76,7 @@ def encode(module: Any, params: Any, images: np.ndarray) -> tuple[np.ndarray, fl
 
 
 def reconstruction_error(module: Any, params: Any, images: np.ndarray) -> float:
-    """Root mean square of decode(mean) - x over images uint8 [N, H, W, C], where x is in [-1, 1]."""
+    """Root mean square of decode(mean) - x, x in [-1, 1], over images uint8 [N, H, W, C]."""
 
     @jax.jit
     def squares(params, x):

@@ -22,10 +22,12 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding
 
+from dng_jax.errors import InputError
 from dng_jax.schedules import Schedule
 from dng_jax.stable_diffusion.clip_text import CLIPTextModel
 from dng_jax.stable_diffusion.sizes import Sizes
 from dng_jax.stable_diffusion.unet import UNet2DConditionModel
+from dng_jax.training import stable_targets
 from dng_jax.training.optimiser import Step, TrainState, make_step, split_batch
 
 EDGES = (-2.0, 2.0)  # of low and high log-SNR
@@ -59,6 +61,21 @@ class TextToImage(nn.Module):
 
     def __call__(self, x: jax.Array, t: jax.Array, tokens: jax.Array) -> jax.Array:
         return self.unet(x, t, self.text_encoder(tokens).last)
+
+
+def rows_by_kind(labels: np.ndarray) -> np.ndarray:
+    """[10^M, N_max] int32 numbers of the scenes of every label tuple, the last digit fastest.
+
+    labels int [N, M], digits 0..9. InputError for tuples without scenes.
+    """
+    cells = labels.shape[1]
+    kinds = labels @ 10 ** np.arange(cells)[::-1]
+    if missing := 10**cells - len(np.unique(kinds)):
+        raise InputError(
+            f"{missing} of {10**cells} label tuples have no scene among {len(labels)}: take more"
+            " --examples"
+        )
+    return stable_targets.rows_by_class(kinds, 10**cells)
 
 
 def calmed(state: TrainState) -> TrainState:
@@ -95,11 +112,18 @@ def text_to_image_loss(
     out = module.apply({"params": params}, x, t, tokens)
     errors = jnp.mean((out - target) ** 2, axis=(1, 2, 3))
     logsnr, (low, high) = at(schedule.logsnr), EDGES
-    parts = {"low": logsnr < low, "middle": (low <= logsnr) & (logsnr <= high), "high": logsnr > high}
+    parts = {
+        "low": logsnr < low,
+        "middle": (low <= logsnr) & (logsnr <= high),
+        "high": logsnr > high,
+    }
     loss = jnp.mean(errors)
     return loss, {
         "loss": loss,
-        **{f"loss_{n}": jnp.sum(errors * of) / jnp.maximum(jnp.sum(of), 1) for n, of in parts.items()},
+        **{
+            f"loss_{n}": jnp.sum(errors * of) / jnp.maximum(jnp.sum(of), 1)
+            for n, of in parts.items()
+        },
     }
 
 
