@@ -69,7 +69,8 @@ def fitted(options: O, info: data.Info) -> O:
     """
     job, base = options.job, options.base
     if job.dataset != base.dataset:
-        own, usual = job.network, base.network
+        own: Any = job.network
+        usual = base.network
         same_shape, same_count = (
             getattr(own, name) == getattr(usual, name) for name in ("image_shape", "num_classes")
         )

@@ -184,16 +184,17 @@ def phase(
     options: Options,
     out: Path,
     place: Place,
-    network: tuple[Any, dict[str, Any]],
+    module: Any,
+    kind: str,
     arrays: tuple[Any, Any],
     ready: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Run:
     """One of several trainings of a run that is open, in a folder of its own.
 
-    network: the module and its description; ready: what is done to the fresh state.
+    kind: what the module is called in its description; ready: what is done to the fresh state.
     """
-    module, described = network
     job, optimiser = options.job, optimiser_of(options.job)
+    described = {"kind": kind, **job.network.to_dict()}
     state = ready(training.init_state(module, optimiser, root_key(job.seed)))
     arrays = place.put(arrays)
     return Run(name, options, out, place, module, described, optimiser, place.put(state), arrays)

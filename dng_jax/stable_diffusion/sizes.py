@@ -123,7 +123,7 @@ class Sizes(Config):
             "trained_betas": None,
             "prediction_type": PREDICTIONS[self.parameterisation],
             "timestep_spacing": "trailing",
-            "steps_offset": 0,
+            "steps_offset": 1,  # of no effect on this spacing; diffusers warns of any other
             "variance_type": "fixed_small",
             "clip_sample": False,
             "thresholding": False,

@@ -11,6 +11,7 @@ pairs of the words before are merged first, then the first pair that is left bec
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -77,7 +78,7 @@ def _merged(symbols: Sequence[str], ranks: dict[tuple[str, str], int]) -> list[s
     """The symbols of a word after all merges, the lowest rank first."""
     symbols = list(symbols)
     while True:
-        pairs = [*zip(symbols, symbols[1:], strict=False)]
+        pairs = [*itertools.pairwise(symbols)]
         known = [pair for pair in pairs if pair in ranks]
         if not known:
             return symbols

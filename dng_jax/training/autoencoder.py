@@ -33,7 +33,7 @@ def autoencoder_loss(
     module: an AutoencoderKL; x [B, H, W, C] in [-1, 1]; key: of the noise.
     """
     mean, logvar = module.apply({"params": params}, x, method="encode")
-    z = mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape)
+    z = mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape, mean.dtype)
     squares = jnp.mean((module.apply({"params": params}, z, method="decode") - x) ** 2)
     divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1 - logvar)
     loss = squares + kl * divergence

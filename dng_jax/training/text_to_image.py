@@ -106,25 +106,24 @@ def text_to_image_loss(
         return jnp.asarray(values, jnp.float32)[t]
 
     alpha, sigma = (at(values)[:, None, None, None] for values in (schedule.alpha, schedule.sigma))
-    eps = jax.random.normal(key, z.shape)
+    eps = jax.random.normal(key, z.shape, z.dtype)
     x = alpha * z + sigma * eps
     target = eps if module.config.parameterisation == "eps" else alpha * eps - sigma * z
-    out = module.apply({"params": params}, x, t, tokens)
+    out: Any = module.apply({"params": params}, x, t, tokens)
     errors = jnp.mean((out - target) ** 2, axis=(1, 2, 3))
-    logsnr, (low, high) = at(schedule.logsnr), EDGES
+    loss, logsnr, (low, high) = jnp.mean(errors), at(schedule.logsnr), EDGES
     parts = {
-        "low": logsnr < low,
-        "middle": (low <= logsnr) & (logsnr <= high),
-        "high": logsnr > high,
+        "loss_low": logsnr < low,
+        "loss_middle": (low <= logsnr) & (logsnr <= high),
+        "loss_high": logsnr > high,
     }
-    loss = jnp.mean(errors)
-    return loss, {
-        "loss": loss,
-        **{
-            f"loss_{n}": jnp.sum(errors * of) / jnp.maximum(jnp.sum(of), 1)
-            for n, of in parts.items()
-        },
-    }
+    return loss, {"loss": loss, **{name: _mean(errors, of) for name, of in parts.items()}}
+
+
+def _mean(values: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Of those that are chosen, 0 where there are none."""
+    count = jnp.sum(chosen.astype(values.dtype))
+    return jnp.sum(jnp.where(chosen, values, 0.0)) / jnp.maximum(count, 1.0)
 
 
 def draw(
@@ -161,7 +160,8 @@ def make_text_to_image_step(
     def loss(params, latents, rows, key):
         batch_key, level_key, noise_key = jax.random.split(key, 3)
         captions, images = draw(batch_key, prompts, rows, batch_size)
-        u = (jax.random.uniform(level_key) + jnp.arange(batch_size) / batch_size) % 1
+        even = jnp.arange(batch_size, dtype=jnp.float32) / batch_size
+        u = (jax.random.uniform(level_key, (), jnp.float32) + even) % 1
         t = jnp.minimum((u * levels).astype(jnp.int32), levels - 1)
         tokens = jnp.asarray(prompts.tokens)[captions]
         z, tokens, t = split_batch((latents[images], tokens, t), sharding)
