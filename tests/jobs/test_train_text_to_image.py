@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import train.text_to_image.job
-from dng_jax import training
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli
 from dng_jax.sampling import root_key
@@ -124,11 +123,11 @@ def test_presets_say_what_they_cost_and_fit_in_the_package():
         assert "cost" in make.__doc__.lower()
         job = presets.text_to_image(name)
         job.check()
-        sizes, optimiser = job.network, training.make_optimiser(2, 1e-3, 0)
+        sizes = job.network
 
-        def size(module, optimiser=optimiser):
-            state = jax.eval_shape(lambda: training.init_state(module, optimiser, root_key(0)))
-            return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        def size(module):
+            made = jax.eval_shape(module.init, root_key(0), *module.config.example())
+            return sum(leaf.size for leaf in jax.tree.leaves(made))
 
         count = size(text_to_image.TextToImage(sizes, 554))
         count += size(AutoencoderKL(sizes.autoencoder()))
