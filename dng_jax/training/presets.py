@@ -405,7 +405,7 @@ def digit_scenes() -> TextToImageJob:
         batch_size=256,
         learning_rate=1.5e-3,
         ema_decay=0.999,
-        autoencoder_steps=3_000,
+        autoencoder_steps=4_000,
     )
 
 

@@ -91,21 +91,25 @@ def train_autoencoder(
 ) -> Encoded | None:
     """The first training, or its end where it has ended before; None when stopped."""
     job, sizes = options.job, options.job.network
+    # In float32 everywhere: it is small, and what it loses no U-Net brings back.
+    module = AutoencoderKL(sizes.autoencoder())
     first = start.phase(
-        "text_to_image", dataclasses.replace(options, job=job.autoencoder),
-        options.folder / "autoencoder", place,
-        AutoencoderKL(sizes.autoencoder(), place.dtype(job.precision)), "autoencoder",
+        "text_to_image",
+        dataclasses.replace(options, job=job.autoencoder),
+        options.folder / "autoencoder",
+        place,
+        module,
+        "autoencoder",
         (found.pixels, found.labels),
-    )  # fmt: skip
+    )
     step = autoencoder.make_autoencoder_step(
-        first.module, first.optimiser, job.batch_size, job.ema_decay, job.autoencoder_kl,
+        module, first.optimiser, job.batch_size, job.ema_decay, job.autoencoder_kl,
         place.split,
     )  # fmt: skip
     ended = session.train(first, step)
     if ended is None:
         return None
-    # In float32, as it will be used.
-    module, params = AutoencoderKL(sizes.autoencoder()), jax.device_get(ended[0].ema)
+    params = jax.device_get(ended[0].ema)
     error = autoencoder.reconstruction_error(module, params, found.pixels)
     latents, factor = autoencoder.encode(module, params, found.pixels)
     facts = {
