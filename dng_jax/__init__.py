@@ -35,6 +35,7 @@ the step, `update` scores the step that was taken.
     sweeps       many settings of a rule as one compiled program
     nets         U-Nets with label or head conditioning; classifiers
     weights      model files, and the small trained networks that come with the library
+    scenes       scenes of digits: text-to-image whose truth is known
     stable_diffusion  text-to-image networks in the layout of their published files
     training     losses, steps, optimiser and EMA; checkpoints; targets of low variance
     data         digits, MNIST and others as uint8 arrays

@@ -44,6 +44,7 @@ JOBS = {
     "bench": Job("eval.bench.__main__", "speed, as ratios measured in one run"),
     "train diffusion": Job("train.diffusion.__main__", "train a diffusion U-Net from a preset"),
     "train classifier": Job("train.classifier.__main__", "train a classifier of images"),
+    "train text-to-image": Job("train.text_to_image.__main__", "train a small text-to-image model"),
 }
 INSTALLED = Path(__file__).resolve().parent
 
@@ -92,7 +93,7 @@ def home() -> str:
 def lines(prefix: str = "") -> list[str]:
     """The jobs whose names begin so, a line each."""
     found = {name: job for name, job in JOBS.items() if name.startswith(prefix)}
-    return [f"  dng {name:<18}{job.about}" for name, job in found.items()]
+    return [f"  dng {name:<21}{job.about}" for name, job in found.items()]
 
 
 def overview() -> str:

@@ -1,4 +1,4 @@
-"""Training jobs: `python -m train.diffusion` and `python -m train.classifier`.
+"""Training jobs: `python -m train.diffusion`, `train.classifier` and `train.text_to_image`.
 
     options    the command line: a preset, and an option for every field of its job
     images     what is trained on, and the network that fits it
@@ -8,7 +8,8 @@
     loop       the one loop: steps, lines, saved states, sample grids, signals
     logs       metrics.jsonl, TensorBoard event files, Weights & Biases
     samples    what the averaged weights draw
-    finish     model.safetensors and its card model.md
+    prompted   the same of a text-to-image model, by its prompts
+    finish     model.safetensors, or a folder of diffusers, and its card model.md
 
 What can be trained, with costs and commands: dng_jax.training.presets.
 
@@ -24,6 +25,10 @@ A run is a folder:
     model.safetensors    the averaged weights, written at the end; model.md, its card
     model.reference.safetensors    of a classifier: what the training images look like to it, so
                          that generated ones can be measured without the data set
+    model/               of a text-to-image model, instead: its folder, as diffusers has it, from
+                         the averaged weights
+    autoencoder/         of a text-to-image model: metrics.jsonl, tensorboard/ and states/ of its
+                         first part
 
 SIGTERM, SIGUSR1, and Ctrl-C the first time, finish the step, save, and end with exit code 0 and a
 line that shows how to go on. A second Ctrl-C ends at once with 130; so does one before the first

@@ -1,17 +1,18 @@
-"""The end of a run: model.safetensors with its facts, and model.md, the card that shows them."""
+"""The end of a run: model.safetensors with its facts, or the folder of a text-to-image model, and
+model.md, the card that shows them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from dng_jax import nets, weights
+from dng_jax import weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import markdown, runs
 from dng_jax.jobs.options import shown
@@ -35,14 +36,38 @@ def write(
     path, dtype = run.out / "model.safetensors", run.options.dtype
     text = facts(run, state, seconds, extra)
     params = jax.device_get(state.ema)
-    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     with disk_errors("write the model", run.out):
-        weights.save(path, params, nets.describe(run.module), text, dtype)
-        size, name = path.stat().st_size, run.out.resolve().name
-        runs.write_text(
-            run.out / "model.md", card(name, run.module, count, text, dtype, size, grid)
-        )
+        weights.save(path, params, run.network, text, dtype)
+        _write_card(run, _count(params), text, path.stat().st_size, grid)
     return path
+
+
+def write_folder(
+    run: Run,
+    state: TrainState,
+    seconds: float,
+    extra: Mapping[str, str],
+    save: Callable[[Path], Any],
+    grid: str | None = None,
+) -> Path:
+    """Writes the folder model/ by `save`, which returns all parameters, and the card; returns the
+    former. Everything else as in `write`."""
+    folder, text = run.out / "model", facts(run, state, seconds, extra)
+    with disk_errors("write the model", run.out):
+        params = save(folder)
+        size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        _write_card(run, _count(params), text, size, grid)
+    return folder
+
+
+def _write_card(run: Run, count: int, text: Mapping[str, str], size: int, grid: str | None) -> None:
+    name, dtype = run.out.resolve().name, run.options.dtype
+    said = card(name, run.network, count, text, dtype, size, grid)
+    runs.write_text(run.out / "model.md", said)
+
+
+def _count(params: Any) -> int:
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
 
 
 def facts(run: Run, state: TrainState, seconds: float, extra: Mapping[str, str]) -> dict[str, str]:
@@ -108,18 +133,21 @@ def _origin(init: Mapping[str, str]) -> str:
 
 def card(
     name: str,
-    module: Any,
+    network: Mapping[str, Any],
     count: int,
     text: Mapping[str, str],
     dtype: str,
     size: int,
     grid: str | None,
 ) -> str:
-    """The model card, Markdown."""
-    config = nets.describe(module)
-    kind = config.pop("kind")
-    shape = "x".join(map(str, config["image_shape"]))
-    what = {"unet": "Diffusion U-Net", "classifier": "Classifier"}[kind]
+    """The model card, Markdown. network: its description."""
+    config = {n: value for n, value in network.items() if n != "kind"}
+    kind, shape = network["kind"], "x".join(map(str, config["image_shape"]))
+    what = {
+        "unet": "Diffusion U-Net",
+        "classifier": "Classifier",
+        "text-to-image": "Autoencoder, text encoder and U-Net, a folder of diffusers",
+    }[kind]
     form = f", conditioning {config['conditioning']}" if kind == "unet" else ""
     seconds = float(text["seconds"])
     time = f"{seconds / 60:.1f} minutes" if seconds >= 120 else f"{seconds:.0f} s"

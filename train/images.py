@@ -35,11 +35,7 @@ class Images(NamedTuple, Generic[O]):
 def load(options: O, devices: int) -> Images[O]:
     """What the options name; InputError where that does not fit the job, or so many devices."""
     job = options.job
-    if job.batch_size % devices:
-        raise InputError(
-            f"--batch-size {job.batch_size} does not divide by {devices} devices:"
-            f" take {-(-job.batch_size // devices) * devices}"
-        )
+    must_divide(job.batch_size, devices)
     images, labels, info = data.load(job.dataset, job.split)
     options = fitted(options, info)
     job = options.job
@@ -57,6 +53,15 @@ def load(options: O, devices: int) -> Images[O]:
     return Images(options, images, labels, info)
 
 
+def must_divide(batch_size: int, devices: int) -> None:
+    """InputError unless a batch splits evenly over so many devices."""
+    if batch_size % devices:
+        raise InputError(
+            f"--batch-size {batch_size} does not divide by {devices} devices:"
+            f" take {-(-batch_size // devices) * devices}"
+        )
+
+
 def fitted(options: O, info: data.Info) -> O:
     """The options with a network for these images, where the preset is for others.
 
@@ -64,7 +69,8 @@ def fitted(options: O, info: data.Info) -> O:
     """
     job, base = options.job, options.base
     if job.dataset != base.dataset:
-        own, usual = job.network, base.network
+        own: Any = job.network
+        usual = base.network
         same_shape, same_count = (
             getattr(own, name) == getattr(usual, name) for name in ("image_shape", "num_classes")
         )

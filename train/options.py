@@ -1,4 +1,4 @@
-"""The command line of both jobs: a preset, and an option for every field of its job and network.
+"""The command line of all jobs: a preset, and an option for every field of its job and network.
 
     python -m train.diffusion --preset mnist-small --conditioning label --network.channels 32
 
@@ -20,14 +20,14 @@ from dng_jax.errors import InputError, choose
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, as_typed, at_least, command, program
 from dng_jax.training import presets
-from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job
+from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job, TextToImageJob
 
-from . import classifier, diffusion
+from . import classifier, diffusion, text_to_image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of both training jobs; job: what is trained, the preset's with every field given."""
+    """Options of all training jobs; job: what is trained, the preset's with every field given."""
 
     preset: str = "digits"
     """One of the presets listed above."""
@@ -162,6 +162,31 @@ class ClassifierOptions(Options):
         return self.out or Path("runs") / f"{self.preset}-classifier"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextToImageOptions(Options):
+    """Trains an autoencoder, then a U-Net and a text encoder; writes a folder of diffusers."""
+
+    sample_every: int | None = None
+    """Steps between sample grids, at least 1; default: a quarter of the steps; 0: none at all."""
+    job: Annotated[TextToImageJob, tyro.conf.arg(name="")]
+
+    @property
+    def base(self) -> TextToImageJob:
+        """As in Options."""
+        return presets.text_to_image(self.preset)
+
+    @property
+    def folder(self) -> Path:
+        """--out, or runs/PRESET."""
+        return self.out or Path("runs") / self.preset
+
+    def check(self) -> None:
+        """As in Options; three networks cannot start from the file of one."""
+        super().check()
+        if self.init is not None:
+            raise InputError("--init names one network, and this job trains three: leave it out")
+
+
 def _fitting(network: Any, to: Any) -> Any:
     """The network's configuration with image_shape and num_classes of another.
 
@@ -200,6 +225,15 @@ def parse_classifier(words: Sequence[str] | None = None) -> ClassifierOptions:
     return tyro.cli(ClassifierOptions, args=words, default=default, prog=name, description=about)
 
 
+def parse_text_to_image(words: Sequence[str] | None = None) -> TextToImageOptions:
+    """As `parse_diffusion`, of a text-to-image model."""
+    preset = _chosen(words, "digit-scenes").preset
+    default = TextToImageOptions(preset=preset, job=presets.text_to_image(preset))
+    about = _about(text_to_image.__doc__, presets.TEXT_TO_IMAGE)
+    name = program(f"{__package__}.text_to_image")
+    return tyro.cli(TextToImageOptions, args=words, default=default, prog=name, description=about)
+
+
 def _about(sheet: str | None, known: Mapping[str, Callable]) -> str:
     """What --help is headed by: what the job does, and the presets with a line each."""
     lines = {name: (make.__doc__ or "").partition("\n")[0] for name, make in known.items()}
@@ -207,6 +241,7 @@ def _about(sheet: str | None, known: Mapping[str, Callable]) -> str:
     return as_typed(f"{sheet}\n\nPresets, whose numbers are the defaults below:\n{listed}")
 
 
-def _chosen(words: Sequence[str] | None) -> _Preset:
+def _chosen(words: Sequence[str] | None, preset: str = "digits") -> _Preset:
     parse: Callable = tyro.cli
-    return parse(_Preset, args=words, return_unknown_args=True, add_help=False)[0]
+    usual = _Preset(preset)
+    return parse(_Preset, args=words, default=usual, return_unknown_args=True, add_help=False)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dng_jax import nets
 from dng_jax.jobs import runs
 from dng_jax.training import Step, TrainState
 from dng_jax.training.checkpoints import Checkpoints, disk_errors
@@ -36,7 +35,7 @@ def train(
     )
     states = Checkpoints(
         run.out / "states",
-        nets.describe(run.module),
+        run.network,
         keep_best=options.keep_best,
         report=place.show,
     )

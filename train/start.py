@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dng_jax import data, sweeps, training, weights
+from dng_jax import data, nets, sweeps, training, weights
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.sampling import root_key
@@ -96,13 +96,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Run:
-    """A prepared run. arrays: images and labels on the devices; state: fresh, or of --init."""
+    """A prepared run. network: its description, plain JSON values; arrays: images and labels on the
+    devices; state: fresh, or of --init."""
 
     name: str
     options: Options
     out: Path
     place: Place
     module: Any
+    network: dict[str, Any]
     optimiser: Any
     state: TrainState
     arrays: tuple[jax.Array, jax.Array]
@@ -157,7 +159,7 @@ def process_arguments(
 
 
 def prepare(name: str, found: images.Images, place: Place, network: Callable[..., Any]) -> Run:
-    """Everything that the two jobs have in common before their steps differ; opens the folder.
+    """What the jobs of one network have in common before their steps differ; opens the folder.
 
     name: of the job, for commands; found: images of the whole split, of which the job's examples
     are taken; network: nets.UNet or nets.Classifier. InputError for a folder or an --init that does
@@ -166,17 +168,44 @@ def prepare(name: str, found: images.Images, place: Place, network: Callable[...
     options, out = found.options, found.options.folder
     job = options.job
     module = network(job.network, place.dtype(job.precision))
-    momentum = job.momentum if isinstance(job, ClassifierJob) else None
-    optimiser = training.make_optimiser(
-        job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip, momentum
-    )
+    optimiser = optimiser_of(job)
     used = found.images[: job.examples]
     fresh = partial(fresh_state, module, optimiser, job, used)
     init = read_init(options.init, fresh, job.network)
     open_run(out, job, options.resume, place, init, found.info)
     state = first_state(fresh, init, out, place)
     arrays = used, found.labels[: job.examples]
-    return Run(name, options, out, place, module, optimiser, state, place.put(arrays))
+    described = nets.describe(module)
+    return Run(name, options, out, place, module, described, optimiser, state, place.put(arrays))
+
+
+def phase(
+    name: str,
+    options: Options,
+    out: Path,
+    place: Place,
+    module: Any,
+    kind: str,
+    arrays: tuple[Any, Any],
+    ready: Callable[[TrainState], TrainState] = lambda state: state,
+) -> Run:
+    """One of several trainings of a run that is open, in a folder of its own.
+
+    kind: what the module is called in its description; ready: what is done to the fresh state.
+    """
+    job, optimiser = options.job, optimiser_of(options.job)
+    described = {"kind": kind, **job.network.to_dict()}
+    state = ready(training.init_state(module, optimiser, root_key(job.seed)))
+    arrays = place.put(arrays)
+    return Run(name, options, out, place, module, described, optimiser, place.put(state), arrays)
+
+
+def optimiser_of(job: Job) -> Any:
+    """The optimiser of a job."""
+    momentum = job.momentum if isinstance(job, ClassifierJob) else None
+    return training.make_optimiser(
+        job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip, momentum
+    )
 
 
 def fresh_state(module: Any, optimiser: Any, job: Job, pixels: np.ndarray) -> TrainState:

@@ -119,6 +119,22 @@ def text_config(stored: Mapping[str, Any]) -> CLIPTextConfig:
         raise _not_ours(error) from error
 
 
+def text_json(config: CLIPTextConfig) -> dict[str, Any]:
+    """The config.json of a CLIPTextModel, for transformers and for `text_config`.
+
+    Prompts start with the token before the one that ends them, and are filled up with the latter,
+    as in CLIP's vocabulary.
+    """
+    end = config.eos_token_id
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        **config.to_dict(),
+        "bos_token_id": end - 1,
+        "pad_token_id": end,
+    }
+
+
 def _not_ours(why: object) -> InputError:
     return InputError(
         f"CLIPTextModel cannot be the text encoder of this config.json, {why}: take the folder of"

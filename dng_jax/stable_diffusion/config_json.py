@@ -1,4 +1,4 @@
-"""UNetConfig and VAEConfig of the config.json that diffusers wrote of each network.
+"""UNetConfig and VAEConfig of the config.json that diffusers wrote of each network, and back.
 
 A field that is not there has diffusers' own default. One that is not read must have it, or
 InputError names it: what another value would ask for is no part of these networks. Without effect
@@ -115,3 +115,40 @@ def vae_config(stored: Mapping[str, Any]) -> VAEConfig:
     }
     fields.end()
     return VAEConfig(**found)
+
+
+def unet_json(config: UNetConfig) -> dict[str, Any]:
+    """What unet/config.json is to hold, for diffusers and for `unet_config`."""
+    c, plain = config, config.to_dict()
+    kinds = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}
+    ups = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
+    same = (
+        "in_channels", "out_channels", "block_out_channels", "layers_per_block",
+        "transformer_layers_per_block", "cross_attention_dim", "use_linear_projection",
+        "norm_num_groups", "norm_eps", "flip_sin_to_cos",
+    )  # fmt: skip
+    added = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    return {
+        "_class_name": "UNet2DConditionModel",
+        **{name: plain[name] for name in same},
+        "attention_head_dim": plain["num_heads"],
+        "down_block_types": [kinds[attends] for attends in c.attention_down],
+        "up_block_types": [ups[attends] for attends in c.attention_up],
+        "freq_shift": int(c.freq_shift),
+        **(
+            {n: plain[n] for n in added} | {"addition_embed_type": "text_time"}
+            if c.pooled_dim
+            else {}
+        ),
+    }
+
+
+def vae_json(config: VAEConfig) -> dict[str, Any]:
+    """What vae/config.json is to hold, for diffusers and for `vae_config`."""
+    levels = len(config.block_out_channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        **config.to_dict(),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }

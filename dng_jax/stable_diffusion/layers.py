@@ -27,15 +27,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dng_jax.nets.convolution import for_few_positions
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 AROUND: Padding = ((1, 1), (1, 1))
 RIGHT_AND_BOTTOM: Padding = ((0, 1), (0, 1))
 NONE: Padding = ((0, 0), (0, 0))
+_convolution = partial(nn.Conv, conv_general_dilated=for_few_positions)
 
 
 def conv(features: int, name: str | None, dtype: Any, size: int = 3) -> nn.Conv:
     """A convolution with a bias, size x size, that keeps the sides."""
-    return nn.Conv(features, (size, size), 1, NONE if size == 1 else AROUND, dtype=dtype, name=name)
+    padding = NONE if size == 1 else AROUND
+    return _convolution(features, (size, size), 1, padding, dtype=dtype, name=name)
 
 
 def group_norm(x: jax.Array, groups: int, eps: float, name: str) -> jax.Array:
@@ -205,7 +209,8 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Conv(x.shape[-1], (3, 3), 2, self.padding, dtype=self.dtype, name="conv")(x)
+        down = _convolution(x.shape[-1], (3, 3), 2, self.padding, dtype=self.dtype, name="conv")
+        return down(x)
 
 
 class Upsample(nn.Module):

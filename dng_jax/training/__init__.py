@@ -4,13 +4,15 @@ r"""Training: pure functions from (state, data) to state, driven step by step fr
     step = make_diffusion_step(module, optimiser, schedule, batch_size, ema_decay)
     state, metrics = step(state, images, labels)
 
-    optimiser         TrainState, the optimiser, the average, the one step of both trainings
+    optimiser         TrainState, the optimiser, the average, the one step of all trainings
     diffusion         losses of the three forms of network, noise levels
     stable_targets    targets of low variance, from many reference images
+    autoencoder       images -> latents -> images
+    text_to_image     latents by their captions: a U-Net and a text encoder
     classifier        cross-entropy on augmented images
     augmentation      random changes of images
     batch_statistics  of networks with batch normalisation, once their weights are final
-    jobs              the fields of both trainings, with their ranges
+    jobs              the fields of all trainings, with their ranges
     presets           what is trained, on what, for how long
     checkpoints       saved states (Orbax); imported by itself
 

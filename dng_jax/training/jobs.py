@@ -1,4 +1,4 @@
-"""What a training is given besides its data: the fields of both jobs, and what excludes what.
+"""What a training is given besides its data: the fields of all jobs, and what excludes what.
 
 Presets fill them in (presets.py), options of the command line change them (train/options.py).
 """
@@ -9,17 +9,20 @@ import dataclasses
 import math
 
 from dng_jax.errors import InputError, choose
-from dng_jax.jobs.options import at_least, option, seed
+from dng_jax.jobs.options import at_least, at_most, option, seed
 from dng_jax.jobs.own_images import PREFIX
 from dng_jax.nets.config import ClassifierConfig, UNetConfig
+from dng_jax.scenes.prompts import CELLS_MAX
+from dng_jax.stable_diffusion.sizes import Sizes
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+SIZE = 8  # of a digit, pixels
 OWN = f"{PREFIX}PATH"  # the data set of presets for images of one's own, until it is named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """Fields of both jobs; a run is resumed only with all of them as they were."""
+    """Fields of all jobs; a run is resumed only with all of them as they were."""
 
     dataset: str
     """Name of the data set: digits, mnist, fashion_mnist, cifar10, a prepared one, or your own
@@ -47,7 +50,7 @@ class Job:
     auto: bfloat16 on GPU and TPU, float32 on CPU."""
     seed: int = 0
     """Seed of everything random, 0 to 2^32 - 1."""
-    network: UNetConfig | ClassifierConfig
+    network: UNetConfig | ClassifierConfig | Sizes
 
     def check(self) -> None:
         """InputError, in one sentence, for a number out of its range."""
@@ -144,3 +147,55 @@ class ClassifierJob(Job):
             )
         if self.warp and (self.flip or self.shift or self.cut):
             raise InputError("--flip, --shift and --cut take the place of warp: add --no-warp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextToImageJob(Job):
+    """Training of an autoencoder, then of a U-Net and a text encoder on its latents."""
+
+    network: Sizes
+    dataset: str = "digits"
+    """digits: the images that scenes are made of."""
+    examples: int = 65_536
+    """Scenes to make, at least 1."""
+    cells: int = 2
+    """Digits of a scene, side by side, 1 to 6; what captions say is known for each of them."""
+    empty_captions: float = 0.1
+    """Share of empty captions, at least 0 and below 1."""
+    autoencoder_steps: int
+    """Training steps of the autoencoder, at least 1, before all others."""
+    autoencoder_learning_rate: float = 4e-3
+    """Its peak learning rate, above 0."""
+    autoencoder_kl: float = 1e-3
+    """Weight of the divergence of latents from a normal distribution, at least 0."""
+
+    def check(self) -> None:
+        """As of Job; the images must be scenes of so many cells, of which every kind is there."""
+        super().check()
+        choose(self.dataset, ("digits",), "dataset of scenes")
+        at_least(1, autoencoder_steps=self.autoencoder_steps, cells=self.cells)
+        at_most(CELLS_MAX, cells=self.cells)
+        at_least(0, autoencoder_kl=self.autoencoder_kl)
+        if not 0 < self.autoencoder_learning_rate < math.inf:
+            raise InputError(
+                "--autoencoder-learning-rate must be positive and finite, got"
+                f" {self.autoencoder_learning_rate}"
+            )
+        if not 0 <= self.empty_captions < 1:
+            raise InputError(
+                f"--empty-captions must be at least 0 and below 1, got {self.empty_captions}"
+            )
+        shape = (SIZE, SIZE * self.cells, 1)
+        if self.network.image_shape != shape:
+            wanted = " ".join(map(str, shape))
+            raise InputError(
+                f"scenes of {self.cells} cells need --network.image-shape {wanted}, got"
+                f" {' '.join(map(str, self.network.image_shape))}"
+            )
+
+    @property
+    def autoencoder(self) -> TextToImageJob:
+        """The part that trains the autoencoder."""
+        return dataclasses.replace(
+            self, steps=self.autoencoder_steps, learning_rate=self.autoencoder_learning_rate
+        )

@@ -22,11 +22,18 @@ from tests.jobs.kill_resume import TINY
 from train import options
 from train.classifier import job as classifier
 from train.diffusion import job as diffusion
+from train.text_to_image import job as text_to_image
 
 RULES = ("unguided", "reference", "np=0.3", "sld=0.5", "dng:pair", "dng:odds=2", "dng")
 PACE = ("--steps", "4", "--log-every", "2", "--save-every", "2", "--sample-every", "2")
 DIFFUSION = (*TINY, *PACE, "--examples", "64")
 CLASSIFIER = ("--batch-size", "32", *PACE[:6], "--examples", "64")
+TEXT_TO_IMAGE = (
+    "--steps", "4", "--autoencoder-steps", "2", "--log-every", "2", "--save-every", "2",
+    "--examples", "1500", "--batch-size", "8", "--warmup", "1", "--network.channels", "4", "8",
+    "--network.groups", "2", "--network.heads", "2", "--network.autoencoder-channels", "4", "4",
+    "--network.text-width", "4", "--network.text-layers", "1",
+)  # fmt: skip
 SIX = ("--count", "6")
 RANDOM = ("--patterns", "random", "--dimension", "6", *SIX)
 HOPFIELD = {
@@ -69,6 +76,9 @@ def jobs(folder: Path):
         "diffusion", options.parse_diffusion, diffusion.run, DIFFUSION)  # fmt: skip
     yield "train.classifier", lambda: trained(
         "classifier", options.parse_classifier, classifier.run, CLASSIFIER)  # fmt: skip
+    yield "train.text_to_image", lambda: trained(
+        "text-to-image", options.parse_text_to_image, text_to_image.run,
+        (*TEXT_TO_IMAGE, "--sample-every", "4"))  # fmt: skip
     for name, words in HOPFIELD.items():
         yield (
             f"hopfield {name}",

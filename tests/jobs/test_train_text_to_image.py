@@ -1,0 +1,133 @@
+"""The text-to-image job on little data: what it writes, how it goes on, what it refuses."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import train.text_to_image.job
+from dng_jax.errors import InputError
+from dng_jax.jobs import cli
+from dng_jax.sampling import root_key
+from dng_jax.stable_diffusion import pipeline
+from dng_jax.stable_diffusion.vae import AutoencoderKL
+from dng_jax.training import autoencoder, presets, text_to_image
+from tests.jobs.switches import TEXT_TO_IMAGE
+from train import logs, options
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SMALL = options.parse_text_to_image([*TEXT_TO_IMAGE, "--sample-every", "0"])
+
+
+def small(out, **changes):
+    return dataclasses.replace(SMALL, out=out, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, quick_compilation):
+    """A run that was never disturbed, with a sample grid."""
+    pytest.importorskip("tokenizers")
+    out = tmp_path_factory.mktemp("finished") / "run"
+    path = train.text_to_image.job.run(small(out, sample_every=4, dtype="float16"))
+    assert path == out / "model"
+    return out
+
+
+def params_of(folder):
+    return jax.tree.map(np.asarray, dict(pipeline.load(folder / "model").params))
+
+
+@pytest.mark.slow
+def test_the_job_writes_what_it_says(finished):
+    assert {p.name for p in finished.iterdir()} == {
+        ".lock", "run.json", "metrics.jsonl", "tensorboard", "states", "samples", "model",
+        "model.md", "autoencoder",
+    }  # fmt: skip
+    assert [line["step"] for line in logs.read(finished)] == [2, 4]
+    (line,) = logs.read(finished / "autoencoder")
+    assert line["step"] == 2
+    assert {"loss", "rms", "kl"} <= line.keys()
+    assert {"loss", "loss_low", "loss_middle", "loss_high"} <= logs.read(finished)[-1].keys()
+    assert {p.name for p in (finished / "samples").iterdir()} == {"step-000004.png"}
+    found = pipeline.load(finished / "model")
+    stored = json.loads((finished / "model" / "vae" / "config.json").read_text())
+    assert stored["scaling_factor"] == found.vae.config.scaling_factor != 1
+    card = (finished / "model.md").read_text()
+    for fact in (
+        "4 steps, 32 images seen", "Autoencoder, text encoder and U-Net", "reconstruction rms",
+        f"| scaling factor | {found.vae.config.scaling_factor:g} |", "samples/step-000004.png",
+        "the first 1,500 images, 8x16x1", "python -m train.text_to_image --preset digit-scenes",
+    ):  # fmt: skip
+        assert fact in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["autoencoder", "networks"])
+def test_a_signal_in_either_part_saves_and_resume_ends_the_same(
+    finished, tmp_path, capsys, monkeypatch, where
+):
+    home, name = {
+        "autoencoder": (autoencoder, "make_autoencoder_step"),
+        "networks": (text_to_image, "make_text_to_image_step"),
+    }[where]
+    make = getattr(home, name)
+
+    def signalled(*arguments):
+        step = make(*arguments)
+
+        def run(state, *arrays):
+            if int(state.step) == 0:
+                signal.raise_signal(signal.SIGTERM)
+            return step(state, *arrays)
+
+        return run
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(home, name, signalled)
+        assert cli.main(lambda: train.text_to_image.job.run(small(out))) is None
+    assert "stopped by SIGTERM: step 1 of" in capsys.readouterr().out
+    assert not (out / "model").exists()
+    train.text_to_image.job.run(small(out, resume=True, dtype="float16"))
+    jax.tree.map(np.testing.assert_array_equal, params_of(finished), params_of(out))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dataset", "mnist"), "unknown dataset of scenes 'mnist'"),
+        (("--cells", "3"), "3 cells need --network.image-shape 8 24 1"),
+        (("--cells", "7"), "--cells must be at most 6"),
+        (("--autoencoder-steps", "0"), "--autoencoder-steps must be at least 1"),
+        (("--autoencoder-learning-rate", "0"), "--autoencoder-learning-rate must be positive"),
+        (("--autoencoder-kl", "-1"), "--autoencoder-kl must be at least 0"),
+        (("--empty-captions", "1"), "--empty-captions must be at least 0 and below 1"),
+        (("--init", "model.safetensors"), "--init names one network"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(tmp_path, words, said):
+    chosen = options.parse_text_to_image(["--out", str(tmp_path / "run"), *words])
+    with pytest.raises(InputError, match=said):
+        train.text_to_image.job.run(chosen)
+    assert not (tmp_path / "run").exists()
+
+
+def test_presets_say_what_they_cost_and_fit_in_the_package():
+    for name, make in presets.TEXT_TO_IMAGE.items():
+        assert f"python -m train.text_to_image --preset {name}" in make.__doc__
+        assert "cost" in make.__doc__.lower()
+        job = presets.text_to_image(name)
+        job.check()
+        sizes = job.network
+
+        def size(module):
+            made = jax.eval_shape(module.init, root_key(0), *module.config.example())
+            return sum(leaf.size for leaf in jax.tree.leaves(made))
+
+        count = size(text_to_image.TextToImage(sizes, 554))
+        count += size(AutoencoderKL(sizes.autoencoder()))
+        assert 2_000_000 < count < 3_000_000  # 6 MB as float16
