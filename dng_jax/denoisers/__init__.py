@@ -13,12 +13,14 @@ EDM and rectified-flow tables. Predictions of other kinds are converted (dng_jax
     modules      what may stand for a network: Flax Linen, Flax NNX, Equinox, a function
     separate     one denoiser per role
     image_set    a set of images as the negative of any of them, in closed form
+    branches     predictions for prompts -> the roles of guidance, w and variant as data
     levels       row -> timestep of a schedule
 
 What a network returns is checked while it is traced: a smaller array would broadcast, and sample
 images that look like any other. docs/guides/own_network.md shows each of them at work.
 """
 
+from dng_jax.denoisers.branches import branches
 from dng_jax.denoisers.image_set import image_set
 from dng_jax.denoisers.levels import timesteps
 from dng_jax.denoisers.networks import (
@@ -31,6 +33,7 @@ from dng_jax.denoisers.networks import (
 from dng_jax.denoisers.separate import separate_networks
 
 __all__ = [
+    "branches",
     "from_module",
     "heads_network",
     "image_set",

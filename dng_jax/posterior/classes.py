@@ -12,7 +12,7 @@ are normalised again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.posterior.temperature import offset as as_offset
 from dng_jax.posterior.temperature import temperature as as_temperature
 from dng_jax.posterior.view import View, weighted
-from dng_jax.rules import Step, class_roles, count, known, number, pytree
+from dng_jax.rules import Step, class_roles, count, known, number, pytree, static
 from dng_jax.steps import StepRow
 
 
@@ -38,8 +38,7 @@ class Classes(KernelTracker):
 
     forbidden: jax.Array
     log_p_min: jax.Array
-
-    reference: ClassVar[str | None] = None
+    reference: str | None = static(default=None, kw_only=True)
 
     @property
     def knows_allowed(self) -> bool:

@@ -9,7 +9,7 @@ state before the first step, the numbers that weigh a step's evidence, and what 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ from dng_jax.steps import StepRow
 class KernelTracker:
     """initial [M]: state before the first step; concepts: the M roles that are tracked.
 
-    temperature, delta, drift, offset, probes: see dng_jax.posterior. `reference` is the role that
-    the concepts are measured against, None for their own mean.
+    temperature, delta, drift, offset, probes: see dng_jax.posterior. reference: the role that the
+    concepts are measured against, None for their own mean.
     """
 
     initial: jax.Array
@@ -36,8 +36,7 @@ class KernelTracker:
     offset: Offset
     concepts: tuple[str, ...] = static(kw_only=True)
     probes: int = static(default=0, kw_only=True)
-
-    reference: ClassVar[str | None] = "base"
+    reference: str | None = static(default="base", kw_only=True)
 
     @property
     def knows_allowed(self) -> bool:

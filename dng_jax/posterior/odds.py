@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
 from dng_jax.posterior.kernel_tracker import KernelTracker
-from dng_jax.posterior.pair import log_prior_of
+from dng_jax.posterior.pair import log_prior_of, reference_of
 from dng_jax.posterior.temperature import Offset, Temperature
 from dng_jax.posterior.temperature import offset as as_offset
 from dng_jax.posterior.temperature import temperature as as_temperature
@@ -88,6 +88,7 @@ def odds(
     p_min: float = 1e-6,
     odds_max: float = 99.0,
     probes: int = 0,
+    reference: str = "base",
 ) -> Odds:
     """The log-odds tracker; arguments as in `pair`.
 
@@ -106,4 +107,5 @@ def odds(
         jnp.log(number(odds_max, "odds_max", low=0, open_=True, axes=0)),
         concepts=tuple(negatives),
         probes=count(probes, "probes"),
+        reference=reference_of(reference, negatives),
     )

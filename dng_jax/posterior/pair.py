@@ -71,6 +71,7 @@ def pair(
     p_min: float = 1e-6,
     p_max: float = 0.99,
     probes: int = 0,
+    reference: str = "base",
 ) -> Pair:
     """The paper's tracker.
 
@@ -78,6 +79,8 @@ def pair(
     a number or a pair (knots, values) over log-SNR; delta in squared units of x; drift in [0, 1];
     offset, as temperature, in nats per unit of log-SNR; 0 < p_min < p_max < 1. Defaults are those
     of the authors' program. probes: Rademacher probes per step for deterministic tables (0: none).
+    reference: the role that the negatives are scored against; of text-to-image models "empty" as
+    well (dng_jax.denoisers.branches).
     InputError for numbers outside these ranges.
     """
     log_prior = log_prior_of(prior, negatives)
@@ -95,6 +98,7 @@ def pair(
         jnp.log(most),
         concepts=tuple(negatives),
         probes=count(probes, "probes"),
+        reference=reference_of(reference, negatives),
     )
 
 
@@ -110,3 +114,12 @@ def log_prior_of(prior, negatives: tuple[str, ...]) -> jax.Array:
             f"the priors of all negatives must sum to less than 1, got {float(value.sum()):g}"
         )
     return jnp.log(value)
+
+
+def reference_of(reference: str, negatives: tuple[str, ...]) -> str:
+    """The role that negatives are scored against; InputError where it is one of them."""
+    if reference in negatives:
+        raise InputError(
+            f"the negative '{reference}' cannot be scored against itself: name another reference"
+        )
+    return reference

@@ -1,0 +1,157 @@
+r"""From the predictions for prompts to the roles that rules ask for.
+
+A text-to-image model predicts for a prompt, and a rule guides what the model makes of it. Raw
+predictions, u for the empty prompt, A for the prompt, B for a negative prompt, become roles by
+
+    base = (1 - w) u + w A                       classifier-free guidance towards the prompt
+    negative                                     one of, by the variant:
+
+    variant   base        negative             negatives are scored against
+    a         CFG(A)      B                    base
+    b         CFG(A)      (1 - w) u + w B      base
+    c         A           B                    base
+    d         CFG(A)      B                    u
+    nested    CFG(A)      (1 - w) u + w B      base; its B is for the prompt "A, B"
+    raw       u           B                    base
+
+In "nested" alone p is a probability of images of the prompt, that of being what is unwanted. "raw"
+is for rules that guide towards the prompt themselves (classifier_free, negative_in_place,
+safe_latent_prompt). The roles:
+
+    base, negative (negative:0, negative:1, ...)     as above
+    empty, positive                                  u and A
+    reference                                        what the negatives are scored against
+
+Weights are data: one program serves every variant and w, given `reference="reference"` of the
+trackers; with "base" or "empty" it says which in its own words. A prediction of weight 0 is asked
+for all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dng_jax.errors import InputError, choose, distinct_roles, find
+from dng_jax.rules import Denoise, Predictions, number, predict, pytree
+from dng_jax.sampling import as_pytree
+from dng_jax.steps import StepRow
+
+EMPTY, PROMPT = "empty", "prompt"
+POSITIVE, REFERENCE = "positive", "reference"
+RESERVED = ("base", EMPTY, PROMPT, POSITIVE, REFERENCE)
+
+
+class Variant(NamedTuple):
+    """What a variant makes of raw predictions.
+
+    base: "cfg", "prompt" or "empty"; guided: whether negatives have CFG's weights too; reference:
+    the role that negatives are scored against; joined: whether their prompts begin with the prompt.
+    """
+
+    base: str = "cfg"
+    guided: bool = False
+    reference: str = "base"
+    joined: bool = False
+
+
+VARIANTS = {
+    "a": Variant(),
+    "b": Variant(guided=True),
+    "c": Variant(base=PROMPT),
+    "d": Variant(reference=EMPTY),
+    "nested": Variant(guided=True, joined=True),
+    "raw": Variant(base=EMPTY),
+}
+
+
+@pytree
+class Branches:
+    """weights {role: {raw role: float32 []}}, a sparse matrix. Make it with `branches`."""
+
+    denoise: Denoise
+    weights: dict[str, dict[str, jax.Array]]
+
+    def calls(self, roles: Sequence[str]) -> int | None:
+        """Evaluations per image and step of what is wrapped, which may not say."""
+        counted = getattr(self.denoise, "calls", None)
+        return None if counted is None else counted(self.asked(roles))
+
+    def asked(self, roles: Sequence[str]) -> tuple[str, ...]:
+        """The raw roles that these roles are made of, in one order whatever that of the roles."""
+        needed = {raw for role in roles for raw in find(self.weights, role)}
+        return tuple(sorted(needed, key=_place))
+
+    def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
+        raw = predict(self.denoise, x, row, self.asked(roles))
+        return {role: _combined(self.weights[role], raw) for role in roles}
+
+
+def branches(
+    denoise,
+    variant: str = "b",
+    guidance_scale: float | jax.Array = 7.5,
+    *,
+    negatives: tuple[str, ...] = ("negative",),
+) -> Branches:
+    """The roles of a variant, of a denoiser that answers "empty", "prompt" and the negatives.
+
+    denoise: a pytree or a plain function; guidance_scale: w, finite, may be traced; negatives: the
+    denoiser's and the answer's names of them, none of RESERVED. InputError otherwise.
+    """
+    kind = VARIANTS[choose(variant, VARIANTS, "variant")]
+    for role in distinct_roles(negatives, "negative role"):
+        if role in RESERVED:
+            raise InputError(f"a negative cannot be named '{role}': that is a role of its own")
+    w = number(guidance_scale, "guidance_scale", axes=0)
+    one, nothing = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+    # Every base holds u and A, and every negative u, so that variants differ in numbers alone.
+    empty = {EMPTY: one, PROMPT: nothing}
+    base = {"cfg": (1 - w, w), PROMPT: (nothing, one), EMPTY: (one, nothing)}[kind.base]
+    negative = (1 - w, w) if kind.guided else (nothing, one)
+    weights = {"base": dict(zip((EMPTY, PROMPT), base, strict=True))}
+    weights[REFERENCE] = empty if kind.reference == EMPTY else weights["base"]
+    weights |= {EMPTY: {EMPTY: one}, POSITIVE: {PROMPT: one}}
+    weights |= {role: {EMPTY: negative[0], role: negative[1]} for role in negatives}
+    inner = denoise if hasattr(denoise, "calls") else as_pytree(denoise)
+    return Branches(inner, weights)
+
+
+def prompts_of(
+    variant: str, prompt: str, negatives: Sequence[str] | Mapping[str, str]
+) -> dict[str, str]:
+    """Raw roles to texts for a variant: what the denoiser that is wrapped has to be told.
+
+    negatives: one text gives the role "negative", several "negative:0", ..., a mapping its own
+    roles. In variant nested they are "A, B".
+    """
+    kind = VARIANTS[choose(variant, VARIANTS, "variant")]
+    if isinstance(negatives, str):
+        negatives = (negatives,)
+    if not isinstance(negatives, Mapping):
+        negatives = dict(zip(negative_roles(len(negatives)), negatives, strict=True))
+    if kind.joined:
+        negatives = {r: ", ".join(filter(None, [prompt, n])) for r, n in negatives.items()}
+    return {EMPTY: "", PROMPT: prompt, **negatives}
+
+
+def negative_roles(count: int) -> tuple[str, ...]:
+    """The roles of so many negatives: "negative", or "negative:0", "negative:1", ..."""
+    return ("negative",) if count == 1 else tuple(f"negative:{i}" for i in range(count))
+
+
+def _place(raw: str) -> tuple[int, str]:
+    return {EMPTY: 0, PROMPT: 1}.get(raw, 2), raw
+
+
+def _combined(row: Mapping[str, jax.Array], raw: Predictions) -> jax.Array:
+    # Sums of products, element by element: a matrix product would be rounded to TF32 on a GPU.
+    total = None
+    for role in sorted(row, key=_place):
+        part = row[role].astype(raw[role].dtype) * raw[role]
+        total = part if total is None else total + part
+    assert total is not None
+    return total

@@ -1,0 +1,165 @@
+"""Roles of text-to-image models: weights by variant, and what a tracker makes of them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dng_jax import InputError, guidance, mixtures, posterior, sampling, schedules, steps
+from dng_jax.denoisers import branches
+from dng_jax.denoisers.branches import VARIANTS, negative_roles, prompts_of
+from tests.helpers import Counted, Log
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+X = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
+RAW = {"empty": 1.0, "prompt": 10.0, "negative": 100.0, "negative:0": 100.0, "negative:1": 1000.0}
+W = 3.0
+# What the roles base, negative and reference are made of, by hand: u = 1, A = 10, B = 100.
+CFG_A, CFG_B = -2.0 + 30.0, -2.0 + 300.0
+ROWS = {
+    "a": (CFG_A, 100.0, CFG_A),
+    "b": (CFG_A, CFG_B, CFG_A),
+    "c": (10.0, 100.0, 10.0),
+    "d": (CFG_A, 100.0, 1.0),
+    "nested": (CFG_A, CFG_B, CFG_A),
+    "raw": (1.0, 100.0, 1.0),
+}
+
+
+@jax.tree_util.Partial
+def scaled(x, row, roles):
+    """eps = x times the number of the raw role."""
+    return {role: RAW[role] * x for role in roles}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_roles_are_sums_of_raw_predictions(variant):
+    found = branches(scaled, variant, W)
+    roles = ("base", "negative", "reference", "empty", "positive")
+    eps = found(X, None, roles)
+    for role, factor in zip(roles, (*ROWS[variant], 1.0, 10.0), strict=True):
+        np.testing.assert_allclose(eps[role], factor * X, rtol=1e-6, err_msg=role)
+    assert VARIANTS[variant].reference == ("empty" if variant == "d" else "base")
+
+
+def test_no_more_is_asked_than_the_roles_are_made_of():
+    log = Log()
+    found = branches(Counted(scaled, (log,)), "b", W, negatives=negative_roles(2))
+    for roles in (("base",), ("negative:1", "base"), ("empty",), ("positive", "negative:0")):
+        found(X, None, roles)
+    assert list(log) == [
+        ("empty", "prompt"),
+        ("empty", "prompt", "negative:1"),
+        ("empty",),
+        ("empty", "prompt", "negative:0"),
+    ]
+    assert found.calls(("base",)) is None
+
+
+def test_one_program_serves_every_variant_and_scale(exact, table, keys, noise):
+    log = Log()
+    inner = mixtures.mixture_denoiser(
+        mixtures.gaussians(exact.means, exact.scales, exact.classes, exact.weights),
+        {"empty": [0, 1, 2], "prompt": [0, 1], "negative": [0]},
+    )
+    rule = guidance.dynamic_negative(posterior.pair(0.3, reference="reference"))
+
+    @jax.jit
+    def over_scales(w):
+        one = branches(inner, "d", w)
+        return sampling.sample(one, table, rule, keys, noise).x
+
+    images = {}
+    for variant in VARIANTS:
+        for w in (1.0, 4.0):
+            counted = branches(Counted(inner, (log,)), variant, w)
+            images[variant, w] = sampling.sample(counted, table, rule, keys, noise).x
+    assert len(log) == 1
+    assert len({np.asarray(x).tobytes() for x in images.values()}) == 6  # at w = 1 a, b and c agree
+    swept = jax.lax.map(over_scales, jnp.array([1.0, 4.0]))
+    np.testing.assert_allclose(swept[1], images["d", 4.0], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def prompted(mixture):
+    """Prompt: classes 0 and 1; negative: class 0; the same prompt as a negative."""
+    parts = {"empty": [0, 1, 2], "prompt": [0, 1], "negative": [0], "negative:0": [0, 1]}
+    return mixtures.mixture_denoiser(mixture, parts)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scale_zero_is_classifier_free_guidance_bit_by_bit(variant, prompted, table, keys, noise):
+    roles = branches(prompted, variant, W)
+    rule = guidance.dynamic_negative(posterior.pair(0.3, reference="reference"), 0.0)
+    ours = sampling.sample(roles, table, rule, keys, noise)
+    plain = sampling.sample(roles, table, guidance.unguided(), keys, noise)
+    np.testing.assert_array_equal(ours.x, plain.x)
+    if variant in ("a", "b", "d", "nested"):
+        raw = branches(prompted, "raw", W)
+        cfg = sampling.sample(raw, table, guidance.classifier_free(W), keys, noise)
+        np.testing.assert_allclose(ours.x, cfg.x, atol=2e-5)
+
+
+@pytest.mark.parametrize("make", [posterior.pair, posterior.odds])
+def test_a_negative_that_is_the_prompt_keeps_the_prior(make, prompted, table, keys, noise):
+    roles = branches(prompted, "b", W, negatives=("negative:0",))
+    rule = guidance.dynamic_negative(make(0.3, negatives=("negative:0",)))
+    found = sampling.sample(roles, table, rule, keys, noise)
+    np.testing.assert_allclose(found.trace["posterior"], 0.3, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [posterior.pair, posterior.odds])
+def test_against_the_empty_prompt_p_is_the_share_of_the_negative(exact, prompted, make):
+    # Along a chain that classifier-free guidance leads elsewhere: Bayes' rule holds on any.
+    table, keys = steps.ddpm(schedules.linear(), 250), sampling.sample_keys(3, 64)
+    prior = exact.weights[exact.classes == 0].sum() / exact.weights.sum()
+    roles = branches(prompted, "d", 2.0)
+    x = sampling.initial_noise(keys, (2, 2), table)
+    error = {}
+    for reference in ("empty", "base"):
+        rule = guidance.dynamic_negative(make(prior, reference=reference), 0.0)
+        found = sampling.sample(roles, table, rule, keys, x, save=("x",))
+        late = slice(50, None, 40)
+        truth = [
+            exact.posterior(np.asarray(found.trace["x"][i]), table.alpha[i], table.sigma[i])[:, 0]
+            for i in range(250)[late]
+        ]
+        error[reference] = np.abs(np.asarray(found.trace["posterior"])[late] - truth).mean()
+    assert np.std(truth) > 0.1
+    assert error["empty"] < 0.05
+    assert error["base"] > 3 * error["empty"]
+
+
+def test_prompts_of_a_variant():
+    assert prompts_of("b", "a cat", "a hat") == {
+        "empty": "",
+        "prompt": "a cat",
+        "negative": "a hat",
+    }
+    assert prompts_of("nested", "a cat", ("a hat", "fog")) == {
+        "empty": "",
+        "prompt": "a cat",
+        "negative:0": "a cat, a hat",
+        "negative:1": "a cat, fog",
+    }
+    assert prompts_of("nested", "", "a hat")["negative"] == "a hat"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: branches(scaled, "e"), "unknown variant 'e'"),
+        (lambda: branches(scaled, "b", np.inf), "guidance_scale must .*inf"),
+        (lambda: branches(scaled, negatives=("empty",)), "cannot be named 'empty'"),
+        (lambda: branches(scaled, negatives=()), "at least one negative role"),
+        (lambda: branches(scaled)(X, None, ("class:0",)), "no role 'class:0'"),
+        (lambda: posterior.pair(0.2, reference="negative"), "against itself"),
+        (lambda: posterior.odds(0.2, reference="negative"), "against itself"),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
