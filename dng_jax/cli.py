@@ -37,6 +37,7 @@ JOBS = {
     "study report": Job("eval.study.report", "a study as one HTML page"),
     "calibration": Job("eval.calibration.__main__", "how far tracked posteriors can be trusted"),
     "exact": Job("eval.exact.__main__", "the claims about exactly solvable models"),
+    "scenes": Job("eval.scenes.__main__", "negatives of text-to-image: a study of known truth"),
     "hopfield": Job("eval.hopfield.__main__", "modern Hopfield networks over beta: 11 subcommands"),
     "bench": Job("eval.bench.__main__", "speed, as ratios measured in one run"),
     "train diffusion": Job("train.diffusion.__main__", "train a diffusion U-Net from a preset"),

@@ -1,0 +1,21 @@
+"""Which form of Dynamic Negative Guidance a text-to-image model should use: a study whose truth is
+known.
+
+    python -m eval.scenes                             all of it, on the exact model
+    python -m eval.scenes --parts variants            the variants alone
+    python -m eval.scenes --model FOLDER              of a trained model, beside it
+
+Scenes of two digits (dng_jax.scenes) are asked for by a prompt, with a negative that is sometimes
+there (related) and one that never is (unrelated), all rules and settings on the same noise. A curve
+is one rule over its scale; at each point: the share of scenes that still show the related negative,
+and the share of cells that the unrelated one changed. Rules are compared where they leave the same
+share (dng_jax.metrics.invasiveness), beside negative prompting with the plain negative at the same
+guidance scale and number of steps.
+
+    variants   a, b, c, d, nested (dng_jax.denoisers.branches) over guidance scale and prior
+    tracker    temperature, delta and drift, of variants b and d
+    steps      other numbers of steps
+
+Writes to --out: results.json, tables.md, points.csv and, in curves/, the outcome of every scene;
+curves that are there already are not sampled again with --overwrite.
+"""
