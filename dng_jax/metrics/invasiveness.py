@@ -112,8 +112,8 @@ def at_equal_removal(
         reached, draws = bool(base_at[i] and mine_at[i]), ratio[1:, i]
         draws = draws[~np.isnan(draws)]
         low, high = np.quantile(draws, TAILS, method="nearest") if len(draws) else (np.nan, np.nan)
-        numbers = (base[0, i], mine[0, i], ratio[0, i], low, high)
-        numbers = tuple(float(v) if reached else np.nan for v in numbers)
+        measured = (base[0, i], mine[0, i], ratio[0, i], low, high)
+        numbers = (float(v) if reached else np.nan for v in measured)
         found.append(Factor(float(share), reached, bool(share * n < SPARSE), *numbers))
     return found
 

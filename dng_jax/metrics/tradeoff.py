@@ -269,8 +269,9 @@ def area(
     weight /= weight.sum()
 
     def excess(pick) -> np.ndarray:
-        above, base = (read_at(*pick(c), leaks, c.samples)[0] @ weight for c in (other, reference))
-        return above - base
+        (leak, y), (base_leak, base) = pick(other), pick(reference)
+        above = read_at(leak, y, leaks, other.samples)[0] @ weight
+        return above - read_at(base_leak, base, leaks, reference.samples)[0] @ weight
 
     here = excess(lambda c: (c.leak, _of(c, measure)[0]))
     draws = excess(lambda c: (c.draws.leak, _of(c, measure)[1]))
