@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dng_jax.jobs.cells import SPARSE, interval, number
+from dng_jax.jobs.cells import MARK, interval, number
 from dng_jax.jobs.tables import Table
 from dng_jax.metrics import share
 from dng_jax.metrics.invasiveness import at_equal_removal, mean
@@ -144,7 +144,7 @@ def comparison(config: Config, title: str, removal: list[dict[str, Any]]) -> Tab
     sparse = any(r["sparse"] for r in removal)
     return Table.of(
         f"{title}: cells changed by {config.unrelated}, np-a / this rule, where so many scenes"
-        f" still show {config.related}" + f" ({SPARSE})" * sparse,
+        f" still show {config.related}" + f" ({MARK} fewer than 5 scenes)" * sparse,
         list(by_curve.values()),  # type: ignore[arg-type]
         {"rule": lambda rows: rows[0]["curve"], "prior": lambda rows: rows[0]["prior"]}
         | {"unguided %": lambda rows: number(100 * rows[0]["unguided"], 1)}

@@ -115,7 +115,7 @@ def test_the_prediction_is_the_gradient_of_the_log_density(model, products):
         density = jax.jit(lambda x: both.log_density(x, alpha, sigma, "prompt").sum())
         score = jax.grad(density)(x)
         eps, _, _ = values(model, x, alpha, sigma)
-    np.testing.assert_allclose(eps["both"], -sigma * score, atol=1e-10)
+    np.testing.assert_allclose(eps["both"], -sigma * np.asarray(score), atol=1e-10)
 
 
 def test_what_a_prompt_excludes_has_no_probability(model, products):
