@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dng_jax import arrays, disk, guidance, initial_noise, posterior, sample, sample_keys, sweep
+from dng_jax import arrays, disk, guidance, initial_noise, posterior, sample, sample_keys
 from dng_jax.denoisers.branches import REFERENCE, branches, prompts_of
 from dng_jax.errors import InputError
 from dng_jax.experiments.scene_models import SceneModel
@@ -61,7 +61,8 @@ class Study:
         key = (curve.variant == "c" or curve.w, curve.steps)
         if key not in self.plain:
             denoise = self.denoiser(curve, self.config.related)
-            (images,), (labels,), _ = self.drawn(curve, denoise, guidance.unguided())
+            # by the rule that is compiled anyway: at scale 0 it adds nothing
+            images, labels, _ = self.drawn(curve, denoise, guidance.negative_prompt(0.0))
             self.plain[key] = images, labels
         return self.plain[key]
 
@@ -70,24 +71,17 @@ class Study:
         told = prompts_of(curve.variant, self.config.prompt, negative)
         return branches(self.model.denoiser(told), curve.variant, curve.w)
 
-    def drawn(self, curve: Curve, denoise: Any, rules: Any) -> tuple[np.ndarray, ...]:
-        """Of a rule, or S of them: scenes [S, n, ...], labels [S, n, M], last posterior [S, n]."""
+    def drawn(self, curve: Curve, denoise: Any, rule: Any) -> tuple[np.ndarray, ...]:
+        """Scenes [n, 8, 8 M, 1], labels [n, M], and the posterior at the end [n], NaN if none."""
         config, model, parts = self.config, self.model, []
         table = model.table(curve.steps)
         for first in range(0, config.samples, config.batch):
             keys = sample_keys(config.seed, min(config.batch, config.samples - first), first)
-            x = initial_noise(keys, model.shape, table)
-            if isinstance(rules, list):
-                result = sweep(denoise, table, rules, keys, x)
-                end, trace = result.x, result.trace.get("posterior")
-            else:
-                result = sample(denoise, table, rules, keys, x)
-                end, trace = result.x[None], None
-            images = np.stack([model.decode(one) for one in end])
-            labels = np.stack([model.classify(one) for one in images])
-            p = np.full(labels.shape[:2], np.nan) if trace is None else np.asarray(trace[:, -1])
-            parts.append((images, labels, p))
-        return tuple(np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+            result = sample(denoise, table, rule, keys, initial_noise(keys, model.shape, table))
+            scenes, trace = model.decode(result.x), result.trace.get("posterior")
+            p = np.full(len(scenes), np.nan) if trace is None else np.asarray(trace[-1])
+            parts.append((scenes, model.classify(scenes), p))
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 def prior(curve: Curve, config: Config) -> float:
@@ -117,7 +111,11 @@ def measured(study: Study, curve: Curve) -> Found:
     """Samples a curve, both negatives, and says what its scenes show."""
     config, began = study.config, time.monotonic()
     plain, usual = study.unguided(curve)
-    asked = rules(curve, config)
+
+    def under(negative: str) -> tuple[np.ndarray, ...]:
+        denoise = study.denoiser(curve, negative)
+        every = [study.drawn(curve, denoise, rule) for rule in rules(curve, config)]
+        return tuple(np.stack(part) for part in zip(*every, strict=True))
 
     def shown(labels: np.ndarray, prompt: str) -> np.ndarray:
         return prompts.tuples(prompt, config.cells)[tuple(np.moveaxis(labels, -1, 0))]
@@ -125,15 +123,15 @@ def measured(study: Study, curve: Curve) -> Found:
     def size(images: np.ndarray) -> np.ndarray:
         return np.sqrt(np.mean(np.square(images), axis=(-3, -2, -1)))
 
-    images, labels, p = study.drawn(curve, study.denoiser(curve, config.related), asked)
-    others, changed, p_other = study.drawn(curve, study.denoiser(curve, config.unrelated), asked)
+    images, labels, p = under(config.related)
+    others, other_labels, p_other = under(config.unrelated)
     return Found(
         np.asarray(curve.scales),
         shown(labels, config.related),
         shown(labels, config.prompt),
         size(images),
         p,
-        np.mean(changed != usual, axis=-1),
+        np.mean(other_labels != usual, axis=-1),
         size(others - plain),
         p_other,
         shown(usual, config.related),

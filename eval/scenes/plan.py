@@ -56,8 +56,10 @@ class Curve:
 
     @property
     def reference(self) -> Curve:
-        """Negative prompting with the plain negative that it is compared with."""
-        return _curve("variants", "np", "a", w=self.w, steps=self.steps)
+        """Negative prompting with the plain negative that it is compared with, from the same
+        unguided scenes: those of variant c know no guidance scale, as if it were 1."""
+        w = 1.0 if self.variant == "c" else self.w
+        return _curve("variants", "np", "a", w=w, steps=self.steps)
 
 
 def curves(parts: tuple[str, ...]) -> list[Curve]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from dng_jax import sampling
 from dng_jax.denoisers.branches import VARIANTS
 from dng_jax.errors import InputError
 from dng_jax.experiments import scene_models
 from dng_jax.jobs import runs
 from dng_jax.jobs.options import RunOptions
+from dng_jax.scenes import images
+from dng_jax.stable_diffusion import pipeline
 from eval.scenes import curves, job, plan
 from eval.scenes.options import Config
 
@@ -79,6 +84,7 @@ def test_every_curve_has_a_name_a_variant_and_what_it_is_compared_with():
     for curve in every:
         assert curve.reference.name in names
         assert names.index(curve.reference.name) <= names.index(curve.name)
+        assert curve.variant != "c" or curve.reference.w == 1
     assert {name for name, _ in plan.SEEN} <= set(names)
     by_name = {curve.name: curve for curve in every}
     assert all(scale in by_name[name].scales for name, scale in plan.SEEN)
@@ -111,12 +117,29 @@ def test_what_makes_no_sense_is_refused_before_anything_is_computed(options, sai
     assert not (tmp_path / "run").exists()
 
 
+def test_scenes_of_a_trained_model_are_read_a_cell_at_a_time(monkeypatch, tmp_path):
+    stub = SimpleNamespace(
+        latent_shape=lambda height, width: (height // 2, width // 2, 4),
+        table=None,
+        network=None,
+        decode=lambda latents: np.repeat(latents, 3, axis=-1),
+    )
+    monkeypatch.setattr(pipeline, "load", lambda folder, dtype: stub)
+    model = scene_models.load(str(tmp_path), 3)
+    assert model.shape == (4, 12, 4)
+    x, labels = images.scenes(3, 20, sampling.root_key(0), split="test")
+    scenes = model.decode(x)
+    np.testing.assert_allclose(scenes, x, atol=1e-6)
+    assert np.mean(model.classify(scenes) == labels) > 0.9
+
+
 def test_the_exact_model_answers_in_raw_roles_and_reads_its_own_scenes():
     model = scene_models.load("exact", 1)
     denoise = model.denoiser({"empty": "", "prompt": "a four", "negative": "a two"})
+    answer = jax.jit(lambda denoise, x, row: denoise(x, row, ("empty", "prompt")))
     row = model.table(4)._replace(alpha=np.float32(0.01), sigma=np.float32(1.0))
     x = np.zeros((2, 8, 8, 1), np.float32)
-    found = denoise(x, row, ("empty", "prompt"))
+    found = answer(denoise, x, row)
     assert found["prompt"].shape == x.shape
     # at all but pure noise the mean of all fours is what a denoiser sees
     clean = model.decode((x - found["prompt"]) / row.alpha)
