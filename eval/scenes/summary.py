@@ -169,10 +169,12 @@ def of_seen(title: str, records: list[dict[str, Any]]) -> Table:
 
 
 def factor(r: Mapping[str, Any]) -> str:
-    """The factor with its interval; nothing where a rule does not come to the level."""
+    """The factor with its interval, and what it is of: % changed by np-a, by the rule; nothing
+    where a rule does not come to the level."""
     if not r["reached"]:
         return number(float("nan"))
-    return interval(r["factor"], r["low"], r["high"], 1, sparse=r["sparse"])
+    found = interval(r["factor"], r["low"], r["high"], 1, sparse=r["sparse"])
+    return f"{found} = {100 * r['reference']:.1f} / {100 * r['other']:.1f}"
 
 
 def percent(found: Any) -> str:

@@ -47,6 +47,7 @@ def small(tmp_path_factory):
     return config, first, second
 
 
+@pytest.mark.slow
 def test_the_study_writes_a_point_per_scale_and_a_factor_per_level(small):
     config, first, second = small
     folder = config.run.out
@@ -62,6 +63,7 @@ def test_the_study_writes_a_point_per_scale_and_a_factor_per_level(small):
     assert runs.to_json(first) == runs.to_json(second)
 
 
+@pytest.mark.slow
 def test_outcomes_are_of_the_scenes_and_bounded(small):
     config, first, _ = small
     found = curves.stored(curves.Path(config.run.out), SMALL[1], 12)
