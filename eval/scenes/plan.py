@@ -107,6 +107,11 @@ def _all() -> Iterator[Curve]:
         for drift in (0.25, 0.5, 1.0):
             yield _curve("tracker", "dng", variant, drift=drift)
         yield _curve("tracker", "dng", variant, drift=1.0, scale_max=5.0)
+    yield _curve("tracker", "dng", "d", tau=2.0)
+    for delta in (0.02, 0.1):
+        yield _curve("tracker", "dng", "d", delta=delta)
+    capped: dict[str, float] = {"prior": 0.01, "delta": 0.1, "scale_max": 5.0}
+    yield _curve("tracker", "dng", "d", scales=WITH_DELTA, **capped)
     for count in (15, 60):
         for family, variant in (("np", "a"), ("dng", "d"), ("dng", "b")):
             yield _curve("steps", family, variant, steps=count)
