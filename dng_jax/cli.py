@@ -39,6 +39,9 @@ JOBS = {
     "exact": Job("eval.exact.__main__", "the claims about exactly solvable models"),
     "scenes": Job("eval.scenes.__main__", "negatives of text-to-image: a study of known truth"),
     "hopfield": Job("eval.hopfield.__main__", "modern Hopfield networks over beta: 11 subcommands"),
+    "text-to-image": Job(
+        "eval.text_to_image.__main__", "pictures of a prompt, away from negative prompts"
+    ),
     "bench": Job("eval.bench.__main__", "speed, as ratios measured in one run"),
     "train diffusion": Job("train.diffusion.__main__", "train a diffusion U-Net from a preset"),
     "train classifier": Job("train.classifier.__main__", "train a classifier of images"),

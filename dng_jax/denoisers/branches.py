@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from dng_jax.errors import InputError, choose, distinct_roles, find
-from dng_jax.rules import Denoise, Predictions, number, predict, pytree
+from dng_jax.rules import Denoise, Predictions, number, per_sample, predict, pytree
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepRow
 
@@ -70,7 +70,7 @@ VARIANTS = {
 
 @pytree
 class Branches:
-    """weights {role: {raw role: float32 []}}, a sparse matrix. Make it with `branches`."""
+    """weights {role: {raw role: float32 [] or [B]}}, a sparse matrix. Make it with `branches`."""
 
     denoise: Denoise
     weights: dict[str, dict[str, jax.Array]]
@@ -99,14 +99,15 @@ def branches(
 ) -> Branches:
     """The roles of a variant, of a denoiser that answers "empty", "prompt" and the negatives.
 
-    denoise: a pytree or a plain function; guidance_scale: w, finite, may be traced; negatives: the
-    denoiser's and the answer's names of them, none of RESERVED. InputError otherwise.
+    denoise: a pytree or a plain function; guidance_scale: w, finite, a number or one per image [B],
+    may be traced; negatives: the denoiser's and the answer's names of them, none of RESERVED.
+    InputError otherwise.
     """
     kind = VARIANTS[choose(variant, VARIANTS, "variant")]
     for role in distinct_roles(negatives, "negative role"):
         if role in RESERVED:
             raise InputError(f"a negative cannot be named '{role}': that is a role of its own")
-    w = number(guidance_scale, "guidance_scale", axes=0)
+    w = number(guidance_scale, "guidance_scale")
     one, nothing = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     # Every base holds u and A, and every negative u, so that variants differ in numbers alone.
     empty = {EMPTY: one, PROMPT: nothing}
@@ -151,7 +152,8 @@ def _combined(row: Mapping[str, jax.Array], raw: Predictions) -> jax.Array:
     # Sums of products, element by element: a matrix product would be rounded to TF32 on a GPU.
     total = None
     for role in sorted(row, key=_place):
-        part = row[role].astype(raw[role].dtype) * raw[role]
+        eps = raw[role]
+        part = per_sample(row[role], eps, "guidance_scale").astype(eps.dtype) * eps
         total = part if total is None else total + part
     assert total is not None
     return total

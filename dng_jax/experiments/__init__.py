@@ -7,6 +7,9 @@
     problems       Problem: all of these for one set of forbidden classes, ready to be sampled
     rule_specs     "dng:pair=5" in words -> Spec
     rule_builders  Spec -> a rule of dng_jax.guidance for a problem
+    prompt_rules   Spec -> a rule for a prompt and negative prompts
+    paper_prompts  the prompts of the DNG paper
+    prompted       the sampler of text-to-image jobs: rules -> latents, images, traces; its cost
     own_rules      MODULE:FACTORY -> a rule of the user's own
     rejection      unguided samples, the likeliest forbidden thrown away
     calibrations   fitted temperatures and offsets of trackers, as files

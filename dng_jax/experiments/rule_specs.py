@@ -58,7 +58,7 @@ class TrackerOptions:
     prior: float | None = None
     """Prior of each forbidden class for pair and odds, between 0 and 1; default: 1 / classes. Of
     forbidden images: their share of the model's mass; default: .01, or what it is for images of
-    the exact model's own."""
+    the exact model's own. Of negative prompts: default .01."""
     probes: int = 0
     """Random probes of the divergence term per step, 0 to 64; deterministic samplers need 1."""
 

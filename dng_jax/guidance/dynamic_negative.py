@@ -18,19 +18,31 @@ the first form, where p -> 1 divides; in the second it would turn certain chains
 forbidden (at p = .999 and a cap of 99, nine tenths of the way), and there is none by default.
 lambda_0 = 0 leaves the base model unguided and the tracker running: a detector. Outside an interval
 of noise levels the rule falls back to the base prediction.
+
+An offset `drift` of the tracker gives back what guidance takes from p, so p stays up, lambda_t
+reaches its cap and the image is pushed as long as there are steps. Measured on the exact digits
+("even" without fours, 30 cosine steps, guided by w = 1 and 3; RMS of the worst of 128 images,
+.9 to .95 unguided): drift .5 up to 5.5 without a cap and .95 with scale_max = 10; .8 up to 61 and
+1.7; 1 from 46 to 870, and 17 with scale_max = 10, 5 with 3. So up to .8 a scale_max is a remedy,
+beyond it there is none, and `dynamic_negative` warns.
 """
 
 from __future__ import annotations
+
+import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dng_jax.errors import InputError, choose
 from dng_jax.posterior.view import Tracker
-from dng_jax.rules import Move, Step, number, one_each, per_sample, pytree, static
+from dng_jax.rules import Move, Step, known, number, one_each, per_sample, pytree, static
 
 # Beyond this the odds leave float32, and guidance_scale = 0 times infinity would be NaN.
 _LOG_ODDS_MAX = 80.0
+# The largest drift of a tracker that a cap on lambda_t can hold.
+DRIFT_MAX = 0.8
 
 
 @pytree
@@ -86,7 +98,8 @@ def dynamic_negative(
     uses the base network's prediction; "mixture" the posterior-weighted mixture of the tracker's
     classes, which needs no base prediction (only for trackers that know the allowed classes'
     prediction, and their default). scale_max: cap on lambda_t; default none, but 99 for a tracker
-    over classes with base "model", which has no cap of its own.
+    over classes with base "model", which has no cap of its own. A tracker's drift above DRIFT_MAX
+    is warned of.
     """
     base = base or ("mixture" if tracker.knows_allowed else "model")
     choose(base, ("model", "mixture"), "base")
@@ -96,9 +109,19 @@ def dynamic_negative(
         )
     if scale_max is None:
         scale_max = 99.0 if tracker.knows_allowed and base == "model" else jnp.inf
+    scale = number(guidance_scale, "guidance_scale", low=0)
+    drift: Any = getattr(tracker, "drift", 0.0)
+    guides = not known(scale) or bool((scale > 0).any())
+    if base == "model" and guides and known(drift) and drift > DRIFT_MAX:
+        warnings.warn(
+            f"a drift of {float(drift):g} gives back to the posterior what guidance takes from it,"
+            f" and images can leave all bounds: take at most {DRIFT_MAX}, with a scale_max of 10",
+            UserWarning,
+            stacklevel=2,
+        )
     return DynamicNegative(
         tracker,
-        number(guidance_scale, "guidance_scale", low=0),
+        scale,
         number(scale_max, "scale_max", low=0, finite=False),
         base,
     )

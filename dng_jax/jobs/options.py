@@ -158,7 +158,9 @@ def _words(name: str, value: Any, marks: tuple[Any, ...]) -> str:
 
 def _without_folders(name: str, value: Any) -> str:
     text = shown(str(value))
-    if name in FILES or isinstance(value, os.PathLike) or text.endswith(".npy"):
+    # A model may also be a repository, OWNER/NAME.
+    folder = name == "model" and os.path.isdir(text)
+    if name in FILES or folder or isinstance(value, os.PathLike) or text.endswith(".npy"):
         parts = Path(text).parts
         first = next((i for i, part in enumerate(parts) if CLASS in part), len(parts) - 1)
         return str(Path(*parts[max(first, 0) :])) if parts else text

@@ -7,6 +7,7 @@ features          images -> feature vectors        buffer            feature vec
 reference         real features per class, without the data
 inversion         the interval of KL from few samples
 nearest           distances to the nearest image of a set
+displacement      how far a rule moves images of the same noise
 
 Plain NumPy in float64 on the host, but for the feature extractors. What streams (class counts,
 Moments, FeatureBuffer, PRDC) is immutable, and gives what the whole batch gives.
@@ -23,6 +24,7 @@ from dng_jax.metrics.calibration import (
     nll,
     reliability,
 )
+from dng_jax.metrics.displacement import rms_distance
 from dng_jax.metrics.frechet import Moments, frechet_distance, frechet_from_features
 from dng_jax.metrics.kernel_distance import KernelReference, kid
 from dng_jax.metrics.nearest import nearest_distances
@@ -65,6 +67,7 @@ __all__ = [
     "nll",
     "precision_and_recall",
     "reliability",
+    "rms_distance",
     "share",
     "tradeoff",
     "wilson",

@@ -19,11 +19,13 @@ def image_grid(
     row_labels: Sequence[str] | None = None,
     *,
     title: str | None = None,
+    column_labels: Sequence[str] | None = None,
 ) -> Path:
     """Rows of images, one row per rule.
 
     images: [R, C, H, W, 1 or 3], -1 black to 1 white, clipped. row_labels: R names, on the left.
-    Each pixel is shown as a whole number of screen pixels, unsmoothed.
+    column_labels: C names, above the first row. Each pixel is shown as a whole number of screen
+    pixels, unsmoothed.
     """
     images = np.asarray(images, np.float32)
     if images.ndim != 5 or images.shape[-1] not in (1, 3) or 0 in images.shape:
@@ -33,6 +35,8 @@ def image_grid(
     rows, columns, height, width = images.shape[:4]
     if row_labels is not None and len(row_labels) != rows:
         raise InputError(f"image_grid needs {rows} row labels, got {len(row_labels)}")
+    if column_labels is not None and len(column_labels) != columns:
+        raise InputError(f"image_grid needs {columns} column labels, got {len(column_labels)}")
     if not np.all(np.isfinite(images)):
         raise InputError("image_grid got pixels that are not finite: check the run's trace first")
     zoom, gap = max(1, round(72 / max(height, width))), 6
@@ -52,7 +56,7 @@ def image_grid(
     left = round(longest * font * 0.62 * dpi / 72) + 24 * (longest > 0)
     h, w = canvas.shape[:2]
     lines = textwrap.wrap(title or "", max(20, round(w / ((font + 1) * 0.6 * dpi / 72))))
-    top = 12 + 24 * len(lines) if lines else 0
+    top = (12 + 24 * len(lines) if lines else 0) + (24 if column_labels else 0)
     full_w, full_h = left + w + 8, top + h + 16
     figure = Figure(figsize=(full_w / dpi, full_h / dpi), dpi=dpi)
     axes = figure.add_axes((left / full_w, 8 / full_h, w / full_w, h / full_h))
@@ -61,6 +65,9 @@ def image_grid(
     for r, label in enumerate(row_labels or ()):
         middle = r * cell_h + (cell_h - gap) / 2
         axes.text(-10, middle, label, ha="right", va="center", fontsize=font)
+    for c, label in enumerate(column_labels or ()):
+        middle = c * cell_w + (cell_w - gap) / 2
+        axes.text(middle, -8, label, ha="center", va="bottom", fontsize=font, parse_math=False)
     heading = figure.text(left / full_w, 1 - 8 / full_h, "\n".join(lines), ha="left", va="top")
     heading.set(fontsize=font + 1, parse_math=False)
     return save(figure, path)

@@ -22,13 +22,15 @@ def posterior_over_time(
     trajectories: int = 3,
     y_label: str = "posterior of the forbidden class",
     title: str | None = None,
+    most: float = 1.0,
 ) -> Path:
     """Median and 10-90% band over images of a probability along sampling, noise on the left.
 
     A panel for each curve: where trackers agree, bands in one panel hide one another. curves:
     name -> [T, B] values in step order, or [T, 3] wrapped as ("quantiles", array) holding the 10,
     50 and 90% quantiles. logsnr: [T] shared abscissa, else the step number. trajectories: how many
-    single images to draw thinly beside the band.
+    single images to draw thinly beside the band. most: the largest value that there can be, above
+    1 where it is no probability.
     """
     if not curves:
         raise InputError("posterior_over_time needs at least one curve, got none")
@@ -70,8 +72,8 @@ def posterior_over_time(
         medians[name] = quantiles[:, 1]
         axes.plot(t, medians[name], color=colour, linewidth=1.8, label="median" if i == 0 else None)
         axes.set_title(name, fontsize=9, loc="left", color=colour, pad=3)
-    # A tracked posterior is often far below 1: use the room, but never show more than [0, 1].
-    top = min(1.0, max(axes.dataLim.ymax for axes in panels))
+    # A tracked posterior is often far below 1: use the room, but never show more than [0, most].
+    top = min(most, max(axes.dataLim.ymax for axes in panels))
     panels[0].set_ylim(-0.02 * top, 1.04 * top)
     _time_axis(panels[-1], logsnr)
     figure.supylabel(y_label, fontsize=10)

@@ -37,6 +37,7 @@ from dng_jax.stable_diffusion.unet import UNet2DConditionModel
 from dng_jax.stable_diffusion.vae import AutoencoderKL
 from dng_jax.steps import StepTable
 from dng_jax.weights import parts
+from dng_jax.weights.diffusers_config import shown
 from dng_jax.weights.diffusers_files import CONFIG, read_json
 
 KIND = "StableDiffusionPipeline"
@@ -47,6 +48,7 @@ class Pipeline:
     """The parts of a model; make it with `load`.
 
     unet, vae, text_encoder: modules;  params {"unet", "vae", "text_encoder"}: their parameters
+    size: height and width of the images that it was trained on, as far as its files say
     """
 
     unet: UNet2DConditionModel
@@ -55,6 +57,7 @@ class Pipeline:
     tokenizer: Tokenizer
     schedule: ModelSchedule
     params: Mapping[str, Any]
+    size: tuple[int, int]
 
     def encode(self, prompts: Sequence[str]) -> jax.Array:
         """The condition of the U-Net, float32 [J, S, D], of J prompts.
@@ -132,7 +135,20 @@ def load(name: str | os.PathLike, variant: str = "", dtype: str | None = None) -
         "vae": read("vae", vae),
         "unet": read("unet", unet, dtype),
     }
-    return Pipeline(unet, vae, encoder, words, found, params)
+    size = _size(described["unet"].get("sample_size"), vae.config.factor, folder)
+    return Pipeline(unet, vae, encoder, words, found, params, size)
+
+
+def _size(latent: Any, factor: int, folder: Path) -> tuple[int, int]:
+    """Pixels of the sides, of the latents' sides in unet/config.json, by diffusers' default 64."""
+    sides = latent if isinstance(latent, list) else [latent, latent]
+    sides = [64 if side is None else side for side in sides]
+    if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise InputError(
+            f"{folder}: sample_size {shown(latent)} of the unet (must be a whole number or two):"
+            " copy it again"
+        )
+    return sides[0] * factor, sides[1] * factor
 
 
 def _must_be_ours(folder: Path) -> None:

@@ -45,6 +45,14 @@ def test_roles_are_sums_of_raw_predictions(variant):
     assert VARIANTS[variant].reference == ("empty" if variant == "d" else "base")
 
 
+def test_every_image_can_have_its_own_scale():
+    each = branches(scaled, "b", jnp.array([1.0, W, 0.0]))(X, None, ("base", "negative"))
+    for i, w in enumerate((1.0, W, 0.0)):
+        alone = branches(scaled, "b", w)(X[i : i + 1], None, ("base", "negative"))
+        for role, eps in alone.items():
+            np.testing.assert_array_equal(each[role][i : i + 1], eps)
+
+
 def test_no_more_is_asked_than_the_roles_are_made_of():
     log = Log()
     found = branches(Counted(scaled, (log,)), "b", W, negatives=negative_roles(2))
@@ -154,6 +162,10 @@ def test_prompts_of_a_variant():
         (lambda: branches(scaled, "e"), "unknown variant 'e'"),
         (lambda: branches(scaled, "b", np.inf), "guidance_scale must .*inf"),
         (lambda: branches(scaled, negatives=("empty",)), "cannot be named 'empty'"),
+        (
+            lambda: branches(scaled, "b", jnp.ones(2))(X, None, ("base",)),
+            r"guidance_scale has shape \(2,\)",
+        ),
         (lambda: branches(scaled, negatives=()), "at least one negative role"),
         (lambda: branches(scaled)(X, None, ("class:0",)), "no role 'class:0'"),
         (lambda: posterior.pair(0.2, reference="negative"), "against itself"),

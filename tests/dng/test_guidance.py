@@ -47,6 +47,19 @@ def test_scale_zero_is_the_base_model(rule, images):
     np.testing.assert_array_equal(images(rule), images(guidance.unguided()))
 
 
+def test_a_drift_that_no_cap_holds_is_warned_of(recwarn):
+    for harmless in (
+        lambda: guidance.dynamic_negative(posterior.pair(0.2, drift=0.8), 5.0),
+        lambda: guidance.dynamic_negative(posterior.odds(0.2, drift=1.0), 0.0),
+        lambda: guidance.dynamic_negative(posterior.classes(3, [0], drift=1.0)),
+    ):
+        harmless()
+    assert not recwarn
+    for make in (posterior.pair, posterior.odds):
+        with pytest.warns(UserWarning, match="a drift of 1 gives back .* at most 0.8"):
+            guidance.dynamic_negative(make(0.2, drift=1.0), 5.0)
+
+
 def test_scale_one_is_the_condition(images):
     same(images(guidance.classifier_free(1.0)), images(guidance.unguided("positive")))
     same(images(guidance.negative_in_place(1.0)), images(guidance.unguided("positive")))

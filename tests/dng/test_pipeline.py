@@ -44,6 +44,7 @@ def model():
         Recorded(),
         schedule.from_config(reference.SCHEDULER),
         reference.parameters(),
+        (16, 16),
     )
 
 
@@ -165,6 +166,7 @@ def test_a_folder_is_the_model(whole, model, monkeypatch):
         found.tokenizer([*PROMPTS.values()]), reference.golden()["tokens"]
     )
     assert found.encode(["cat"]).shape == (1, 77, 12)
+    assert found.size == (16, 16)
     halves = pipeline.load(whole, dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(halves.params["unet"])} == {"bfloat16"}
     assert halves.unet.dtype == jnp.bfloat16
@@ -202,6 +204,10 @@ BROKEN = {
     "few positions": (
         lambda f: changed(f / "text_encoder" / "config.json", max_position_embeddings=16),
         "tokenizer makes 77 tokens, text_encoder takes 16",
+    ),
+    "a size": (
+        lambda f: changed(f / "unet" / "config.json", sample_size=[8, 8, 8]),
+        r"sample_size \[8, 8, 8\] of the unet",
     ),
     "other words": (
         lambda f: changed(f / "text_encoder" / "config.json", vocab_size=500),

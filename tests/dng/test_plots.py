@@ -60,6 +60,10 @@ def test_curves_are_drawn(tmp_path):
     [
         (lambda d: plots.image_grid(np.zeros((2, 8, 8, 1)), d / "x.png"), "[2, 8, 8, 1]"),
         (lambda d: plots.image_grid(np.zeros((2, 1, 8, 8, 1)), d / "x.png", ["a"]), "2 row labels"),
+        (
+            lambda d: plots.image_grid(np.zeros((1, 2, 8, 8, 1)), d / "x.png", column_labels=["a"]),
+            "2 column labels, got 1",
+        ),
         (lambda d: plots.image_grid(np.full((1, 1, 8, 8, 1), np.nan), d / "x.png"), "not finite"),
         (lambda d: plots.trade_off({}, d / "x.png"), "at least one"),
         (lambda d: plots.trade_off({"a": ([1], [1])}, d / "x.png"), "'a'"),

@@ -70,6 +70,7 @@ from eval.hopfield import __main__ as hopfield
 from eval.hopfield import sets
 from eval.study import cells, plan, report
 from eval.study import job as study
+from eval.text_to_image import job as text_to_image
 from hopfield_jax import attention, projections
 from tests import diffusers_reference
 from train import logs, processes
@@ -510,6 +511,7 @@ def jobs() -> dict[str, Job]:
         "study": of(study, 2),
         "report": of(report, 0.2),
         "bench": of(bench, 0.3),
+        "text_to_image": of(text_to_image, 1),
         "train.diffusion": training_of(
             train.parse_diffusion, train_diffusion, train.DiffusionOptions, train.DiffusionJob
         ),
@@ -609,6 +611,12 @@ LIKELY: dict[str, tuple[str, ...]] = {
     "samplers": (*steps.TABLES,),
     "steps": ("1", "5", "50", "1000"),
     "rules": RULES,
+    "rule": (*RULES, "np=1.7", "sld=1", "dng:pair=5,tau=.2"),
+    "model": (".", "tiny", "owner/name"),
+    "variant": ("a", "nested", "raw"),
+    "size": ("64", "8x12"),
+    "branches": ("map",),
+    "study": ("paper",),
     "families": FAMILIES,
     "parts": plan.PARTS,
     "tracker": rule_specs.TRACKERS,
@@ -756,6 +764,7 @@ def stopped_jobs() -> Iterator[None]:
         patch.setattr(attention, "report", reached)
         patch.setattr(processes, "join", reached)
         patch.setattr(network, "check", offline)
+        patch.setitem(sys.modules, "huggingface_hub", None)
         patch.setattr(data, "load", few)
         patch.setattr(programs, "start", programs.main)  # the other would take the streams
         yield

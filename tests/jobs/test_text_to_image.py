@@ -1,0 +1,231 @@
+"""The job of text-to-image models on a tiny one, and what it says to bad input."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dng_jax.errors import InputError
+from dng_jax.experiments import prompt_rules
+from dng_jax.experiments.paper_prompts import PROMPTS
+from dng_jax.experiments.prompted import Cost, Draw, Drawn
+from dng_jax.experiments.rule_specs import TrackerOptions
+from dng_jax.jobs import cli
+from dng_jax.jobs.options import RunOptions
+from eval.text_to_image import announcing, job, study
+from eval.text_to_image.options import Config, checked, sides
+from tests import pipeline_reference as reference
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+PAIR = "dng:pair=1,tau=2e-4,delta=.01,prior=.3"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    pytest.importorskip("tokenizers")
+    return reference.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def config(folder, out, **changes):
+    usual = {"model": str(folder), "prompt": reference.PROMPT, "negative": (reference.NEGATIVE,),
+             "rule": ("unguided", PAIR), "steps": 4, "seeds": 3, "batch": 2, "size": "8x12",
+             "run": RunOptions(str(out))}  # fmt: skip
+    return Config(**(usual | changes))
+
+
+def drawn(model, denoise, table, rule, which, advance):
+    """Noise, in the place of what would take seconds to compile."""
+    rng = np.random.RandomState(len(rule.roles))
+    latents, images = rng.randn(which.count, 4, 6, 4), rng.randn(which.count, 8, 12, 3)
+    traced = ("lambda", "posterior") if hasattr(rule, "tracker") else ()
+    return Drawn(latents, images, {name: rng.uniform(0, 0.6, (4, which.count)) for name in traced})
+
+
+@pytest.fixture(params=["noise", pytest.param("drawn", marks=pytest.mark.slow)])
+def how(request, monkeypatch):
+    if request.param == "noise":
+        monkeypatch.setattr(job, "draw", drawn)
+        monkeypatch.setattr(job, "cost", lambda *a: Cost(0.1, 1 << 20, 1 << 20, 3))
+    return request.param
+
+
+def test_a_run_leaves_pictures_curves_and_records(how, model, tmp_path, capsys):
+    records = job.main(config(model, tmp_path / "run"))
+    said = capsys.readouterr().out
+    first = said.partition("\n")[0]
+    assert first.startswith("one step of 2 images with 3 predictions each takes")
+    command = json.loads((tmp_path / "run" / "run.json").read_text())["command"]
+    assert command.startswith("python -m eval.text_to_image --model tiny --prompt 'a photo")
+    stored = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [r["rule"] for r in stored["records"]] == [r["rule"] for r in records]
+    plain, guided = stored["records"]
+    assert plain["invasiveness"] == {"latents": [0.0] * 3, "pixels": [0.0] * 3}
+    assert min(guided["invasiveness"]["latents"]) > 1e-3
+    if how == "drawn":
+        assert guided["posterior"]["mean_over_time"][0] == pytest.approx(0.3)
+    assert [r["network_calls_per_image"] for r in stored["records"]] == [8, 12]
+    with Image.open(next((tmp_path / "run" / "images" / "unguided").iterdir())) as image:
+        assert (image.size, image.mode) == ((12, 8), "RGB")
+    assert len(list((tmp_path / "run" / "images").rglob("*.png"))) == 6
+    with open(tmp_path / "run" / "over_time.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 3
+    assert (rows[1]["image"], rows[1]["step"]) == ("1", "0")
+    last = [float(row["posterior"]) for row in rows if row["step"] == "3"]
+    np.testing.assert_allclose(last, guided["posterior"]["last"], rtol=1e-5)
+    for name in ("contact_sheet", "posterior_over_time", "lambda_over_time"):
+        assert (tmp_path / "run" / f"{name}.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_sld_takes_the_raw_predictions_and_images_do_not_depend_on_the_batch(model, tmp_path):
+    rules = ("unguided", "sld=1", "np=.5", "interval(.1,5,dng:odds=1)")
+    found = job.main(config(model, tmp_path / "one", rule=rules))
+    assert [r["variant"] for r in found] == ["b", "raw", "b", "b"]
+    again = job.main(config(model, tmp_path / "two", rule=rules, batch=3, branches="map"))
+    for a, b in zip(found, again, strict=True):
+        np.testing.assert_allclose(
+            a["invasiveness"]["latents"], b["invasiveness"]["latents"], atol=1e-3
+        )
+
+
+@pytest.mark.slow
+def test_the_study_of_the_paper_goes_on_after_each_prompt(model, tmp_path, monkeypatch, capsys):
+    few = {"prompt": "", "negative": (), "rule": (), "study": "paper", "steps": 2, "seeds": 1}
+    asked = config(model, tmp_path / "run", **few)
+    whole, made = study.one_prompt, []
+
+    def stops(config, model, table, which, prompt, *rest):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(prompt)
+        return whole(config, model, table, which, prompt, *rest)
+
+    monkeypatch.setattr(study, "PROMPTS", PROMPTS[:3])
+    monkeypatch.setattr(study, "one_prompt", stops)
+    with pytest.raises(KeyboardInterrupt):
+        job.main(asked)
+    monkeypatch.setattr(study, "one_prompt", whole)
+    with pytest.raises(InputError, match=r"already holds this run: .* add --resume"):
+        job.main(asked)
+    first = (tmp_path / "run" / "prompt-1" / "record.json").stat().st_mtime_ns
+    records = job.main(dataclasses.replace(asked, resume=True))
+    assert (tmp_path / "run" / "prompt-1" / "record.json").stat().st_mtime_ns == first
+    assert len(records) == 3 * 2 * 5
+    assert {r["kind"] for r in records} == {"related", "unrelated"}
+    assert (tmp_path / "run" / "prompt-3" / "unrelated" / "contact_sheet.png").exists()
+    assert "abridged" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(stored["records"]) == len(records)
+
+
+def test_the_papers_rules_are_read_and_built():
+    assert len(PROMPTS) == 5
+    for prompt in PROMPTS:
+        rules = study.rules_of(Config(), prompt)
+        assert list(rules)[:4] == ["unguided", "np=1.7", "np=2.55", "np=3.4"]
+        *_, (dng, _) = rules.values()
+        assert float(dng.guidance_scale) == prompt.scale
+        assert float(dng.tracker.delta) == pytest.approx(prompt.delta)
+        assert dng.tracker.reference == "reference"
+
+
+def test_a_drift_is_held_by_a_cap():
+    def built(text, **numbers):
+        (spec,) = prompt_rules.parse_all([text])
+        options = TrackerOptions(**numbers)
+        return prompt_rules.build(spec, ("negative",), "b", 3.0, options).rule
+
+    assert float(built("dng:pair=5,drift=.5").scale_max) == 10
+    assert float(built("dng:odds=5", drift=0.5).scale_max) == 10
+    assert np.isinf(float(built("dng=5").scale_max))
+    assert float(built("dng=5", prior=0.3).tracker.initial[0]) == pytest.approx(np.log(0.3))
+
+
+def test_the_demo_of_a_cpu_says_what_it_is(capsys):
+    demo = checked(Config("x", cpu_demo=True))
+    assert (demo.size, demo.steps, demo.seeds) == ("256", 20, 1)
+    assert checked(Config("x")).rule == ("unguided",)
+    assert len(checked(Config("x", negative=("y",))).rule) == 3
+    expected = Cost(2.0, 3 << 30, 1 << 20, 3)
+    announcing.announce(demo, expected, [2, 3], Draw(1, 0, (8, 8, 4)))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("--cpu-demo: 256 pixels, 20 steps, 1 image")
+    assert "3.0 GiB of memory beside 1.0 MiB of weights; all 2 runs about 67 s" in said[1]
+    assert sides(Config(size="64x8"), (1, 1)) == (64, 8)
+
+
+BAD = {
+    "no model": ({"model": ""}, "name the model with --model"),
+    "no folder": ({"model": "nowhere"}, "there is no folder nowhere"),
+    "no rule": ({"rule": ("nop",)}, "'nop'"),
+    "a rule of classes": ({"rule": ("reject",)}, "reject:pair=1.2 is a rule of classes"),
+    "a tracker of classes": ({"rule": ("dng:classes",)}, "tracker classes is of classes"),
+    "a calibration": ({"rule": ("dng:pair=1,calibration=x",)}, "fitted to classes"),
+    "no negative": ({"rule": ("np=1",), "negative": ()}, "give one with --negative"),
+    "twice": ({"rule": ("unguided", "unguided")}, "names something twice"),
+    "idle number": ({"rule": ("np=1",), "options": TrackerOptions(tau=0.1)}, "takes --tau"),
+    "a prior": (
+        {"rule": ("dng",), "options": TrackerOptions(prior=2.0)},
+        "prior must lie strictly between",
+    ),
+    "a variant": ({"variant": "raw"}, "unknown variant 'raw'"),
+    "no scale": ({"guidance_scale": np.inf}, "--guidance-scale must be finite, got inf"),
+    "no seeds": ({"seeds": 0}, "--seeds must be at least 1"),
+    "a seed": ({"seed": -1}, "--seed must be at least 0"),
+    "steps": ({"steps": 1001}, "--steps must be at most 1000"),
+    "all steps": ({"steps": 1000}, "1000 steps of spacing leading with steps_offset 1"),
+    "a size": ({"size": "big"}, "--size must be PIXELS or HEIGHTxWIDTH"),
+    "a side": ({"size": "10"}, "10 x 10 pixels.* multiples of 4"),
+    "a demo": ({"cpu_demo": True}, "--cpu-demo sets --size"),
+    "a study": ({"study": "claims"}, "unknown study 'claims'"),
+    "a study's prompt": ({"study": "paper"}, "--study sets --prompt"),
+    "resume": ({"resume": True}, "--resume belongs to --study"),
+    "branches": ({"branches": "loop"}, "unknown way to ask for --branches"),
+    "a type": ({"dtype": "float16"}, "unknown dtype 'float16'"),
+    "weights": ({"weights": "fp16"}, r"has no .*\.fp16\.safetensors"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(what, model, tmp_path, capsys):
+    changes, said = BAD[what]
+    run = functools.partial(job.main, config(model, tmp_path / "run", **changes))
+    with pytest.raises(SystemExit) as left:
+        cli.main(run)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(said, error), error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipeline_that_is_none_is_one_sentence(model, tmp_path, capsys):
+    broken = shutil.copytree(model, tmp_path / "tiny")
+    (broken / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(SystemExit) as left:
+        cli.main(functools.partial(job.main, config(broken, tmp_path / "run")))
+    assert left.value.code == 2
+    assert "holds a FluxPipeline" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_prompt_that_is_too_long_is_cut_and_quoted(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(job, "draw", drawn)
+    monkeypatch.setattr(job, "cost", lambda *a: Cost(0.1, None, 1 << 20, 2))
+    long = "cat, " * 40
+    asked = config(model, tmp_path / "run", prompt=long, negative=(), rule=("unguided",), steps=1)
+    cli.main(functools.partial(job.main, asked))
+    said = capsys.readouterr().err
+    assert said.startswith("warning: 75 tokens of a prompt are read, this one has 80")
+    assert "', cat, cat, '" in said
