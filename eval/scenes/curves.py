@@ -14,6 +14,7 @@ from dng_jax import arrays, disk, guidance, initial_noise, posterior, sample, sa
 from dng_jax.denoisers.branches import REFERENCE, branches, prompts_of
 from dng_jax.errors import InputError
 from dng_jax.experiments.scene_models import SceneModel
+from dng_jax.metrics import rms_distance
 from dng_jax.metrics.invasiveness import Outcomes
 from dng_jax.scenes import prompts
 
@@ -120,19 +121,16 @@ def measured(study: Study, curve: Curve) -> Found:
     def shown(labels: np.ndarray, prompt: str) -> np.ndarray:
         return prompts.tuples(prompt, config.cells)[tuple(np.moveaxis(labels, -1, 0))]
 
-    def size(images: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.mean(np.square(images), axis=(-3, -2, -1)))
-
     images, labels, p = under(config.related)
     others, other_labels, p_other = under(config.unrelated)
     return Found(
         np.asarray(curve.scales),
         shown(labels, config.related),
         shown(labels, config.prompt),
-        size(images),
+        np.stack([rms_distance(x, np.zeros_like(x)) for x in images]),
         p,
         np.mean(other_labels != usual, axis=-1),
-        size(others - plain),
+        np.stack([rms_distance(x, plain) for x in others]),
         p_other,
         shown(usual, config.related),
         np.asarray(time.monotonic() - began),
