@@ -13,6 +13,7 @@ share (dng_jax.metrics.invasiveness), beside negative prompting with the plain n
 guidance scale and number of steps.
 
     variants   a, b, c, d, nested (dng_jax.denoisers.branches) over guidance scale and prior
+    detector   what the tracker says of unguided scenes, with the related negative in them or not
     tracker    temperature, delta and drift, of variants b and d
     steps      other numbers of steps
 

@@ -10,7 +10,7 @@ import tyro
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import RunOptions
 
-PARTS = ("variants", "tracker", "steps")
+PARTS = ("variants", "detector", "tracker", "steps")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Config:
     unrelated: str = "a seven"
     """The negative that no scene of the prompt shows, so that nothing should change."""
     parts: tuple[str, ...] = PARTS
-    """Parts of the study: variants, tracker, steps."""
+    """Parts of the study: variants, detector, tracker, steps."""
     levels: tuple[float, ...] = (0.2, 0.1, 0.05)
     """Shares of scenes left with the related negative at which rules are compared, each strictly
     between 0 and 1."""

@@ -18,6 +18,7 @@ SCALES = {
     ("dng", "nested"): (0.5, 1.0, 2.0, 4.0, 8.0),
 }
 SMALL_PRIOR = (1.0, 5.0, 20.0, 80.0, 320.0)  # of .01, the paper's: odds begin at 1/99
+DETECTOR = (0.0,)  # nothing is guided, and the tracker runs
 WITH_DELTA = (1.0, 2.0, 5.0, 10.0, 20.0)
 
 
@@ -52,6 +53,8 @@ class Curve:
             value = getattr(self, field)
             if value != getattr(usual, field):
                 words.append(f"{field}{value:g}")
+        if self.scales == DETECTOR:
+            words.append("detector")
         return "-".join(words)
 
     @property
@@ -112,6 +115,9 @@ def _all() -> Iterator[Curve]:
         yield _curve("tracker", "dng", "d", delta=delta)
     capped: dict[str, float] = {"prior": 0.01, "delta": 0.1, "scale_max": 5.0}
     yield _curve("tracker", "dng", "d", scales=WITH_DELTA, **capped)
+    for w in (3.0, 1.0, 7.5):
+        for variant in ("b", "d", "nested"):
+            yield _curve("detector", "dng", variant, w=w, scales=DETECTOR)
     for count in (15, 60):
         for family, variant in (("np", "a"), ("dng", "d"), ("dng", "b")):
             yield _curve("steps", family, variant, steps=count)

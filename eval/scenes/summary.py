@@ -20,7 +20,8 @@ from .plan import Curve
 
 FIELDS = (
     "part", "family", "variant", "w", "prior", "tau", "delta", "drift", "scale_max", "steps",
-    "scale", "left", "kept", "changed", "distance", "p", "p_unrelated", "size", "largest",
+    "scale", "left", "kept", "changed", "distance", "p", "p_left", "p_gone", "p_unrelated", "size",
+    "largest",
 )  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def summed(config: Config, found: Mapping[Curve, Found]) -> dict[str, Any]:
         for factor in at_equal_removal(
             by_name[curve.reference.name][1].outcomes, f.outcomes, config.levels
         )
-        if curve.name != curve.reference.name
+        if curve.name != curve.reference.name and curve.scales != plan.DETECTOR
     ]
     return {
         "points": points,
@@ -70,14 +71,21 @@ def points_of(curve: Curve, found: Found, config: Config) -> list[dict[str, Any]
                 "changed": changed.value,
                 "changed_interval": changed,
                 "distance": float(found.distance[i].mean()),
-                "p": float(found.p[i].mean()),
-                "p_unrelated": float(found.p_unrelated[i].mean()),
+                "p": average(found.p[i]),
+                "p_left": average(found.p[i][found.left[i]]),
+                "p_gone": average(found.p[i][~found.left[i]]),
+                "p_unrelated": average(found.p_unrelated[i]),
                 "size": float(found.size[i].mean()),
                 "largest": float(found.size[i].max()),
                 "unguided": float(found.unguided.mean()),
             }
         )
     return records
+
+
+def average(values: np.ndarray) -> float:
+    """The mean; NaN of nothing."""
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def seen(config: Config, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,7 +132,8 @@ def of_points(config: Config, title: str, records: list[dict[str, Any]]) -> Tabl
             "prompt kept %": lambda r: number(100 * r["kept"], 1),
             f"changed by {config.unrelated} % [95%]": lambda r: percent(r["changed_interval"]),
             "distance": lambda r: number(r["distance"], 2),
-            "p": lambda r: number(r["p"], 3),
+            f"p with {config.related}": lambda r: number(r["p_left"], 3),
+            "p without": lambda r: number(r["p_gone"], 3),
             "p unrelated": lambda r: number(r["p_unrelated"], 3),
             "RMS, mean": lambda r: number(r["size"], 2),
             "largest": lambda r: number(r["largest"], 1),

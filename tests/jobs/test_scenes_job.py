@@ -20,7 +20,7 @@ from dng_jax.jobs.options import RunOptions
 from dng_jax.scenes import images
 from dng_jax.stable_diffusion import pipeline
 from eval.scenes import curves, job, plan
-from eval.scenes.options import Config
+from eval.scenes.options import PARTS, Config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,7 +79,7 @@ def test_outcomes_are_of_the_scenes_and_bounded(small):
 
 
 def test_every_curve_has_a_name_a_variant_and_what_it_is_compared_with():
-    every = plan.curves(("variants", "tracker", "steps"))
+    every = plan.curves(PARTS)
     names = [curve.name for curve in every]
     assert len(set(names)) == len(names)
     assert {curve.variant for curve in every} <= set(VARIANTS)
