@@ -17,6 +17,11 @@ guidance scale and number of steps.
     tracker    temperature, delta and drift, of variants b and d
     steps      other numbers of steps
 
+Found on the exact model: variant d is the one to use with classifier-free guidance. What it tracks
+compares densities, the negative's with the empty prompt's, and says the same whatever the guidance
+scale; a guided prediction is that of no density, and the p of a, b and nested sinks as the scale
+grows. Without that guidance (scale 1) nested is as good. Priors are those of the reference.
+
 Writes to --out: results.json, tables.md, points.csv and, in curves/, the outcome of every scene;
 curves that are there already are not sampled again with --overwrite.
 """
