@@ -37,6 +37,7 @@ JOBS = {
     "study report": Job("eval.study.report", "a study as one HTML page"),
     "calibration": Job("eval.calibration.__main__", "how far tracked posteriors can be trusted"),
     "exact": Job("eval.exact.__main__", "the claims about exactly solvable models"),
+    "scenes": Job("eval.scenes.__main__", "negatives of text-to-image: a study of known truth"),
     "hopfield": Job("eval.hopfield.__main__", "modern Hopfield networks over beta: 11 subcommands"),
     "text-to-image": Job(
         "eval.text_to_image.__main__", "pictures of a prompt, away from negative prompts"

@@ -32,7 +32,7 @@ WHERE = ("run", "out", "overwrite", "resume", "data")
 # Options that may name a file, though they are words: of all others a slash is part of the word.
 FILES = (
     "network", "negatives", "classifier", "inception_weights", "calibration", "file", "inputs_file",
-    "forbid_images", "retrained",
+    "forbid_images", "retrained", "model",
 )  # fmt: skip
 
 

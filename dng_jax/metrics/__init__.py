@@ -8,6 +8,7 @@ reference         real features per class, without the data
 inversion         the interval of KL from few samples
 nearest           distances to the nearest image of a set
 displacement      how far a rule moves images of the same noise
+invasiveness      what a rule changes without a reason, compared at equal removal
 
 Plain NumPy in float64 on the host, but for the feature extractors. What streams (class counts,
 Moments, FeatureBuffer, PRDC) is immutable, and gives what the whole batch gives.

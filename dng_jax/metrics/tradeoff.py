@@ -185,7 +185,7 @@ def curves(
             # A stream for every (set, group): one family more leaves the others' draws alone.
             rng = np.random.default_rng([seed, f, i])
             n = stacks[group[0]].shape[2]
-            weights = _weights(rng, resamples, n)
+            weights = resampled(rng, resamples, n)
             for name in group:
                 redrawn = _weighted_counts(weights, stacks[name][f], classes)
                 counted = _weighted_counts(np.ones((1, n), np.float32), stacks[name][f], classes)
@@ -209,9 +209,9 @@ def matched(reference: Curve, other: Curve, at: int = 0, measure: Measure = "kl"
     """`other` at the leak of the reference's scale number `at`; both from one call of `curves`."""
     y, mean = _of(other, measure), _of(reference, measure)
     target, targets = reference.leak[[at]], reference.draws.leak[:, [at]]
-    kl, leak, reached, points = _read(other.leak, y[0], target, other.samples)
+    kl, leak, reached, points = read_at(other.leak, y[0], target, other.samples)
     sparse = bool(reference.sparse[at] or other.sparse[points].any())
-    draws = _read(other.draws.leak, y[1], targets, other.samples)[0]
+    draws = read_at(other.draws.leak, y[1], targets, other.samples)[0]
     low, high = _around(kl, draws)
     excess = kl - mean[0][at]
     excess_low, excess_high = _around(excess, draws - mean[1][:, [at]])
@@ -230,15 +230,15 @@ def at_levels(
     if level.ndim != 1 or not np.all((level >= 0) & (level <= 1)):
         raise InputError(f"leak levels must be shares in [0, 1], got {level.tolist()}")
     y = _of(curve, measure)
-    kl, leak, reached, points = _read(curve.leak, y[0], level, curve.samples)
+    kl, leak, reached, points = read_at(curve.leak, y[0], level, curve.samples)
     sparse = curve.sparse[points].any(axis=-1)
-    draws = _read(curve.draws.leak, y[1], level, curve.samples)[0]
+    draws = read_at(curve.draws.leak, y[1], level, curve.samples)[0]
     excess = excess_low = excess_high = np.full_like(kl, np.nan)
     if reference is not None:
         base = _of(reference, measure)
-        base_kl, _, _, points = _read(reference.leak, base[0], level, reference.samples)
+        base_kl, _, _, points = read_at(reference.leak, base[0], level, reference.samples)
         excess, sparse = kl - base_kl, sparse | reference.sparse[points].any(axis=-1)
-        base_draws = _read(reference.draws.leak, base[1], level, reference.samples)[0]
+        base_draws = read_at(reference.draws.leak, base[1], level, reference.samples)[0]
         excess_low, excess_high = _around(excess, draws - base_draws)
     low, high = _around(kl, draws)
     return AtLevels(level, leak, reached, sparse, kl, low, high, excess, excess_low, excess_high)
@@ -269,10 +269,9 @@ def area(
     weight /= weight.sum()
 
     def excess(pick) -> np.ndarray:
-        above, base = (
-            _read(pick(c)[0], pick(c)[1], leaks, c.samples)[0] @ weight for c in (other, reference)
-        )
-        return above - base
+        (leak, y), (base_leak, base) = pick(other), pick(reference)
+        above = read_at(leak, y, leaks, other.samples)[0] @ weight
+        return above - read_at(base_leak, base, leaks, reference.samples)[0] @ weight
 
     here = excess(lambda c: (c.leak, _of(c, measure)[0]))
     draws = excess(lambda c: (c.draws.leak, _of(c, measure)[1]))
@@ -326,7 +325,8 @@ def _curve(scales, n, counts, masks, parts, frechet, frechet_error) -> Curve:
     )
 
 
-def _weights(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
+def resampled(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
+    """Weights of n samples in each resample, float32 [resamples, n]: how often each was thrown."""
     # Multinomial(n, 1/n) by throwing n indices: numpy's own draws n binomials, 10 times slower.
     thrown = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     counts = np.bincount(thrown.ravel(), minlength=resamples * n)
@@ -349,9 +349,12 @@ def _points(counts: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.nda
     return leak, forward - bias, rev - rev_bias
 
 
-def _read(leak, y, target, samples) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    # leak, y [..., S], target [..., T] -> [..., T]: y there, the leak it was read at, reached; and
-    # [..., T, 2] the numbers of the points it was read from
+def read_at(leak, y, target, samples) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Curves read at leaks, as the top of this file says.
+
+    leak, y [..., S], target [..., T] -> [..., T]: y there, the leak it was read at, whether that is
+    the target; and [..., T, 2] the numbers of the points it was read from.
+    """
     floor = 0.5 / samples
     # The target's log by the same rounding as the curve's: a point equal to it must be found.
     x, at = np.log(leak + floor)[..., None, :], np.log(target + floor)[..., :, None]

@@ -42,6 +42,14 @@ def tuples(prompt: str, cells: int) -> np.ndarray:
     return allowed
 
 
+def share(what: str, given: str, cells: int) -> float:
+    """How many of the scenes that `given` allows `what` allows too, all tuples equally likely."""
+    allowed = tuples(given, cells)
+    if not allowed.any():
+        raise InputError(f"no scene of {cells} cells shows '{given}': ask for less")
+    return float((tuples(what, cells) & allowed).sum() / allowed.sum())
+
+
 def phrases(prompt: str) -> tuple[str, ...]:
     """The phrases of a prompt in their usual spelling; none for the empty prompt.
 

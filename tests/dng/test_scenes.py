@@ -33,6 +33,14 @@ def test_a_prompt_allows_the_tuples_that_it_says(prompt, cells):
         assert found[y] == ALLOWS[prompt](y), y
 
 
+def test_shares_are_counted():
+    assert prompts.share("a four", "even digits", 2) == pytest.approx(1 - 0.8**2)
+    assert prompts.share("a four", "", 2) == pytest.approx(1 - 0.9**2)
+    assert prompts.share("a seven", "even digits", 2) == 0
+    with pytest.raises(InputError, match="no scene of 2 cells shows 'even digits, a seven'"):
+        prompts.share("a four", "even digits, a seven", 2)
+
+
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [

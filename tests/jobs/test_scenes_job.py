@@ -1,0 +1,148 @@
+"""The study of scenes end to end on little data, and what it says to bad input."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from dng_jax import sampling
+from dng_jax.denoisers.branches import VARIANTS
+from dng_jax.errors import InputError
+from dng_jax.experiments import scene_models
+from dng_jax.jobs import runs
+from dng_jax.jobs.options import RunOptions
+from dng_jax.scenes import images
+from dng_jax.stable_diffusion import pipeline
+from eval.scenes import curves, job, plan
+from eval.scenes.options import PARTS, Config
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SMALL = (
+    plan.Curve("variants", "np", "a", scales=(0.3, 1.0), steps=4),
+    plan.Curve("variants", "dng", "d", scales=(1.0, 4.0), steps=4),
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A study of two curves, and what it returned when it was made and when it was taken up."""
+    config = Config(samples=12, batch=8, run=RunOptions(str(tmp_path_factory.mktemp("s") / "run")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "curves", lambda parts: list(SMALL))
+        patch.setattr(plan.Curve, "reference", SMALL[0])
+        first = job.main(dataclasses.replace(config, parts=("variants",)))
+        again = dataclasses.replace(
+            config, parts=("variants",), run=RunOptions(config.run.out, overwrite=True)
+        )
+        patch.setattr(curves, "measured", None)
+        patch.setattr(job, "measured", None)  # nothing is sampled again
+        second = job.main(again)
+    return config, first, second
+
+
+@pytest.mark.slow
+def test_the_study_writes_a_point_per_scale_and_a_factor_per_level(small):
+    config, first, second = small
+    folder = config.run.out
+    with open(f"{folder}/results.json") as file:
+        results = json.load(file)
+    assert [(p["curve"], p["scale"]) for p in results["points"]] == [
+        ("np-a-w3-steps4", 0.3), ("np-a-w3-steps4", 1.0),
+        ("dng-d-w3-steps4", 1.0), ("dng-d-w3-steps4", 4.0),
+    ]  # fmt: skip
+    assert [r["level"] for r in results["removal"]] == list(config.levels)
+    with open(f"{folder}/points.csv") as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert runs.to_json(first) == runs.to_json(second)
+
+
+@pytest.mark.slow
+def test_outcomes_are_of_the_scenes_and_bounded(small):
+    config, first, _ = small
+    found = curves.stored(curves.Path(config.run.out), SMALL[1], 12)
+    assert found.left.shape == (2, 12)
+    assert found.left.dtype == bool
+    assert set(np.unique(found.changed)) <= {0.0, 0.5, 1.0}
+    assert np.all((found.p >= 0) & (found.p <= 0.99))
+    assert np.all(found.distance >= 0)
+    # no cell changed, and still the picture moved: scales above 0 do something
+    assert found.distance.max() > 0
+    assert curves.stored(curves.Path(config.run.out), SMALL[1], 13) is None
+    assert all(0 <= p["left"] <= p["unguided"] + 0.5 for p in first["points"])
+
+
+def test_every_curve_has_a_name_a_variant_and_what_it_is_compared_with():
+    every = plan.curves(PARTS)
+    names = [curve.name for curve in every]
+    assert len(set(names)) == len(names)
+    assert {curve.variant for curve in every} <= set(VARIANTS)
+    for curve in every:
+        assert curve.reference.name in names
+        assert names.index(curve.reference.name) <= names.index(curve.name)
+        assert curve.variant != "c" or curve.reference.w == 1
+    assert {name for name, _ in plan.SEEN} <= set(names)
+    by_name = {curve.name: curve for curve in every}
+    assert all(scale in by_name[name].scales for name, scale in plan.SEEN)
+
+
+def test_the_true_prior_is_that_of_what_the_negative_is_scored_against():
+    config = Config()
+    d, b = (plan.Curve("variants", "dng", variant) for variant in ("d", "b"))
+    assert curves.prior(d, config) == pytest.approx(0.19)
+    assert curves.prior(b, config) == pytest.approx(0.36)
+    assert curves.prior(dataclasses.replace(b, prior=0.01), config) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"parts": ("variant",)}, "did you mean 'variants'"),
+        ({"related": "a seven"}, "--related a seven must be in some scenes of 'even digits'"),
+        ({"unrelated": "a two"}, "--unrelated a two is in scenes of 'even digits'"),
+        ({"prompt": "even cats"}, "unknown phrase 'even cats'"),
+        ({"levels": (0.1, 1.0)}, "--levels must lie strictly between 0 and 1"),
+        ({"samples": 1}, "--samples must be at least 2"),
+        ({"model": "nowhere"}, "--model nowhere is no folder"),
+        ({"cells": 9}, "1 to 6 cells, got 9"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_computed(options, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        job.main(Config(**options, run=RunOptions(str(tmp_path / "run"))))
+    assert not (tmp_path / "run").exists()
+
+
+def test_scenes_of_a_trained_model_are_read_a_cell_at_a_time(monkeypatch, tmp_path):
+    stub = SimpleNamespace(
+        latent_shape=lambda height, width: (height // 2, width // 2, 4),
+        table=None,
+        network=None,
+        decode=lambda latents: np.repeat(latents, 3, axis=-1),
+    )
+    monkeypatch.setattr(pipeline, "load", lambda folder, dtype: stub)
+    model = scene_models.load(str(tmp_path), 3)
+    assert model.shape == (4, 12, 4)
+    x, labels = images.scenes(3, 20, sampling.root_key(0), split="test")
+    scenes = model.decode(x)
+    np.testing.assert_allclose(scenes, x, atol=1e-6)
+    assert np.mean(model.classify(scenes) == labels) > 0.9
+
+
+def test_the_exact_model_answers_in_raw_roles_and_reads_its_own_scenes():
+    model = scene_models.load("exact", 1)
+    denoise = model.denoiser({"empty": "", "prompt": "a four", "negative": "a two"})
+    answer = jax.jit(lambda denoise, x, row: denoise(x, row, ("empty", "prompt")))
+    row = model.table(4)._replace(alpha=np.float32(0.01), sigma=np.float32(1.0))
+    x = np.zeros((2, 8, 8, 1), np.float32)
+    found = answer(denoise, x, row)
+    assert found["prompt"].shape == x.shape
+    # at all but pure noise the mean of all fours is what a denoiser sees
+    clean = model.decode((x - found["prompt"]) / row.alpha)
+    assert model.classify(clean).tolist() == [[4], [4]]
