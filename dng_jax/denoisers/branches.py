@@ -14,7 +14,10 @@ predictions, u for the empty prompt, A for the prompt, B for a negative prompt, 
     nested    CFG(A)      (1 - w) u + w B      base; its B is for the prompt "A, B"
     raw       u           B                    base
 
-In "nested" alone p is a probability of images of the prompt, that of being what is unwanted. "raw"
+d is the usual one. There alone the posterior compares predictions of two densities, B and u,
+whatever w is: a CFG prediction belongs to none, and where the truth is known p falls behind in a, b
+and nested, the further the larger w (eval.scenes). In "nested" p is meant to be a probability of
+images of the prompt, that of being what is unwanted: at w = 1 it is the best. "raw"
 is for rules that guide towards the prompt themselves (classifier_free, negative_in_place,
 safe_latent_prompt). The roles:
 
@@ -92,7 +95,7 @@ class Branches:
 
 def branches(
     denoise,
-    variant: str = "b",
+    variant: str = "d",
     guidance_scale: float | jax.Array = 7.5,
     *,
     negatives: tuple[str, ...] = ("negative",),

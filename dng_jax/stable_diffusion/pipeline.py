@@ -1,8 +1,8 @@
 r"""A model's folder -> prompts -> latents -> pictures: Stable Diffusion 1 and 2.
 
     model = pipeline.load("stable-diffusion-v1-5")
-    prompts = prompts_of("b", "a medieval feast", "candles")
-    denoise = branches(model.network(prompts), "b", 7.5)
+    prompts = prompts_of("d", "a medieval feast", "candles")
+    denoise = branches(model.network(prompts), "d", 7.5)
     table, keys = model.table(50), sample_keys(0, 4)
     x = initial_noise(keys, model.latent_shape(512), table)
     latents = sample(denoise, table, dynamic_negative(pair(.01)), keys, x).x

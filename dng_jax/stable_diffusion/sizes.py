@@ -26,13 +26,13 @@ class Sizes(Config):
     """Height, width, channels; the sides divide by the factors of autoencoder and U-Net."""
     parameterisation: str = "v"
     """v or eps: what the U-Net predicts."""
-    channels: tuple[int, ...] = (48, 96)
+    channels: tuple[int, ...] = (40, 80)
     """Channels of every level of the U-Net, multiples of groups and heads."""
     layers: int = 1
     """Resnets of a level of the U-Net, at least 1; on the way up it has one more."""
     heads: int = 4
     """Heads of attention, of U-Net and text encoder, at least 1."""
-    groups: int = 16
+    groups: int = 8
     """Groups of every group normalisation, at least 1."""
     autoencoder_channels: tuple[int, ...] = (16, 32)
     """Channels of every level of the autoencoder, multiples of groups; each level but one halves

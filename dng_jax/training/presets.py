@@ -392,10 +392,9 @@ CLASSIFIER: dict[str, Callable[[], ClassifierJob]] = {
 def digit_scenes() -> TextToImageJob:
     """8x16 scenes of two digits by captions: "even digits", "a four", "odd digits and a three".
 
-    Autoencoder, text encoder and U-Net of 2.7 million parameters in all, in diffusers' layout, for
+    Autoencoder, text encoder and U-Net of 2.0 million parameters in all, in diffusers' layout, for
     comparison with scenes whose truth is known (dng_jax.scenes). Cost and losses: not yet run by
-    this project; minutes on a GPU, hours on 2 CPU cores (an image and step of the U-Net is 5.5 ms
-    of one core).
+    this project; minutes on a GPU, hours on 2 CPU cores.
         python -m train.text_to_image --preset digit-scenes --dtype float16
     """
     return TextToImageJob(

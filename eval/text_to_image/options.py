@@ -40,7 +40,7 @@ class Config:
     rule: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Rule, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.5, sld=1, dng:pair=5,tau=.2,
     dng:odds; repeat for several. Default: unguided np=1 dng:pair, without negatives unguided."""
-    variant: str = "b"
+    variant: str = "d"
     """What base and negative are made of: a, b, c, d or nested (above)."""
     guidance_scale: float = 7.5
     """Scale of classifier-free guidance towards the prompt; 1 is the prompt alone."""

@@ -374,7 +374,7 @@ def test_the_smallest_case_of_every_job_under_a_setting_of_jax(setting, tmp_path
     )
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert len(lines) == 17, done.stdout[-3000:]
+    assert len(lines) == 18, done.stdout[-3000:]
     assert all(line.endswith(": fine") for line in lines), done.stdout[-3000:]
 
 

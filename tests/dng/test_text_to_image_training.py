@@ -172,7 +172,7 @@ def test_the_fresh_network_predicts_zero_and_its_sizes_are_those_told():
         ({"image_shape": (8, 6, 1)}, "sides that are multiples of 4"),
         ({"parameterisation": "x0"}, "unknown parameterisation"),
         ({"text_width": 5}, "text_width 5 does not divide by heads 4"),
-        ({"channels": (48, 50)}, "norm_num_groups 16 does not divide 50 channels"),
+        ({"channels": (48, 50)}, "norm_num_groups 8 does not divide 50 channels"),
         ({"text_length": 2}, "text_length must be"),
     ],
 )

@@ -18,6 +18,8 @@ from eval.class_removal import job as class_removal
 from eval.exact import job as exact
 from eval.hopfield import __main__ as hopfield
 from eval.study import job as study
+from eval.text_to_image import job as pictures
+from eval.text_to_image.options import Config as Pictures
 from tests.jobs.kill_resume import TINY
 from train import options
 from train.classifier import job as classifier
@@ -79,6 +81,10 @@ def jobs(folder: Path):
     yield "train.text_to_image", lambda: trained(
         "text-to-image", options.parse_text_to_image, text_to_image.run,
         (*TEXT_TO_IMAGE, "--sample-every", "4"))  # fmt: skip
+    yield "text_to_image", lambda: pictures.main(Pictures(
+        model=out("text-to-image/model"), prompt="even digits", negative=("a four",), seeds=2,
+        steps=4, rule=("unguided", "np=0.3", "sld", "dng:pair=2", "dng:odds"),
+        run=RunOptions(out("pictures"))))  # fmt: skip
     for name, words in HOPFIELD.items():
         yield (
             f"hopfield {name}",

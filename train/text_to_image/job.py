@@ -137,8 +137,9 @@ def drawer(
 
     def draw(state: TrainState) -> None:
         params = networks(state, encoded)
-        model = Pipeline(unet, vae, encoder, found.tokenizer, schedule, params)
+        size = sizes.image_shape[:2]
+        model = Pipeline(unet, vae, encoder, found.tokenizer, schedule, params, size)
         path = run.out / "samples" / f"step-{int(state.step):06d}.png"
-        prompted.draw(model, sizes.image_shape[:2], path, write=run.place.first)
+        prompted.draw(model, size, path, write=run.place.first)
 
     return draw
