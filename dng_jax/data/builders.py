@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from dng_jax.data import raw
+from dng_jax.data.picture import as_picture
 from dng_jax.errors import InputError
 
 STOCK: dict[str, Any] = {
@@ -108,5 +108,5 @@ def prepare(source: raw.Source, root: Path, read: raw.Read | None = None) -> Pat
 
 def _png(image) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(stream, "PNG")
+    as_picture(image).save(stream, "PNG")
     return stream.getvalue()

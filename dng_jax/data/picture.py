@@ -50,12 +50,18 @@ def decode(content: bytes, path: Path, size: int | None) -> np.ndarray:
     return pixels if size is None else resized(pixels, size)
 
 
+def as_picture(pixels: np.ndarray) -> Any:
+    """Pillow's image of uint8 [H, W, C], grey for C = 1, in colour for C = 3."""
+    from PIL import Image  # imported late, as above
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     """uint8 [H, W, C] -> [size, size, C]: the middle square, resampled by Lanczos' filter."""
     from PIL import Image, ImageOps  # imported late, as above
 
-    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    found = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    found = np.asarray(ImageOps.fit(as_picture(pixels), (size, size), Image.Resampling.LANCZOS))
     return found.reshape(size, size, -1)
 
 

@@ -36,7 +36,7 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """latents float32 [B, h, w, C]; images float32 [B, H, W, 3], -1 to 1, not clipped; trace
+    """latents float32 [B, h, w, C]; images float32 [B, H, W, C], -1 to 1, not clipped; trace
     {name: [T, B]} of what the rule says of itself ("lambda", "posterior")."""
 
     latents: np.ndarray

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dng_jax import data, disk
+from dng_jax.data.picture import as_picture
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments.rule_specs import CALIBRATION
 from dng_jax.jobs.tables import write_csv
@@ -55,12 +56,10 @@ def save(folder: Path, rule: str, parts: Sequence[Labelled], kind: str) -> None:
         with disk.whole(folder / f"{name}.npz") as path:
             np.savez_compressed(path, images=images, labels=labels, seeds=seeds)
         return
-    from PIL import Image  # here, because most runs save none
-
     files = [f"{i:05d}.png" for i in range(len(images))]
     for file, image in zip(files, images, strict=True):
         with disk.whole(folder / name / file) as path:
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+            as_picture(image).save(path)
     write_csv(folder / name / "labels.csv", [{"file": files, "seed": seeds, "label": labels}])
 
 

@@ -16,7 +16,7 @@ from dng_jax.stable_diffusion.vae import AutoencoderKL
 
 
 def decoded(vae: AutoencoderKL, params: Any, latents: Any) -> np.ndarray:
-    """Images float32 [B, H, W, 3], not clipped, of a U-Net's latents [B, h, w, C].
+    """Images float32 [B, H, W, C], not clipped, of a U-Net's latents [B, h, w, C].
 
     One after the other, since the decoder takes more memory than the U-Net.
     """

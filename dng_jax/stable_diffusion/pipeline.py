@@ -99,7 +99,7 @@ class Pipeline:
         return h, w, self.vae.config.latent_channels
 
     def decode(self, latents: Any) -> np.ndarray:
-        """Images float32 [B, H, W, 3], not clipped, of latents [B, h, w, C]."""
+        """Images float32 [B, H, W, C], not clipped, of latents [B, h, w, C]."""
         return pictures.decoded(self.vae, self.params["vae"], latents)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dng_jax import disk, plots
+from dng_jax.data.picture import as_picture
 from dng_jax.experiments.prompted import Drawn
 from dng_jax.experiments.saving import file_name
 from dng_jax.jobs.tables import Table, publish, write_csv
@@ -45,7 +45,7 @@ def write_pictures(folder: Path, drawn: Mapping[str, Drawn], table: StepTable, t
     for rule, found in drawn.items():
         for i, image in enumerate(pixels(found.images)):
             with disk.whole(folder / "images" / file_name(rule) / f"{i:05d}.png") as path:
-                Image.fromarray(image).save(path)
+                as_picture(image).save(path)
     grid = np.stack([found.images for found in drawn.values()])
     columns = [*map(str, range(grid.shape[1]))]
     rows = [rule.replace(",", ",\n", 1) for rule in drawn]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dng_jax import steps
 from dng_jax.errors import InputError
 from dng_jax.experiments import prompt_rules
 from dng_jax.experiments.paper_prompts import PROMPTS
@@ -20,7 +21,8 @@ from dng_jax.experiments.prompted import Cost, Draw, Drawn
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.jobs import cli
 from dng_jax.jobs.options import RunOptions
-from eval.text_to_image import announcing, job, study
+from dng_jax.schedules import linear
+from eval.text_to_image import announcing, job, study, writing
 from eval.text_to_image.options import Config, checked, sides
 from tests import pipeline_reference as reference
 
@@ -48,6 +50,14 @@ def drawn(model, denoise, table, rule, which, advance):
     latents, images = rng.randn(which.count, 4, 6, 4), rng.randn(which.count, 8, 12, 3)
     traced = ("lambda", "posterior") if hasattr(rule, "tracker") else ()
     return Drawn(latents, images, {name: rng.uniform(0, 0.6, (4, which.count)) for name in traced})
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_grey_and_coloured_images_become_pictures(tmp_path, channels, mode):
+    found = Drawn(np.zeros((1, 4, 6, 4)), np.zeros((1, 8, 12, channels), np.float32), {})
+    writing.write_pictures(tmp_path, {"unguided": found}, steps.ddpm(linear(), 2), "nothing")
+    with Image.open(tmp_path / "images" / "unguided" / "00000.png") as image:
+        assert (image.size, image.mode) == ((12, 8), mode)
 
 
 @pytest.fixture(params=["noise", pytest.param("drawn", marks=pytest.mark.slow)])
