@@ -40,7 +40,7 @@ def test_every_example_runs_and_prints_what_it_says(page, tmp_path, monkeypatch)
 
 
 def test_the_pages_have_examples():
-    guides = ("own_images", "own_network", "own_rule", "sweeps_and_chunks")
+    guides = ("own_images", "own_network", "own_rule", "sweeps_and_chunks", "text_to_image")
     assert {"README.md", *(f"docs/guides/{name}.md" for name in guides)} <= set(EXAMPLES)
     assert len(EXAMPLES["README.md"]) == 3
     assert len(EXAMPLES["README.md"][0].strip().splitlines()) <= 12
