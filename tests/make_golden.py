@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import runpy
 
-RECORDERS = ("diffusers_reference", "stable_diffusion_reference", "text_reference")
+RECORDERS = (
+    "diffusers_reference",
+    "pipeline_reference",
+    "stable_diffusion_reference",
+    "text_reference",
+)
 
 if __name__ == "__main__":
     for module in RECORDERS:

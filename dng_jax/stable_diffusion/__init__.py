@@ -1,5 +1,9 @@
 """Stable Diffusion: text-to-image networks in the layout of their published files.
 
+    pipeline     a model's folder -> prompts -> latents -> pictures
+    prompt_network  the U-Net as a denoiser of a raw role for each prompt
+    pictures     latents -> pixels
+    hub          the folder, here or fetched by its repository's name
     clip_config  a CLIP text encoder, as its config.json describes it
     clip_text    the encoder: tokens -> hidden states, and the prompt as one vector
     tokenizer    prompts -> tokens
@@ -15,5 +19,6 @@
     saving       a model as the folder of a pipeline
 
 Weights are read by dng_jax/weights/parts.py. At run time nothing of PyTorch is needed, and of
-Hugging Face's packages `tokenizers` alone (extra `text`).
+Hugging Face's packages `tokenizers` alone, and `huggingface_hub` where a model is asked for by its
+repository's name (extra `text`).
 """
