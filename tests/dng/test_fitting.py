@@ -148,6 +148,7 @@ def test_replay_is_the_tracker_in_the_sampler(name, denoise, keys):
     assert np.ptp(expected) > 0.5
 
 
+@pytest.mark.slow
 def test_a_deterministic_table_does_not_change_forward_evidence(mixture, denoise):
     # forward transitions carry the kernel's full noise whatever the sampler will do
     x_0, _ = mixture.draw(sample_keys(1, 8), (2, 2))

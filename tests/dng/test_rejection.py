@@ -95,6 +95,7 @@ def built(problem, *words):
     return [rule_builders.build(s, problem, TrackerOptions(), "ddpm", 8) for s in specs]
 
 
+@pytest.mark.slow
 def test_the_exact_tracker_throws_out_what_it_has_room_for(digits):
     table = digits.table("ddpm", 8)
     (rule,) = built(digits, "reject:exact=1.05")
@@ -106,6 +107,7 @@ def test_the_exact_tracker_throws_out_what_it_has_room_for(digits):
     np.testing.assert_array_equal((found.labels[0] == 0).reshape(2, 100).sum(axis=1), expected)
 
 
+@pytest.mark.slow
 def test_trackers_and_factors_share_one_run_and_no_image_depends_on_the_batch(digits):
     table = digits.table("ddpm", 8)
     rules = built(digits, "reject:pair=1.2", "reject:exact=1")

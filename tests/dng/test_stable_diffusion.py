@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
     [
         pytest.param("sd1", marks=pytest.mark.slow),
         pytest.param("sd2", marks=pytest.mark.slow),
-        "xl",
+        pytest.param("xl", marks=pytest.mark.slow),
         "vae",
     ],
 )

@@ -164,7 +164,7 @@ def test_large_problems_are_certified_by_the_trace(monkeypatch):
         )
 
 
-@pytest.mark.parametrize("n", [16, 64])
+@pytest.mark.parametrize("n", [16, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("offset", "least"), [(0, 0.9), (10, 0.7), (100, 0.1)])
 def test_single_precision_claims_nothing_that_double_refutes(n, offset, least):
     # Along the way past the spinodals of equidistant patterns, up to 100 diameters from the origin:

@@ -104,6 +104,7 @@ def test_saddle_nodes_of_equidistant_patterns():
         assert (steps[1.0, fast][:3] <= 60).all()
 
 
+@pytest.mark.slow
 def test_a_loose_tolerance_is_not_certified_at_a_ghost():
     # 1e-4 below K_s the update slows to 1e-5 a step: a tolerance of 1e-4 stops there
     limit, _ = spinodal(64)
@@ -118,7 +119,7 @@ def test_a_loose_tolerance_is_not_certified_at_a_ghost():
         np.testing.assert_allclose(true.state, np.tile(x.mean(0), (2, 1)), atol=1e-5)
 
 
-@pytest.mark.parametrize("n", [6, 16])
+@pytest.mark.parametrize("n", [6, pytest.param(16, marks=pytest.mark.slow)])
 def test_rows_that_an_accelerated_method_leaves_are_taken_on(n):
     # Newton steps end beside these ghosts after 37 steps, with residuals near 1e-6
     beta = spinodal(n)[0] * (1 - {6: 1e-7, 16: 10**-6.25}[n])

@@ -61,6 +61,7 @@ def test_derivatives_in_beta_patterns_and_weights():
         np.testing.assert_array_equal(by_start, np.zeros(4))
 
 
+@pytest.mark.slow
 def test_a_branch_of_equidistant_patterns_and_its_end():
     # m = p1 - p2 on the pattern branch: dm/dK by the inverse of K(u), u = log(p1/p2), N = 16
     n, u = 16, np.array([4.0, 4.5, 5.5])  # K_s is at u = 3.88

@@ -44,6 +44,7 @@ def test_hysteresis_between_the_spinodal_and_the_loss_of_the_centroid():
         assert (np.asarray(loop.down.spectral_radius) < 1).all()
 
 
+@pytest.mark.slow
 def test_without_a_kick_arithmetic_stays_where_it_is():
     n = 4
     start, betas = np.full((1, n), 1 / n), [3.0, 6.0]
@@ -224,7 +225,7 @@ def test_cold_and_warm_sweeps_agree_far_from_the_origin():
     np.testing.assert_allclose(cold.p_max[0], warm.p_max[0], atol=0.02)
 
 
-@pytest.mark.parametrize("warm", ["none", "up"])
+@pytest.mark.parametrize("warm", [pytest.param("none", marks=pytest.mark.slow), "up"])
 def test_what_is_not_measured_is_no_fault_under_debug_nans(warm):
     x = np.eye(3)
     with jax.debug_nans(True):

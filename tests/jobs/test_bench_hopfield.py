@@ -49,6 +49,7 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
     assert "no torch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rows_astray_are_counted_for_each_side():
     problem = hopfield.transition(8, 12, betas=6, starts=16, fine=False)
     ends = loops.numpy_loop(problem).states

@@ -178,6 +178,7 @@ def test_a_sweep_is_its_rules_one_by_one_and_batches_are_parts_of_it(digits):
     np.testing.assert_allclose(cut.moments(1).covariance, whole.covariance, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_images_are_saved_and_a_calibration_reaches_every_tracker(tmp_path):
     problem = problems.make("digits", ("3",), Source("exact"))
     knots = (-5.0, 3.0)
@@ -650,6 +651,7 @@ def test_a_study_goes_on_where_it_stopped(resumed):
     assert len(resumed.made) == len(set(resumed.made)) == 2 * 2 * 5
 
 
+@pytest.mark.slow
 def test_more_seeds_are_more_cells_of_the_same_study(resumed, resume):
     more = resume.go_on(seeds=(0, 1, 2))
     assert len(resume.made) == len({*resumed.made, *resume.made}) - 20 == 2 * 5
