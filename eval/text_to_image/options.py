@@ -38,8 +38,9 @@ class Config:
     negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """What they should not show; repeat for several negatives, each with a posterior of its own."""
     rule: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Rule, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.5, sld=1, dng:pair=5,tau=.2,
-    dng:odds; repeat for several. Default: unguided np=1 dng:pair, without negatives unguided."""
+    """Rule, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=1, inplace (Stable Diffusion's
+    own negative prompt), sld=1, feedback=.9, dng:pair=5,tau=.2, dng:odds; repeat for several.
+    Default: unguided np=1 dng:pair, without negatives unguided."""
     variant: str = "d"
     """What base and negative are made of: a, b, c, d or nested (above)."""
     guidance_scale: float = 7.5

@@ -65,10 +65,12 @@ def run(
 
 
 def rules_of(config: Config, prompt: PaperPrompt) -> dict[str, prompt_rules.PromptRule]:
-    """The rules of a prompt by their words, unguided first."""
+    """The rules of a prompt by their words, unguided first; lambda without a cap, as in the paper
+    (dng_jax.experiments.prompt_rules)."""
     texts = ("unguided", *(f"np={scale:g}" for scale in NP_SCALES), prompt.dng)
     where = (("negative",), config.variant, config.guidance_scale)
-    return {str(s): prompt_rules.build(s, *where) for s in prompt_rules.parse_all(texts)}
+    specs = prompt_rules.parse_all(texts)
+    return {str(s): prompt_rules.build(s, *where, scale_max=None) for s in specs}
 
 
 def expect(
