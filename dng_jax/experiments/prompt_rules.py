@@ -57,10 +57,11 @@ RAW = "raw"
 
 
 class PromptRule(NamedTuple):
-    """A rule, and the variant whose roles it takes."""
+    """A rule, the variant whose roles it takes, and whether w is a number of its own."""
 
     rule: Any
     variant: str
+    takes_w: bool = False
 
 
 def parse_all(texts: Sequence[str]) -> list[Spec]:
@@ -97,7 +98,8 @@ def build(
     if spec.interval is not None:
         low, high = spec.interval
         rule = guidance.interval(rule, sigma_min=low, sigma_max=high)
-    return PromptRule(rule, RAW if spec.name in OF_RAW else variant)
+    takes_w = spec.name in ("inplace", "sld")
+    return PromptRule(rule, RAW if spec.name in OF_RAW else variant, takes_w)
 
 
 def _of_prompts(spec: Spec) -> Spec:

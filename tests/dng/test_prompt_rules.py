@@ -35,7 +35,7 @@ def raw(negatives, seed=0):
 
 def predicted(made, preds, negatives):
     """What the rule makes of raw predictions, [T, ...]."""
-    rule, variant = made
+    rule, variant, _ = made
     weights = branches(lambda *a: {}, variant, W, negatives=negative_roles(negatives)).weights
     x = jnp.zeros(SHAPE)
     state, whole = rule.init_state(x), []
