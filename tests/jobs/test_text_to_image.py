@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import inspect
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from dng_jax import steps
+from dng_jax.denoisers.branches import VARIANTS, branches
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.experiments import prompt_rules
 from dng_jax.experiments.paper_prompts import PROMPTS
@@ -23,7 +25,8 @@ from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.jobs import cli
 from dng_jax.jobs.options import RunOptions
 from dng_jax.schedules import linear
-from eval.text_to_image import announcing, job, study, writing
+from dng_jax.stable_diffusion.prompt_network import MODES
+from eval.text_to_image import announcing, job, options, study, writing
 from eval.text_to_image.options import Config, checked, sides
 from tests import pipeline_reference as reference
 
@@ -160,6 +163,13 @@ def test_the_papers_rules_are_read_and_built():
         assert np.isinf(float(dng.scale_max))
         assert float(dng.tracker.delta) == pytest.approx(prompt.delta)
         assert dng.tracker.reference == "reference"
+
+
+def test_options_offer_what_the_library_knows():
+    # Written twice, since options are read before anything that computes is imported.
+    assert set(options.VARIANTS) == set(VARIANTS) - {prompt_rules.RAW}
+    assert options.MODES == MODES
+    assert Config().variant == inspect.signature(branches).parameters["variant"].default
 
 
 def test_the_demo_of_a_cpu_says_what_it_is(capsys):
