@@ -25,6 +25,7 @@ from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.jobs import cli
 from dng_jax.jobs.options import RunOptions
 from dng_jax.schedules import linear
+from dng_jax.stable_diffusion import pipeline
 from dng_jax.stable_diffusion.prompt_network import MODES
 from eval.text_to_image import announcing, job, options, study, writing
 from eval.text_to_image.options import Config, checked, sides
@@ -39,6 +40,15 @@ PAIR = "dng:pair=1,tau=2e-4,delta=.01,prior=.3"
 def model(tmp_path_factory):
     pytest.importorskip("tokenizers")
     return reference.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+once = functools.cache(pipeline.load)
+
+
+@pytest.fixture
+def read_once(monkeypatch):
+    """Tracing the networks of a model takes a second."""
+    monkeypatch.setattr(pipeline, "load", once)
 
 
 def config(folder, out, **changes):
@@ -251,6 +261,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(what, model, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("read_once")
 def test_a_refusal_for_memory_leaves_no_folder(model, tmp_path, monkeypatch):
     def refused(*given):
         raise InputError("one step of 2 images needs 9 GiB")
@@ -263,6 +274,7 @@ def test_a_refusal_for_memory_leaves_no_folder(model, tmp_path, monkeypatch):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("read_once")
 def test_a_rule_that_is_not_finite_loses_no_other(model, tmp_path, monkeypatch):
     def some(model, denoise, table, rule, *rest):
         if not hasattr(rule, "tracker"):
@@ -316,6 +328,7 @@ def test_a_contact_sheet_shows_no_more_images_than_a_page_holds(tmp_path, monkey
     assert (shown["columns"], shown["title"]) == (16, "x (the first 16 of 40)")
 
 
+@pytest.mark.usefixtures("read_once")
 def test_a_complete_study_is_read_back_without_its_model(model, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "PROMPTS", PROMPTS[:1])
     for name, fake in {"draw": drawn, "cost": cost}.items():
