@@ -10,6 +10,7 @@
     prompt_rules   Spec -> a rule for a prompt and negative prompts
     paper_prompts  the prompts of the DNG paper
     prompted       the sampler of text-to-image jobs: rules -> latents, images, traces; its cost
+    clamps         whether a tracked posterior stood at a clamp
     own_rules      MODULE:FACTORY -> a rule of the user's own
     rejection      unguided samples, the likeliest forbidden thrown away
     calibrations   fitted temperatures and offsets of trackers, as files

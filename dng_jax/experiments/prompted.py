@@ -19,6 +19,7 @@ from dng_jax import disk
 from dng_jax.denoisers.branches import Branches, branches, negative_roles, prompts_of
 from dng_jax.rules import in_dtype
 from dng_jax.sampling import initial_noise, run_chunks, sample_chunks, sample_keys
+from dng_jax.stable_diffusion import pictures
 from dng_jax.stable_diffusion.pipeline import Pipeline
 from dng_jax.steps import StepTable
 
@@ -45,18 +46,25 @@ class Drawn:
 
 
 class Cost(NamedTuple):
-    """Seconds of one step of a batch with all the roles; bytes that the compiler plans for it
-    besides weights, None where it does not say (kernels may take more); bytes of the weights;
-    predictions in it per image."""
+    """What a run takes, of one step and of one image.
+
+    seconds: of one step of a batch with all the roles; memory: bytes that the compiler plans for it
+    or for decoding one image, whichever are more, besides weights, None where it does not say
+    (kernels may take more); weights: bytes of them; calls: predictions of the step, per image;
+    decoding: seconds of decoding one image.
+    """
 
     seconds: float
     memory: int | None
     weights: int
     calls: int
+    decoding: float
 
-    def of(self, calls: Sequence[int], steps: int, batches: int) -> float:
+    def of(self, calls: Sequence[int], steps: int, which: Draw) -> float:
         """Seconds of one run for each of these numbers of predictions per image and step."""
-        return self.seconds * sum(calls) / self.calls * steps * batches
+        batches = -(-which.count // which.batch)
+        sampling = self.seconds * sum(calls) / self.calls * steps * batches
+        return sampling + self.decoding * which.count * len(calls)
 
 
 def roles_of(
@@ -81,9 +89,14 @@ def draw(
     rule: Any,
     which: Draw,
     advance: Callable[[float], object] = lambda images: None,
+    keep: Callable[[np.ndarray], object] = lambda latents: None,
 ) -> Drawn:
-    """Samples a rule and decodes; advance: told of the share of images that a piece of the chain
-    stands for. NonFiniteError where a prediction is not finite."""
+    """Samples a rule and decodes.
+
+    advance: told of the number of images, in fractions, that a piece of the chain stands for; keep:
+    told of all latents before any is decoded, which may fail for lack of memory. NonFiniteError
+    where a prediction is not finite.
+    """
     batch = min(which.batch, which.count)
     latents, traces = [], []
     for first in range(0, which.count, batch):
@@ -109,6 +122,7 @@ def draw(
         latents.append(np.asarray(found.x)[:kept])
         traces.append({name: np.asarray(v)[:, :kept] for name, v in found.trace.items()})
     whole = np.concatenate(latents)
+    keep(whole)
     trace = {name: np.concatenate([t[name] for t in traces], axis=1) for name in traces[0]}
     return Drawn(whole, model.decode(whole), trace)
 
@@ -116,7 +130,8 @@ def draw(
 def cost(
     model: Pipeline, denoise: Branches, table: StepTable, roles: Sequence[str], which: Draw
 ) -> Cost:
-    """Compiles one step's predictions, asks what memory they need, and times them.
+    """Compiles one step's predictions and the decoding of one image, asks what memory they need,
+    and times them.
 
     InputError, before anything is computed, where memory does not suffice.
     """
@@ -125,26 +140,46 @@ def cost(
     row = jax.tree.map(lambda column: jnp.asarray(column[0]), in_dtype(table, jnp.float32))
     roles = tuple(roles)
     ask = jax.jit(lambda denoise, x, row: denoise(x, row, roles))
-    program = ask.lower(denoise, x, row).compile()
-    said = program.memory_analysis()
-    memory = None if said is None else int(said.temp_size_in_bytes + said.output_size_in_bytes)
-    if memory is not None and jax.default_backend() == "cpu":
-        disk.check_memory(
-            f"one step of {batch} images", memory, "take a smaller --batch, or --branches map"
-        )
-    seconds = _seconds(program, denoise, x, row)
-    if seconds < 1:  # the first one finds memory cold
-        seconds = _seconds(program, denoise, x, row)
+    step = ask.lower(denoise, x, row).compile()
+    vae = model.params["vae"]
+    decode = pictures.decode.lower(model.vae, vae, x[:1]).compile()
+    needed = [
+        _planned(step, f"one step of {batch} images", "take a smaller --batch, or --branches map"),
+        _planned(decode, "decoding one image", "take a smaller --size"),
+    ]
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
     calls = denoise.calls(roles)
     assert calls is not None  # of networks
-    return Cost(seconds, memory, weights, calls)
+    return Cost(
+        _seconds(step, denoise, x, row),
+        max((n for n in needed if n is not None), default=None),
+        weights,
+        calls,
+        _seconds(decode, vae, x[:1]),
+    )
+
+
+def _planned(program: Any, what: str, remedy: str) -> int | None:
+    """Bytes that the compiler plans for a program besides what it is given."""
+    said = program.memory_analysis()
+    if said is None:
+        return None
+    memory = int(said.temp_size_in_bytes + said.output_size_in_bytes)
+    if jax.default_backend() == "cpu":
+        disk.check_memory(what, memory, remedy)
+    return memory
 
 
 def _seconds(program: Any, *given: Any) -> float:
-    began = time.monotonic()
-    jax.block_until_ready(program(*given))
-    return time.monotonic() - began
+    """Of a run of a compiled program; of the second where that takes no time to wait for."""
+    seconds = 0.0
+    for _ in range(2):  # the first one finds memory cold
+        began = time.monotonic()
+        jax.block_until_ready(program(*given))
+        seconds = time.monotonic() - began
+        if seconds >= 1:
+            break
+    return seconds
 
 
 def _piece(steps: int) -> int:

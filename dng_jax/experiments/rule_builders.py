@@ -14,6 +14,7 @@ from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import rejection
 from dng_jax.experiments.rule_specs import OF_IMAGES, REFERENCE, RETRAINED, Spec, TrackerOptions
 from dng_jax.rules import class_roles
+from dng_jax.steps import StepTable
 
 
 def build(
@@ -81,6 +82,21 @@ def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str,
     return make(prior, negatives=problem.negatives, **shared)
 
 
+def feedback(spec: Spec, table: StepTable | None, probes: int) -> Any:
+    """Feedback Guidance of a spec; table: the steps that activation times are of, without one they
+    are checked and left out. InputError for one time without the other, or with tau or offset."""
+    numbers, pi = spec.numbers, 0.9 if spec.scale is None else spec.scale
+    times = numbers.keys() & {"t0", "t1"}
+    if times and set(numbers) != {"t0", "t1"}:
+        raise InputError(f"{spec}: give both t0 and t1, and then neither tau nor offset")
+    if times and table is not None:
+        return guidance.feedback_from_times(
+            table, numbers["t0"], numbers["t1"], pi=pi, probes=probes
+        )
+    tau, offset = numbers.get("tau", 1.0), numbers.get("offset", 0.0)
+    return guidance.feedback(pi, temperature=tau, offset=offset, probes=probes)
+
+
 def parameters(value: Any) -> Any:
     """A rule's numbers and kind, for a record; arrays of more than 64 numbers as their shape."""
     if dataclasses.is_dataclass(value):
@@ -118,7 +134,7 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
     if spec.name == "cfg":
         return guidance.classifier_free(scale)
     if spec.name == "feedback":
-        return _feedback(spec, problem.table(sampler, steps), options.probes)
+        return feedback(spec, problem.table(sampler, steps), options.probes)
     if spec.name in OF_IMAGES:
         return image_rules.build(spec, problem)
     tracked = tracker(spec, problem, options, sampler, steps)
@@ -126,16 +142,6 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
         return rejection(guidance.dynamic_negative(tracked, 0.0, base="model"), scale)
     base = (spec.tracker or "").partition("-")[2]
     return guidance.dynamic_negative(tracked, scale, base=base or None)
-
-
-def _feedback(spec: Spec, table: Any, probes: int) -> Any:
-    numbers, pi = spec.numbers, 0.9 if spec.scale is None else spec.scale
-    if not numbers.keys() & {"t0", "t1"}:
-        tau, offset = numbers.get("tau", 1.0), numbers.get("offset", 0.0)
-        return guidance.feedback(pi, temperature=tau, offset=offset, probes=probes)
-    if set(numbers) != {"t0", "t1"}:
-        raise InputError(f"{spec}: give both t0 and t1, and then neither tau nor offset")
-    return guidance.feedback_from_times(table, numbers["t0"], numbers["t1"], pi=pi, probes=probes)
 
 
 def _answered(spec: Spec, rule: Any, problem: Problem) -> None:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -52,7 +52,8 @@ class TrackerOptions:
     tau: float = 1.0
     """Temperature of the likelihood ratio, >= 0; 1 is Bayes' rule."""
     delta: float = 0.0
-    """The paper's offset, a finite number: a squared distance in units of the pixels (-1 to 1)."""
+    """The paper's offset, a finite number: a squared distance in units of what is sampled, pixels
+    (-1 to 1) or, of a text-to-image model, latents."""
     drift: float = 0.0
     """Portable offset: the fraction of a step's expected drift that is given back, 0 to 1."""
     prior: float | None = None
@@ -235,15 +236,15 @@ def parse_all(texts: Sequence[str], tracker: str | None) -> list[Spec]:
     return specs
 
 
-def parse(text: str, tracker: str = TRACKER) -> Spec:
-    """Reads one rule; `tracker` is that of a dng or reject without one.
+def parse(text: str, tracker: str = TRACKER, kinds: Mapping[str, Kind] = RULES) -> Spec:
+    """Reads one rule; `tracker` is that of a dng or reject without one, kinds: the rules there are.
 
     InputError names the rule, the character at which it goes wrong, and what is wrong.
     """
     choose(tracker, TRACKERS, "tracker")
     if not text.startswith("interval("):
-        return _Reader(text).rule(0, len(text), tracker)
-    reader = _Reader(text)
+        return _Reader(text, kinds).rule(0, len(text), tracker)
+    reader = _Reader(text, kinds)
     if not text.endswith(")"):
         reader.fail(len(text), "the interval is not closed: write interval(LO,HI,RULE)")
     low_at = len("interval(")
@@ -297,8 +298,8 @@ def _another(tracker: str) -> str:
 class _Reader:
     """Parts of a text by position, and what is wrong with them."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, kinds: Mapping[str, Kind]) -> None:
+        self.text, self.kinds = text, kinds
 
     def fail(self, at: int, said: str) -> NoReturn:
         raise InputError(f"rule '{self.text}', character {at + 1}: {said}")
@@ -351,11 +352,11 @@ class _Reader:
         """Name, kind and tracker of NAME[:TRACKER] or MODULE:FACTORY."""
         words = self.text[at:end].partition("=")[0]
         name, colon, second = words.partition(":")
-        if name in RULES or not colon:
-            self.chosen(at, name, RULES, "rule")
+        if name in self.kinds or not colon:
+            self.chosen(at, name, self.kinds, "rule")
             if colon:
                 self.chosen(at + len(name) + 1, second, TRACKERS, "tracker")
-            return name, RULES[name], second or None
+            return name, self.kinds[name], second or None
         if not all(part.isidentifier() for part in (*name.split("."), second)):
             self.fail(at, f"'{words}' is no rule, nor MODULE:FACTORY of your own")
         return words, OWN, None

@@ -13,7 +13,7 @@ the user (`guidance_scale`), lambda_t what it comes to at step t (traced as info
     negative_in_place  eps_n + w (eps_+ - eps_n) - eps_b  w = 1 the positive alone; CFG on base n
     safe_latent        -lambda_0 gamma, where gamma is    0 the base; mask 1, no momentum: NP
                        masked d_n + momentum
-    safe_latent_prompt w (d_+ - gamma)                    w = 0 the base; mask 0: CFG of weight w
+    safe_latent_prompt w (d_+ - s sum_k gamma_k)          w = 0 the base; s or mask 0: CFG of w
     dynamic_negative   -lambda_t d_n                      lambda_0 = 0 the base, and a detector;
                        lambda_t = lambda_0 p / (1 - p)    p frozen: NP of lambda_0 p / (1 - p)
       over all classes eps_a + q (eps_n - eps_a) - eps_b  lambda_0 = 0 the mixture, and a detector;

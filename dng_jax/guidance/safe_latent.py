@@ -13,8 +13,9 @@ With a prompt, as its own paper has it (Schramowski et al. 2023, arXiv 2211.0510
     d  = eps_pos - eps_neg
     mu = where(d < threshold, min(1, scale |d|), 0)
     gamma = mu (eps_neg - eps_base) + s_m v;     v <- beta_m v + (1 - beta_m) gamma;     v_0 = 0
-    eps = eps_base + w (eps_pos - eps_base - [step >= warmup] gamma)
+    eps = eps_base + w (eps_pos - eps_base - s [step >= warmup] gamma)
 
+s = 1 is the paper's. Of several negatives each has a gamma and a v of its own, and the gammas add.
 Both are one rule: the first is the second with eps_pos = eps_base, so that
 gamma = mu (eps_neg - eps_base) = -mu d, w = lambda and warmup = 0. Outside an interval of noise
 levels they fall back to eps_pos: the base, or with a prompt the prompt alone.
@@ -25,7 +26,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dng_jax.errors import choose
+from dng_jax.errors import choose, distinct_roles
 from dng_jax.rules import Move, Step, number, per_sample, pytree, static
 
 SETTINGS = ("warmup", "scale", "threshold", "momentum_scale", "momentum_beta")
@@ -33,36 +34,43 @@ SETTINGS = ("warmup", "scale", "threshold", "momentum_scale", "momentum_beta")
 
 @pytree
 class SafeLatent:
-    """State: the momentum v, shaped as x. Make it with `safe_latent` or `safe_latent_prompt`."""
+    """State: the momentum v of every negative, shaped as x. Make it with `safe_latent` or
+    `safe_latent_prompt`."""
 
     guidance_scale: jax.Array
+    strength: jax.Array
     warmup: jax.Array
     scale: jax.Array
     threshold: jax.Array
     momentum_scale: jax.Array
     momentum_beta: jax.Array
     positive: str = static(default="base")
-    negative: str = static(default="negative")
+    negatives: tuple[str, ...] = static(default=("negative",))
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(("base", self.positive, self.negative)))
+        return tuple(dict.fromkeys(("base", self.positive, *self.negatives)))
 
     def init_state(self, x):
-        return jnp.zeros_like(x)
+        return tuple(jnp.zeros_like(x) for _ in self.negatives)
 
     def apply(self, state, step: Step):
-        positive, negative = step.preds[self.positive], step.preds[self.negative]
-        guidance_scale, warmup, scale, threshold, momentum_scale, momentum_beta = (
-            per_sample(getattr(self, name), step.x, name) for name in ("guidance_scale", *SETTINGS)
+        positive = step.preds[self.positive]
+        names = ("guidance_scale", "strength", *SETTINGS)
+        guidance_scale, strength, warmup, scale, threshold, momentum_scale, momentum_beta = (
+            per_sample(getattr(self, name), step.x, name) for name in names
         )
-        d = positive - negative
-        mask = jnp.where(d < threshold, jnp.minimum(1.0, scale * jnp.abs(d)), 0.0)
-        gamma = mask * (negative - step.base) + momentum_scale * state
-        state = momentum_beta * state + (1 - momentum_beta) * gamma
+        gammas, states = [], []
+        for role, v in zip(self.negatives, state, strict=True):
+            negative = step.preds[role]
+            d = positive - negative
+            mask = jnp.where(d < threshold, jnp.minimum(1.0, scale * jnp.abs(d)), 0.0)
+            gamma = mask * (negative - step.base) + momentum_scale * v
+            states.append(momentum_beta * v + (1 - momentum_beta) * gamma)
+            gammas.append(gamma)
         active = step.row.index.astype(warmup.dtype) >= warmup
-        guided = guidance_scale * (positive - step.base - jnp.where(active, gamma, 0.0))
-        return guided, state, {}
+        unsafe = jnp.where(active, strength * sum(gammas[1:], gammas[0]), 0.0)
+        return guidance_scale * (positive - step.base - unsafe), tuple(states), {}
 
     def outside(self, step: Step):
         """The prompt alone; the base where there is none."""
@@ -83,7 +91,7 @@ def safe_latent(
 ) -> SafeLatent:
     """SLD without a prompt; guidance_scale = lambda >= 0, 0 is unguided."""
     settings = (0, scale, threshold, momentum_scale, momentum_beta)
-    return _make(guidance_scale, settings, "base", negative)
+    return _make(guidance_scale, 1.0, settings, "base", (negative,))
 
 
 PRESETS = {
@@ -97,30 +105,35 @@ def safe_latent_prompt(
     guidance_scale: float = 7.5,
     *,
     preset: str = "medium",
+    strength: float = 1.0,
     positive: str = "positive",
-    negative: str = "negative",
+    negatives: tuple[str, ...] = ("negative",),
     **changes: float,
 ) -> SafeLatent:
     """SLD on top of CFG, with the presets of its paper ("medium", "strong", "max").
 
-    changes: any of warmup (steps), scale, threshold, momentum_scale, momentum_beta.
+    guidance_scale: w >= 0; strength: s >= 0, 0 is CFG; changes: any of warmup (steps), scale,
+    threshold, momentum_scale, momentum_beta.
     """
     values = dict(zip(SETTINGS, PRESETS[choose(preset, PRESETS, "SLD preset")], strict=True))
     for name in changes:
         choose(name, SETTINGS, "SLD setting")
     values |= changes
-    return _make(guidance_scale, tuple(values.values()), positive, negative)
+    return _make(guidance_scale, strength, tuple(values.values()), positive, negatives)
 
 
-def _make(guidance_scale, settings, positive: str, negative: str) -> SafeLatent:
+def _make(
+    guidance_scale, strength, settings, positive: str, negatives: tuple[str, ...]
+) -> SafeLatent:
     warmup, scale, threshold, momentum_scale, momentum_beta = settings
     return SafeLatent(
         number(guidance_scale, "guidance_scale", low=0),
+        number(strength, "strength", low=0),
         number(warmup, "warmup", low=0),
         number(scale, "scale", low=0),
         number(threshold, "threshold"),
         number(momentum_scale, "momentum_scale", low=0),
         number(momentum_beta, "momentum_beta", low=0, high=1),
         positive,
-        negative,
+        distinct_roles(negatives, "negative role"),
     )

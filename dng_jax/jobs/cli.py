@@ -1,8 +1,9 @@
 """How a job starts and ends: streams, exit codes, and the progress a person sees.
 
-Exit codes: 0 done, 2 bad input or numbers that are not finite (one sentence on stderr, no
-traceback), 130 interrupted; anything else is a fault of ours and keeps its traceback. What a person
-is warned of (UserWarning) is a sentence on stderr as well; warnings of faults keep their place.
+Exit codes: 0 done, 2 bad input, numbers that are not finite, a full disk or a device without memory
+(one sentence on stderr, no traceback), 130 interrupted; anything else is a fault of ours and keeps
+its traceback. What a person is warned of (UserWarning) is a sentence on stderr as well; warnings of
+faults keep their place.
 
 What is printed is for people, results are in files: a reader that has gone away (`| head`) and a
 terminal without a character that a table holds cost no results.
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 T = TypeVar("T")
+
+FULL = (
+    "the device has too little memory for this run: take a smaller batch or smaller images, or give"
+    " the memory back that other programs hold"
+)
 
 
 def start(job: Callable[[], object]) -> None:
@@ -66,9 +72,21 @@ def main(job: Callable[[], object]) -> None:
         what, (reason, remedy) = error.filename or "the results", found
         print(f"error: cannot write {what} ({reason}): {remedy}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        print(f"error: {FULL}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(interrupts.EXIT_CODE)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is JAX's, of a device without room; a process that never imported JAX has none."""
+    jax = sys.modules.get("jax")
+    ours = jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+    return ours and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def parse(options: type[T], package: str) -> T:

@@ -13,7 +13,13 @@ the predictions that rules compare is the variant (dng_jax.denoisers.branches):
     d        as a, but the posterior compares the negative with the empty prompt
     nested   as b, the negative being "PROMPT, NEGATIVE"
 
-Writes to --out: images/, contact_sheet.png (rules by images), over_time.csv and pictures of the
-posterior and of lambda along the chain, tables.md and results.json. Invasiveness is the root mean
-square distance to the unguided image of the same noise.
+The variant matters to rules that ask for a negative of its making: np and dng. inplace, sld and
+feedback take the raw predictions (dng_jax.experiments.prompt_rules). --study paper uses variant d:
+the paper's own formula, p(x|c) / p(x), compares the negative with the empty prompt.
+
+Writes to --out: latents/ and images/, rule by rule; contact_sheet.png (rules by images, the first
+16 of them), over_time.csv and pictures of the posterior and of lambda along the chain, tables.md
+and results.json. Invasiveness is the root mean square distance to the unguided image of the same
+noise; steps at a clamp, the share of steps at which the posterior could not move. lambda is capped
+at 10, but in the study of the paper. With several negatives the posterior is that of their total.
 """

@@ -16,13 +16,13 @@ def announce(config: Config, expected: Cost, calls: Sequence[int], which: Draw) 
             f"--cpu-demo: {DEMO['size']} pixels, {DEMO['steps']} steps, {DEMO['seeds']} image per"
             " rule; what a CPU does in minutes, not what the model can do"
         )
-    batches = -(-which.count // which.batch)
-    seconds = expected.of(calls, config.steps, batches)
+    seconds = expected.of(calls, config.steps, which)
     beside = "" if expected.memory is None else f"{in_bytes(expected.memory)} of memory beside "
     print(
         f"one step of {min(which.batch, which.count)} images with {expected.calls} predictions each"
-        f" takes {expected.seconds:.2g} s and {beside}{in_bytes(expected.weights)} of weights; all"
-        f" {len(calls)} runs about {in_time(seconds)}, without compiling and decoding"
+        f" takes {expected.seconds:.2g} s, decoding an image {expected.decoding:.2g} s, in"
+        f" {beside}{in_bytes(expected.weights)} of weights; all {len(calls)} runs about"
+        f" {in_time(seconds)}, without compiling and writing"
     )
 
 

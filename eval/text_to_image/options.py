@@ -14,7 +14,7 @@ import tyro
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import RunOptions, at_least, at_most, option, seed
+from dng_jax.jobs.options import RunOptions, as_typed, at_least, at_most, option, seed
 
 RULES = ("unguided", "np=1", "dng:pair")
 VARIANTS = ("a", "b", "c", "d", "nested")
@@ -36,10 +36,12 @@ class Config:
     prompt: str = ""
     """What the images should show; default: the empty prompt."""
     negative: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What they should not show; repeat for several negatives, each with a posterior of its own."""
+    """What they should not show; repeat for several negatives, which are tracked one by one; shown
+    is the posterior of their total."""
     rule: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Rule, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=.5, sld=1, dng:pair=5,tau=.2,
-    dng:odds; repeat for several. Default: unguided np=1 dng:pair, without negatives unguided."""
+    """Rule, as NAME[:TRACKER][=SCALE][,SETTING=VALUE]: unguided, np=1, inplace (Stable Diffusion's
+    own negative prompt), sld=1, feedback=.9, dng:pair=5,tau=.2, dng:odds; repeat for several.
+    Default: unguided np=1 dng:pair, without negatives unguided."""
     variant: str = "d"
     """What base and negative are made of: a, b, c, d or nested (above)."""
     guidance_scale: float = 7.5
@@ -78,7 +80,7 @@ def checked(config: Config) -> Config:
     if not config.model:
         raise InputError("name the model with --model: its folder, or a repository OWNER/NAME")
     if config.cpu_demo:
-        _must_be_usual(config, DEMO, "--cpu-demo sets {}: leave it out")
+        _must_be_usual(config, Config(), DEMO, "--cpu-demo sets {}: leave it out")
         config = dataclasses.replace(config, **DEMO)
     choose(config.variant, VARIANTS, "variant")
     choose(config.branches, MODES, "way to ask for --branches")
@@ -92,9 +94,16 @@ def checked(config: Config) -> Config:
             raise InputError("--resume belongs to --study: leave it out")
         usual = RULES if config.negative else RULES[:1]
         return config if config.rule else dataclasses.replace(config, rule=usual)
+    if config.study == "claims":
+        scenes = as_typed("python -m eval.scenes")
+        raise InputError(f"the claims are studied on scenes of digits: start {scenes}")
     choose(config.study, STUDIES, "study")
-    set_by_it = ("prompt", "negative", "rule", "options")
-    _must_be_usual(config, set_by_it, "--study sets {}: leave it out")
+    if config.variant == "c" and config.guidance_scale != Config().guidance_scale:
+        raise InputError("--variant c is without --guidance-scale: leave one of them out")
+    said = "--study brings its own {}: leave it out"
+    _must_be_usual(config, Config(), ("prompt", "negative", "rule"), said)
+    numbers = [f.name for f in dataclasses.fields(TrackerOptions)]
+    _must_be_usual(config.options, TrackerOptions(), numbers, said)
     return config
 
 
@@ -110,9 +119,7 @@ def sides(config: Config, usual: tuple[int, int]) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _must_be_usual(config: Config, names: Iterable[str], said: str) -> None:
-    usual = Config()
-    for name in names:
-        if getattr(config, name) != getattr(usual, name):
-            shown = "--tau, --delta, --drift, --prior" if name == "options" else option(name)
-            raise InputError(said.format(shown))
+def _must_be_usual(config: Any, usual: Any, names: Iterable[str], said: str) -> None:
+    given = [option(n) for n in names if getattr(config, n) != getattr(usual, n)]
+    if given:
+        raise InputError(said.format(" and ".join(given)))

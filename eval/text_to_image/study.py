@@ -1,5 +1,9 @@
 """The prompts of the DNG paper, each with a related and an unrelated negative.
 
+The paper's numbers belong to one definition of the posterior, p(x|c) / p(x): the negative against
+the empty prompt, as in variant d, the usual one. Another --variant is another experiment; records
+name theirs.
+
 A prompt leaves a folder prompt-N with its pictures, and record.json, the last thing that is
 written of it: what --resume goes by.
 """
@@ -15,27 +19,67 @@ from dng_jax.denoisers.branches import Branches
 from dng_jax.errors import InputError
 from dng_jax.experiments import prompt_rules
 from dng_jax.experiments.paper_prompts import ABRIDGED, NP_SCALES, PROMPTS, PaperPrompt
-from dng_jax.experiments.prompted import Cost, Draw, Drawn, cost, draw, roles_of
+from dng_jax.experiments.prompted import Cost, Drawn, cost, draw, roles_of
 from dng_jax.jobs import cli, runs
 from dng_jax.jobs.options import command
 from dng_jax.jobs.tables import publish
 from dng_jax.stable_diffusion.pipeline import Pipeline
-from dng_jax.steps import StepTable
 from dng_jax.weights.diffusers_files import read_json
 
 from .announcing import announce
+from .loading import Loaded, load
 from .options import Config
-from .writing import record_of, table_of, write_pictures
+from .writing import (
+    keep_latents,
+    record_of,
+    table_of,
+    warn_of_clamps,
+    write_images,
+    write_overview,
+)
 
 RECORD = "record.json"
 
 
-def run(
-    config: Config, words: str, model: Pipeline, table: StepTable, which: Draw
-) -> list[dict[str, Any]]:
-    """Runs the study and returns its records, a list for every prompt, negative and rule."""
+def run(config: Config, words: str) -> list[dict[str, Any]]:
+    """Runs the study and returns its records, a list for every prompt, negative and rule.
+
+    The model is loaded where a prompt is left, and the folder made once nothing is refused.
+    """
     print(ABRIDGED)
-    folder = runs.new_run_folder(
+    out = config.run.out
+    goes_on = config.resume and out is not None and (Path(out) / "run.json").exists()
+    folder = opened(config, words) if goes_on else None
+    found = [None if folder is None else finished(config, p, place(folder, p)) for p in PROMPTS]
+    left = [i for i, records in enumerate(found) if records is None]
+    if left:
+        loaded = load(config)
+        calls, expected = expect(config, loaded)
+        folder = opened(config, words) if folder is None else folder
+        announce(config, expected, calls * len(left), loaded.which)
+        total = loaded.which.count * len(calls)
+        with cli.progress_bar() as bar:
+            for i in left:
+                task = bar.add_task(f"prompt {i + 1}", total=total)
+                advance = functools.partial(bar.advance, task)
+                found[i] = one_prompt(
+                    config, loaded, PROMPTS[i], place(folder, PROMPTS[i]), advance
+                )
+                bar.update(task, completed=total)
+    assert folder is not None  # there are prompts
+    records = [{"number": i + 1} | record for i, held in enumerate(found) for record in held or ()]
+    facts = {"config": config, "provenance": runs.provenance(), "abridged": ABRIDGED}
+    runs.write_json(folder / "results.json", facts | {"records": records})
+    columns = {"prompt": "number", "negative": "kind"}
+    publish(folder, table_of("means over images", records, **columns))
+    warn_of_clamps(records, "the paper's numbers, made for Stable Diffusion, do not fit this model")
+    print(f"written to {folder}: results.json, tables.md, and a folder for each prompt")
+    return records
+
+
+def opened(config: Config, words: str) -> Path:
+    """The folder of the run, new or gone on with."""
+    return runs.new_run_folder(
         config.run.out,
         config,
         job="text_to_image-paper",
@@ -43,42 +87,29 @@ def run(
         option="--resume",
         facts={"command": command(words, config, Config())},
     )
-    places = [folder / f"prompt-{n}" for n in range(1, len(PROMPTS) + 1)]
-    found = [finished(place) if config.resume else None for place in places]
-    left = [i for i, records in enumerate(found) if records is None]
-    if left:
-        calls, expected = expect(config, model, table, which)
-        announce(config, expected, calls * len(left), which)
-    with cli.progress_bar() as bar:
-        for i in left:
-            task = bar.add_task(f"prompt {i + 1}", total=which.count * len(calls))
-            advance = functools.partial(bar.advance, task)
-            found[i] = one_prompt(config, model, table, which, PROMPTS[i], places[i], advance)
-            bar.update(task, completed=which.count * len(calls))
-    records = [{"number": i + 1} | record for i, held in enumerate(found) for record in held or ()]
-    facts = {"config": config, "provenance": runs.provenance(), "abridged": ABRIDGED}
-    runs.write_json(folder / "results.json", facts | {"records": records})
-    columns = {"prompt": "number", "negative": "kind"}
-    publish(folder, table_of("means over images", records, **columns))
-    print(f"written to {folder}: results.json, tables.md, and a folder for each prompt")
-    return records
+
+
+def place(folder: Path, prompt: PaperPrompt) -> Path:
+    """The folder of a prompt."""
+    return folder / f"prompt-{PROMPTS.index(prompt) + 1}"
 
 
 def rules_of(config: Config, prompt: PaperPrompt) -> dict[str, prompt_rules.PromptRule]:
-    """The rules of a prompt by their words, unguided first."""
+    """The rules of a prompt by their words, unguided first; lambda without a cap, as in the paper
+    (dng_jax.experiments.prompt_rules)."""
     texts = ("unguided", *(f"np={scale:g}" for scale in NP_SCALES), prompt.dng)
     where = (("negative",), config.variant, config.guidance_scale)
-    return {str(s): prompt_rules.build(s, *where) for s in prompt_rules.parse_all(texts)}
+    specs = prompt_rules.parse_all(texts)
+    return {str(s): prompt_rules.build(s, *where, scale_max=None) for s in specs}
 
 
-def expect(
-    config: Config, model: Pipeline, table: StepTable, which: Draw
-) -> tuple[list[int], Cost]:
+def expect(config: Config, loaded: Loaded) -> tuple[list[int], Cost]:
     """Predictions per image and step of the runs of one prompt, and what they cost."""
-    denoise = roles(config, model, PROMPTS[0], PROMPTS[0].related)
-    rules = [rule for rule, _ in rules_of(config, PROMPTS[0]).values()]
+    denoise = roles(config, loaded.model, PROMPTS[0], PROMPTS[0].related)
+    rules = [made.rule for made in rules_of(config, PROMPTS[0]).values()]
     calls = [denoise.calls(rule.roles) or 0 for rule in rules]
-    return [*calls, *calls[1:]], cost(model, denoise, table, rules[-1].roles, which)
+    expected = cost(loaded.model, denoise, loaded.table, rules[-1].roles, loaded.which)
+    return [*calls, *calls[1:]], expected
 
 
 def roles(config: Config, model: Pipeline, prompt: PaperPrompt, negative: str) -> Branches:
@@ -89,39 +120,49 @@ def roles(config: Config, model: Pipeline, prompt: PaperPrompt, negative: str) -
 
 def one_prompt(
     config: Config,
-    model: Pipeline,
-    table: StepTable,
-    which: Draw,
+    loaded: Loaded,
     prompt: PaperPrompt,
-    place: Path,
+    where: Path,
     advance: Callable[[float], object],
 ) -> list[dict[str, Any]]:
     """Samples, draws and writes all of one prompt."""
-    (plain, base), *rules = rules_of(config, prompt).items()
-    records: list[dict[str, Any]] = []
+    model, table, which = loaded
+    rules = rules_of(config, prompt)
     unguided: Drawn | None = None
+    records: list[dict[str, Any]] = []
     for kind, negative in prompt.negatives.items():
         denoise = roles(config, model, prompt, negative)
-        if unguided is None:  # whatever the negative is
-            unguided = draw(model, denoise, table, base.rule, which, advance)
-        drawn = {plain: unguided}
-        for name, (rule, _) in rules:
-            drawn[name] = draw(model, denoise, table, rule, which, advance)
+        drawn: dict[str, Drawn] = {}
         said = {"prompt": prompt.prompt, "kind": kind, "negative": negative}
-        records += [said | record_of(name, d, unguided) for name, d in drawn.items()]
-        with runs.writing(place):
+        for name, made in rules.items():
+            found = unguided if made.rule.roles == ("base",) else None
+            if found is None:
+                keep = functools.partial(keep_latents, where / kind, name)
+                found = draw(model, denoise, table, made.rule, which, advance, keep)
+            unguided = unguided or found  # the first rule, whatever the negative is
+            drawn[name] = found
+            write_images(where / kind, name, found)
+            calls = (denoise.calls(made.rule.roles) or 0) * config.steps
+            records.append(said | record_of(name, made, found, unguided, calls))
+        with runs.writing(where):
             title = f'"{prompt.prompt}" without "{negative}"'
-            write_pictures(place / kind, drawn, table, title)
-    runs.write_json(place / RECORD, {"records": records})
-    return finished(place) or []
+            write_overview(where / kind, drawn, table, title)
+    runs.write_json(where / RECORD, {"records": records})
+    return records
 
 
-def finished(place: Path) -> list[dict[str, Any]] | None:
+def finished(config: Config, prompt: PaperPrompt, where: Path) -> list[dict[str, Any]] | None:
     """The records of a prompt that was finished; InputError where they were altered."""
-    path = place / RECORD
+    path = where / RECORD
     if not path.exists():
         return None
-    found = read_json(path).get("records")
-    if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
+    found = read_json(path).get("records", [])
+    wanted = [(kind, rule) for kind in prompt.negatives for rule in rules_of(config, prompt)]
+    try:
+        table_of("", [{"number": 0} | record for record in found], prompt="number", negative="kind")
+        whole = [(record["kind"], record["rule"]) for record in found] == wanted
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
         raise InputError(f"{path} was altered: remove it, and its prompt is made again")
     return found

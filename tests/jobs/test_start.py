@@ -24,6 +24,7 @@ from rich.console import Console
 
 from dng_jax import cli
 from dng_jax.errors import InputError
+from dng_jax.jobs import cli as programs
 from dng_jax.jobs import completion, devices, interrupts
 from dng_jax.jobs.tables import Table
 from dng_jax.training import presets
@@ -367,6 +368,18 @@ LOSES = """
         except KeyboardInterrupt:
             pass
 """
+
+
+def test_a_device_without_memory_is_one_sentence(capsys):
+    def fails(said):
+        raise jax.errors.JaxRuntimeError(said)
+
+    with pytest.raises(SystemExit) as left:
+        programs.main(lambda: fails("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nMore"))
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"error: {programs.FULL}\n"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        programs.main(lambda: fails("INTERNAL: a fault of ours"))
 
 
 def test_an_interrupt_that_is_lost_ends_the_process_all_the_same():
