@@ -111,7 +111,8 @@ def pytree(cls: type[T]) -> type[T]:
 
 
 def known(value) -> bool:
-    """Whether a value can be looked at now, outside any transformation."""
+    """Whether a value can be looked at now, as np.asarray(value): under an active jit, JAX would
+    trace whatever it computes of it."""
     return not isinstance(value, jax.core.Tracer)
 
 
