@@ -80,9 +80,9 @@ def pair(
     a number or a pair (knots, values) over log-SNR; delta in squared units of x; drift in [0, 1];
     offset, as temperature, in nats per unit of log-SNR; 0 < p_min < p_max < 1. Defaults are those
     of the authors' program. probes: Rademacher probes per step for deterministic tables (0: none).
-    reference: the role that the negatives are scored against; of text-to-image models "empty" as
-    well (dng_jax.denoisers.branches).
-    InputError for numbers outside these ranges.
+    reference: the role that the negatives are scored against, none of them; of text-to-image models
+    "reference", what their variant says (dng_jax.denoisers.branches).
+    InputError for numbers outside these ranges, and for a reference that is no such role.
     """
     log_prior = log_prior_of(prior, negatives)
     least = number(p_min, "p_min", low=0, high=1, open_=True, axes=0)
@@ -116,10 +116,10 @@ def log_prior_of(prior, negatives: tuple[str, ...]) -> jax.Array:
     return jnp.log(jnp.broadcast_to(value, shape))
 
 
-def reference_of(reference: str, negatives: tuple[str, ...]) -> str:
-    """The role that negatives are scored against; InputError where it is one of them."""
-    if reference in negatives:
-        raise InputError(
-            f"the negative '{reference}' cannot be scored against itself: name another reference"
-        )
+def reference_of(reference: str, scored: tuple[str, ...]) -> str:
+    """The role that others are scored against; InputError for no name, or one of theirs."""
+    if not isinstance(reference, str) or not reference:
+        raise InputError(f"reference must be the name of a role, got {reference!r}")
+    if reference in scored:
+        raise InputError(f"'{reference}' cannot be scored against itself: name another reference")
     return reference
