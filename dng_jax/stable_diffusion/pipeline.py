@@ -5,7 +5,8 @@ r"""A model's folder -> prompts -> latents -> pictures: Stable Diffusion 1 and 2
     denoise = branches(model.network(prompts), "d", 7.5)
     table, keys = model.table(50), sample_keys(0, 4)
     x = initial_noise(keys, model.latent_shape(512), table)
-    latents = sample(denoise, table, dynamic_negative(pair(.01)), keys, x).x
+    rule = dynamic_negative(pair(.01, reference="reference"))
+    latents = sample(denoise, table, rule, keys, x).x
     images = pictures.pixels(model.decode(latents))
 
 What is read of the folder (StableDiffusionPipeline of diffusers): model_index.json, unet/, vae/,
