@@ -44,7 +44,9 @@ class Denoise(Protocol):
 
     Predictions are floats of any precision, exactly of the shape of x.
     A plain function will do. A denoiser that costs network evaluations may also say how many:
-    `calls(roles) -> int`, per image and step, which jobs report where it is there.
+    `calls(roles) -> int`, per image and step, which jobs report where it is there. One whose
+    negatives are to be scored against another role than "base" names it, `reference`: sampling then
+    warns of trackers that do not know.
     """
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions: ...
@@ -111,7 +113,8 @@ def pytree(cls: type[T]) -> type[T]:
 
 
 def known(value) -> bool:
-    """Whether a value can be looked at now, outside any transformation."""
+    """Whether a value can be looked at now, as np.asarray(value): under an active jit, JAX would
+    trace whatever it computes of it."""
     return not isinstance(value, jax.core.Tracer)
 
 

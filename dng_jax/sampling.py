@@ -129,8 +129,9 @@ def sample(
     Compiles once per shape and kind of rule. May be called inside jit, vmap and grad.
     Nothing is checked for NaN here: look at Result.bad_step, or call `check_finite`.
     """
-    denoise, observe = as_pytree(denoise), as_pytree(observe)
     warn_deterministic(table, rule)
+    warn_reference(denoise, rule)
+    denoise, observe = as_pytree(denoise), as_pytree(observe)
     carry = start(rule, x)
     check_keys(keys, carry.x)
     carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
@@ -169,8 +170,9 @@ def sample_chunks(
     done = int(carry.done)
     if done > total:
         raise InputError(f"cannot resume after {done} steps of a table of {total}")
-    denoise, observe = as_pytree(denoise), as_pytree(observe)
     warn_deterministic(table, rule)
+    warn_reference(denoise, rule)
+    denoise, observe = as_pytree(denoise), as_pytree(observe)
     began = time.monotonic()
     while done < total:
         rows = jax.tree.map(lambda column, a=done: column[a : a + chunk], table)
@@ -412,7 +414,29 @@ def warn_deterministic(table: StepTable, rule: Rule) -> None:
         )
 
 
-def _unprobed(rule) -> bool:
-    parts = (getattr(rule, name, None) for name in ("tracker", "rule"))
-    nested = [part for part in (*parts, *getattr(rule, "rules", ())) if part is not None]
-    return any(getattr(part, "probes", None) == 0 or _unprobed(part) for part in nested)
+def warn_reference(denoise: Denoise, rule: Rule) -> None:
+    """Warns the caller's caller where the denoiser says that negatives are scored against another
+    role than "base" (dng_jax.denoisers.branches), and a tracker scores them against that."""
+    wanted = getattr(denoise, "reference", "base")
+    held = [getattr(part, "reference", None) for part in (rule, *_parts(rule))]
+    if wanted != "base" and "base" in held:
+        warnings.warn(
+            f"this denoiser's negatives are to be scored against the role '{wanted}', and a tracker"
+            " or recorder scores them against 'base', which is another variant: make it with"
+            f" reference='{wanted}', or name the variant that is meant",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _unprobed(rule: Rule) -> bool:
+    return any(getattr(part, "probes", None) == 0 for part in _parts(rule))
+
+
+def _parts(rule: Any) -> Iterator[Any]:
+    """The trackers and rules within a rule."""
+    held = (getattr(rule, name, None) for name in ("tracker", "rule"))
+    for part in (*held, *getattr(rule, "rules", ())):
+        if part is not None:
+            yield part
+            yield from _parts(part)

@@ -23,7 +23,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dng_jax.errors import InputError, choose
 from dng_jax.rules import Denoise, Rule
-from dng_jax.sampling import Result, as_pytree, check_keys, sample, warn_deterministic
+from dng_jax.sampling import (
+    Result,
+    as_pytree,
+    check_keys,
+    sample,
+    warn_deterministic,
+    warn_reference,
+)
 from dng_jax.steps import StepTable
 
 
@@ -70,6 +77,7 @@ def sweep(
         raise InputError(f"chunk must be at least 1 setting, got {chunk}")
     check_keys(keys, jnp.asarray(x))
     warn_deterministic(table, rules)
+    warn_reference(denoise, rules)
     if shard is not None:
         choose(shard, ("samples", "settings"), "way to shard")
         if shard == "settings" and mode != "vmap":

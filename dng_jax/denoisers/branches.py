@@ -16,30 +16,30 @@ predictions, u for the empty prompt, A for the prompt, B for a negative prompt, 
 
 d is the usual one. There alone the posterior compares predictions of two densities, B and u,
 whatever w is: a CFG prediction belongs to none, and where the truth is known p falls behind in a, b
-and nested, the further the larger w (eval.scenes). In "nested" p is meant to be a probability of
-images of the prompt, that of being what is unwanted: at w = 1 it is the best. "raw"
-is for rules that guide towards the prompt themselves (classifier_free, negative_in_place,
-safe_latent_prompt). The roles:
+and nested, the further the larger w (eval.scenes). In "nested" p is the probability that an image
+of the prompt is also one of the negative, with the prior p(B | A); but at w = 1 only, since for
+w > 1 CFG's combinations are scores of no forward process. "raw" is for rules that guide towards the
+prompt themselves (classifier_free, negative_in_place, safe_latent_prompt). The roles:
 
     base, negative (negative:0, negative:1, ...)     as above
     empty, positive                                  u and A
     reference                                        what the negatives are scored against
 
-Weights are data: one program serves every variant and w, given `reference="reference"` of the
-trackers; with "base" or "empty" it says which in its own words. A prediction of weight 0 is asked
-for all the same.
+Trackers have to be told, `pair(0.01, reference="reference")`: with their default, "base", variant
+d is variant a, and sampling warns of it. Weights are data, so that one compiled program serves
+every variant and w; for that, A is asked for in "raw" too, and u in "c", where their weight is 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from dng_jax.errors import InputError, choose, distinct_roles, find
-from dng_jax.rules import Denoise, Predictions, number, per_sample, predict, pytree
+from dng_jax.rules import Denoise, Predictions, known, number, per_sample, predict, pytree
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepRow
 
@@ -78,6 +78,13 @@ class Branches:
     denoise: Denoise
     weights: dict[str, dict[str, jax.Array]]
 
+    @property
+    def reference(self) -> str:
+        """The role that trackers have to score negatives against: "base" where "reference" is the
+        same prediction, or where weights are traced and do not say."""
+        base, own = self.weights["base"], self.weights[REFERENCE]
+        return "base" if all(_alike(own[raw], base[raw]) for raw in base) else REFERENCE
+
     def calls(self, roles: Sequence[str]) -> int | None:
         """Evaluations per image and step of what is wrapped, which may not say."""
         counted = getattr(self.denoise, "calls", None)
@@ -103,15 +110,14 @@ def branches(
     """The roles of a variant, of a denoiser that answers "empty", "prompt" and the negatives.
 
     denoise: a pytree or a plain function; guidance_scale: w, finite, a number or one per image [B],
-    may be traced; negatives: the denoiser's and the answer's names of them, none of RESERVED.
-    InputError otherwise.
+    may be traced; negatives: the denoiser's and the answer's names of them, none of RESERVED, none
+    at all where there is no negative prompt. InputError otherwise.
     """
     kind = VARIANTS[choose(variant, VARIANTS, "variant")]
-    for role in distinct_roles(negatives, "negative role"):
-        if role in RESERVED:
-            raise InputError(f"a negative cannot be named '{role}': that is a role of its own")
     w = number(guidance_scale, "guidance_scale")
-    one, nothing = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+    # NumPy's, so that they are known under an active jit, which traces jnp.ones.
+    one: Any = np.ones((), np.float32)
+    nothing: Any = np.zeros((), np.float32)
     # Every base holds u and A, and every negative u, so that variants differ in numbers alone.
     empty = {EMPTY: one, PROMPT: nothing}
     base = {"cfg": (1 - w, w), PROMPT: (nothing, one), EMPTY: (one, nothing)}[kind.base]
@@ -119,7 +125,7 @@ def branches(
     weights = {"base": dict(zip((EMPTY, PROMPT), base, strict=True))}
     weights[REFERENCE] = empty if kind.reference == EMPTY else weights["base"]
     weights |= {EMPTY: {EMPTY: one}, POSITIVE: {PROMPT: one}}
-    weights |= {role: {EMPTY: negative[0], role: negative[1]} for role in negatives}
+    weights |= {role: {EMPTY: negative[0], role: negative[1]} for role in _unreserved(negatives)}
     inner = denoise if hasattr(denoise, "calls") else as_pytree(denoise)
     return Branches(inner, weights)
 
@@ -130,7 +136,8 @@ def prompts_of(
     """Raw roles to texts for a variant: what the denoiser that is wrapped has to be told.
 
     negatives: one text gives the role "negative", several "negative:0", ..., a mapping its own
-    roles. In variant nested they are "A, B".
+    roles. In variant nested they are "A, B". InputError for a variant that does not exist, and for
+    a role of RESERVED.
     """
     kind = VARIANTS[choose(variant, VARIANTS, "variant")]
     if isinstance(negatives, str):
@@ -139,6 +146,7 @@ def prompts_of(
         negatives = dict(zip(negative_roles(len(negatives)), negatives, strict=True))
     if kind.joined:
         negatives = {r: ", ".join(filter(None, [prompt, n])) for r, n in negatives.items()}
+    _unreserved(tuple(negatives))
     return {EMPTY: "", PROMPT: prompt, **negatives}
 
 
@@ -147,12 +155,27 @@ def negative_roles(count: int) -> tuple[str, ...]:
     return ("negative",) if count == 1 else tuple(f"negative:{i}" for i in range(count))
 
 
+def _unreserved(negatives: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of negatives, perhaps none; InputError for one that has another meaning."""
+    for role in distinct_roles(negatives, "negative role") if negatives != () else ():
+        if role in RESERVED:
+            raise InputError(f"a negative cannot be named '{role}': that is a role of its own")
+    return negatives
+
+
+def _alike(a: jax.Array, b: jax.Array) -> bool:
+    if a is b or not (known(a) or known(b)):
+        return True
+    return known(a) and known(b) and bool(np.all(np.asarray(a) == np.asarray(b)))
+
+
 def _place(raw: str) -> tuple[int, str]:
     return {EMPTY: 0, PROMPT: 1}.get(raw, 2), raw
 
 
 def _combined(row: Mapping[str, jax.Array], raw: Predictions) -> jax.Array:
-    # Sums of products, element by element: a matrix product would be rounded to TF32 on a GPU.
+    # Sums of products, element by element: a matrix product would be rounded to TF32 on a GPU. At
+    # w = 7.5 they round off 3e-7, 3e-5 of w (A - u) where A - u is 1e-3, as float32 networks do.
     total = None
     for role in sorted(row, key=_place):
         eps = raw[role]

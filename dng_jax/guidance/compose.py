@@ -109,6 +109,6 @@ def interval(rule: Rule, *, sigma_min: float = 0.0, sigma_max: float = np.inf) -
     """
     low = number(sigma_min, "sigma_min", low=0)
     high = number(sigma_max, "sigma_max", low=0, finite=False)
-    if known(low) and known(high) and not bool(jnp.all(low < high)):
+    if known(low) and known(high) and not np.all(np.asarray(low) < np.asarray(high)):
         raise InputError(f"need 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     return Interval(rule, low, high)

@@ -4,8 +4,9 @@ r"""Recording the evidence of a chain, so that any tracker can be replayed on it
 the evidence of the last step, one step late: entry i of the trace belongs to the transition into
 x_i, so entries 1..T-1 are the T-1 transitions that are scored, and entry 0 is empty.
 
-With all concepts measured against the base prediction one recording serves every tracker: `classes`
-does not depend on the reference, and `pair` and `odds` need the rows of their negatives only.
+One recording of all concepts serves every tracker: `classes` does not depend on the reference that
+they are measured against, and `pair` and `odds`, of the recorder's reference, need the rows of
+their negatives only. The trace names a reference other than "base": "gram against empty".
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dng_jax.errors import distinct_roles
+from dng_jax.errors import InputError, distinct_roles
 from dng_jax.guidance.unguided import unguided
-from dng_jax.posterior.evidence import Evidence, gather
+from dng_jax.posterior.evidence import SCALARS, Evidence, gather
+from dng_jax.posterior.pair import reference_of
 from dng_jax.rules import (
     Move,
     Rule,
@@ -27,6 +29,8 @@ from dng_jax.rules import (
     zeros_per_sample,
 )
 
+_AGAINST = " against "
+
 
 @pytree
 class Recorder:
@@ -35,38 +39,58 @@ class Recorder:
     rule: Rule
     concepts: tuple[str, ...] = static()
     probes: int = static(default=0)
+    reference: str = static(default="base")
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(("base", *self.concepts, *self.rule.roles)))
+        return tuple(dict.fromkeys((self.reference, *self.concepts, *self.rule.roles)))
 
     def init_state(self, x):
         row = jnp.tile(zeros_per_sample(x)[:, None], len(self.concepts))
-        return self.rule.init_state(x), Evidence(row, row, row[:, :, None] * row[:, None, :], row)
+        gram = row[:, :, None] * row[:, None, :]
+        return self.rule.init_state(x), Evidence(row, row, gram, row, self.reference)
 
     def apply(self, state, step: Step):
         inner, evidence = state
         delta, inner, info = self.rule.apply(inner, step)
-        return delta, (inner, evidence), info | evidence._asdict()
+        against = "" if self.reference == "base" else _AGAINST + self.reference
+        scalars = {name + against: value for name, value in evidence.scalars().items()}
+        return delta, (inner, evidence), info | scalars
 
     def outside(self, step: Step):
         """What the other rule falls back to."""
         return fall_back(self.rule, step)
 
     def evidence(self, step: Step, move: Move) -> Evidence:
-        """The scalars of one step, against the base prediction."""
-        return gather(step, move, self.concepts, "base", self.probes)
+        """The scalars of one step, against the reference's prediction."""
+        return gather(step, move, self.concepts, self.reference, self.probes)
 
     def update(self, state, step: Step, move: Move):
         return self.rule.update(state[0], step, move), self.evidence(step, move)
 
 
-def recorder(concepts: tuple[str, ...], rule: Rule | None = None, probes: int = 0) -> Recorder:
-    """Records the evidence of the named roles against the base prediction, while rule guides."""
+def recorder(
+    concepts: tuple[str, ...], rule: Rule | None = None, probes: int = 0, reference: str = "base"
+) -> Recorder:
+    """Records the evidence of the named roles while rule guides.
+
+    reference: the role they are measured against, that of the trackers to be replayed (`pair`).
+    InputError where it is no such role, or a concept is named twice.
+    """
     rule = unguided() if rule is None else rule
-    return Recorder(rule, distinct_roles(concepts, "concept"), count(probes, "probes"))
+    concepts = distinct_roles(concepts, "concept")
+    return Recorder(rule, concepts, count(probes, "probes"), reference_of(reference, concepts))
 
 
 def recorded(trace: dict[str, jax.Array]) -> Evidence:
-    """The evidence [T-1, B, ...] in the trace of a run with a `Recorder`."""
-    return Evidence(**{name: trace[name][1:] for name in Evidence._fields})
+    """The evidence [T-1, B, ...] in the trace of a run with a `Recorder`; InputError where it holds
+    none."""
+    first = SCALARS[0]
+    ends = [n.removeprefix(first) for n in trace if n == first or n.startswith(first + _AGAINST)]
+    if len(ends) != 1:
+        raise InputError(
+            f"the trace holds {', '.join(trace) or 'nothing'}: sample with one recorder, alone or"
+            " around the rule that guides"
+        )
+    scalars = {name: trace[name + ends[0]][1:] for name in SCALARS}
+    return Evidence(**scalars, reference=ends[0].removeprefix(_AGAINST) or "base")

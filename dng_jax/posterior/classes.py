@@ -126,8 +126,9 @@ def classes(
     prior = number(prior, "prior", low=0, high=1, open_=True)
     if prior.shape != (num_classes,):
         raise InputError(f"prior needs one number for each of {num_classes} classes")
-    if known(prior) and abs(float(prior.sum()) - 1) > 1e-4:
-        raise InputError(f"the class priors must sum to 1, got {float(prior.sum()):g}")
+    total = float(np.asarray(prior).sum()) if known(prior) else 1.0
+    if abs(total - 1) > 1e-4:
+        raise InputError(f"the class priors must sum to 1, got {total:g}")
     return Classes(
         jnp.log(prior),
         as_temperature(temperature),

@@ -23,25 +23,32 @@ per probe; its variance, sum_{i<j} (J_ij + J_ji)^2, grows with dimension.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dng_jax.rules import Move, Predictions, Step
+from dng_jax.rules import Move, Predictions, Step, pytree, static
 from dng_jax.steps import StepRow
 
 # A log-likelihood ratio beyond this says all there is to say; keeps sums finite in float32.
 _SATURATION = 1e6
+SCALARS = ("inner", "expected", "gram", "divergence")
 
 
-class Evidence(NamedTuple):
-    """float32; M concepts. inner, expected, divergence [B, M]; gram [B, M, M]."""
+@pytree
+class Evidence:
+    """float32; M concepts. inner, expected, divergence [B, M]; gram [B, M, M]. reference: the role
+    whose prediction was the reference, None for the concepts' mean."""
 
     inner: jax.Array
     expected: jax.Array
     gram: jax.Array
     divergence: jax.Array
+    reference: str | None = static(default="base")
+
+    def scalars(self) -> dict[str, jax.Array]:
+        """The arrays by their names."""
+        return {name: getattr(self, name) for name in SCALARS}
 
 
 def gather(
@@ -64,6 +71,7 @@ def gather(
         product("bd,bkd->bk", to_reference(move.mean), difference),
         product("bjd,bkd->bjk", difference, difference),
         divergence,
+        reference,
     )
 
 
@@ -79,6 +87,7 @@ def one_concept_each(evidence: Evidence) -> Evidence:
         fold(evidence.expected),
         fold(square)[..., None],
         fold(evidence.divergence),
+        evidence.reference,
     )
 
 

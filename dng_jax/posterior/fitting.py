@@ -63,8 +63,10 @@ def replay(tracker: Replayable, evidence: Evidence, table: StepTable, x_0: jax.A
     """log-posterior along the chain from its evidence, [T-1, B, num_outcomes].
 
     Outcomes are the K classes, or the M negatives and, last, none of them. x_0 [B, ...]: any array
-    with the chain's batch. In float32, or float64 where the evidence is.
+    with the chain's batch. In float32, or float64 where the evidence is. InputError for evidence
+    against another reference than the tracker's.
     """
+    _must_share_reference(tracker, evidence)
 
     def body(state, inputs):
         row, one = inputs
@@ -91,10 +93,12 @@ def fit_temperature(
 
     labels [B]: index of the true outcome (see `replay`). offset: fit omega at the same knots
     too, else the tracker keeps its own. The tracker's delta and drift are left out: they answer to
-    guided chains, and these are not. Raises InputError where labels or knots make no sense.
+    guided chains, and these are not. Raises InputError where labels or knots make no sense, and for
+    evidence against another reference than the tracker's.
     """
     from scipy.optimize import minimize  # here, because the library imports nothing heavy
 
+    _must_share_reference(tracker, evidence)
     steps, batch = evidence.inner.shape[:2]
     outcomes = tracker.num_outcomes
     labels = np.asarray(labels)
@@ -103,7 +107,8 @@ def fit_temperature(
         raise InputError(f"labels must be {batch} integers in 0..{outcomes - 1}")
     if not 2 <= knots <= steps:
         raise InputError(f"knots must lie between 2 and the {steps} scored steps, got {knots}")
-    finite = [jnp.isfinite(leaf).all((0, *range(2, leaf.ndim))) for leaf in evidence]
+    scalars = evidence.scalars().values()
+    finite = [jnp.isfinite(one).all((0, *range(2, one.ndim))) for one in scalars]
     if lost := batch - int(jnp.sum(jnp.all(jnp.stack(finite), axis=0))):
         raise InputError(
             f"the evidence of {lost} of {batch} chains is not finite: look for what diverged there"
@@ -142,6 +147,17 @@ def fit_temperature(
     before = _nll((tracker.temperature, tracker.offset), *chain)
     after = _nll(fitted, *chain)
     return Fit(*fitted, float(before.mean()), float(after.mean()), float(after[-1]))
+
+
+def _must_share_reference(tracker: Replayable, evidence: Evidence) -> None:
+    # None: a tracker of all classes, which takes any, since what is common to them cancels.
+    wanted, found = getattr(tracker, "reference", None), evidence.reference
+    if wanted not in (None, found):
+        measured = "the concepts' mean" if found is None else f"'{found}'"
+        raise InputError(
+            f"the evidence was measured against {measured}, the tracker scores against '{wanted}':"
+            f" record it with reference='{wanted}'"
+        )
 
 
 @jax.jit

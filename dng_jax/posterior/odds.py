@@ -93,7 +93,8 @@ def odds(
     """The log-odds tracker; arguments as in `pair`.
 
     p_min > 0 bounds the log-odds on both sides at +-logit(p_min); odds_max > 0 caps the odds in
-    the complement's mean and in the guidance.
+    the complement's mean and in the guidance. reference: a role that is none of the negatives.
+    InputError as there.
     """
     log_prior = log_prior_of(prior, negatives)
     floor = number(p_min, "p_min", low=0, high=0.5, open_=True, axes=0)

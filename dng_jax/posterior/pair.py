@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dng_jax.errors import InputError, distinct_roles
 from dng_jax.posterior.evidence import Evidence, divergence_numerator, log_ratio, noise_share
@@ -79,14 +80,14 @@ def pair(
     a number or a pair (knots, values) over log-SNR; delta in squared units of x; drift in [0, 1];
     offset, as temperature, in nats per unit of log-SNR; 0 < p_min < p_max < 1. Defaults are those
     of the authors' program. probes: Rademacher probes per step for deterministic tables (0: none).
-    reference: the role that the negatives are scored against; of text-to-image models "empty" as
-    well (dng_jax.denoisers.branches).
-    InputError for numbers outside these ranges.
+    reference: the role that the negatives are scored against, none of them; of text-to-image models
+    "reference", what their variant says (dng_jax.denoisers.branches).
+    InputError for numbers outside these ranges, and for a reference that is no such role.
     """
     log_prior = log_prior_of(prior, negatives)
     least = number(p_min, "p_min", low=0, high=1, open_=True, axes=0)
     most = number(p_max, "p_max", low=0, high=1, open_=True, axes=0)
-    if known(least) and known(most) and not least < most:
+    if known(least) and known(most) and not np.asarray(least) < np.asarray(most):
         raise InputError(f"p_min must lie below p_max, got {p_min} and {p_max}")
     return Pair(
         log_prior,
@@ -108,18 +109,17 @@ def log_prior_of(prior, negatives: tuple[str, ...]) -> jax.Array:
     value = number(prior, "prior", low=0, high=1, open_=True)
     if value.shape not in ((), (1,), (len(negatives),)):
         raise InputError(f"{len(negatives)} negatives need one prior or as many, got {value.size}")
-    value = jnp.broadcast_to(value, (len(negatives),))
-    if known(value) and not float(value.sum()) < 1:
-        raise InputError(
-            f"the priors of all negatives must sum to less than 1, got {float(value.sum()):g}"
-        )
-    return jnp.log(value)
+    shape = (len(negatives),)
+    total = float(np.broadcast_to(np.asarray(value), shape).sum()) if known(value) else 0.0
+    if not total < 1:
+        raise InputError(f"the priors of all negatives must sum to less than 1, got {total:g}")
+    return jnp.log(jnp.broadcast_to(value, shape))
 
 
-def reference_of(reference: str, negatives: tuple[str, ...]) -> str:
-    """The role that negatives are scored against; InputError where it is one of them."""
-    if reference in negatives:
-        raise InputError(
-            f"the negative '{reference}' cannot be scored against itself: name another reference"
-        )
+def reference_of(reference: str, scored: tuple[str, ...]) -> str:
+    """The role that others are scored against; InputError for no name, or one of theirs."""
+    if not isinstance(reference, str) or not reference:
+        raise InputError(f"reference must be the name of a role, got {reference!r}")
+    if reference in scored:
+        raise InputError(f"'{reference}' cannot be scored against itself: name another reference")
     return reference

@@ -109,7 +109,7 @@ def _profile(kind: type[P], value, name: str, low: float) -> P:
         if np.ndim(knots) != 1 or np.shape(knots) != np.shape(values):
             raise InputError(f"a table of {name}s needs as many log-SNR knots as values")
         at = jnp.asarray(knots, jnp.float32)
-        if known(at) and not bool(jnp.all(jnp.diff(at) > 0)):
+        if known(at) and not np.all(np.diff(np.asarray(at)) > 0):
             raise InputError(f"the log-SNR knots of a table of {name}s must increase (in float32)")
         return kind(at, number(values, name, low=low))
     return kind(jnp.zeros(1, jnp.float32), number(value, name, low=low, axes=0).reshape(1))

@@ -5,11 +5,13 @@ r"""A text-conditional U-Net as a denoiser: one raw role for each prompt.
 
 The texts [S, D] are data: other prompts never recompile. All roles that are asked for go through
 the U-Net as one batch of R B images, or one role after the other, in a third of the memory of
-three. dng_jax.denoisers.branches makes of them the roles that rules ask for.
+three. A U-Net in float32 computes its products in float32 on a GPU too, one in bfloat16 as it is.
+dng_jax.denoisers.branches makes of them the roles that rules ask for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +36,10 @@ class _Prompted:
     unet: nn.Module
 
     def __call__(self, params: Any, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-        found: Any = self.unet.apply({"params": params["unet"]}, x, t, params["texts"][label])
+        # Else a GPU rounds float32 to TF32, which the tracker's small differences do not survive.
+        whole = jnp.dtype(getattr(self.unet, "dtype", None) or jnp.float32) == jnp.float32
+        with jax.default_matmul_precision("highest") if whole else contextlib.nullcontext():
+            found: Any = self.unet.apply({"params": params["unet"]}, x, t, params["texts"][label])
         return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dng_jax import InputError, guidance, mixtures, posterior, sampling, schedules, steps
+from dng_jax import InputError, guidance, mixtures, posterior, sampling, schedules, steps, sweep
 from dng_jax.denoisers import branches
 from dng_jax.denoisers.branches import VARIANTS, negative_roles, prompts_of
 from tests.helpers import Counted, Log
@@ -119,6 +121,7 @@ def test_a_negative_that_is_the_prompt_keeps_the_prior(make, prompted, table, ke
     np.testing.assert_allclose(found.trace["posterior"], 0.3, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:this denoiser's negatives")
 @pytest.mark.parametrize("make", [posterior.pair, posterior.odds])
 def test_against_the_empty_prompt_p_is_the_share_of_the_negative(exact, prompted, make):
     # Along a chain that classifier-free guidance leads elsewhere: Bayes' rule holds on any.
@@ -141,6 +144,46 @@ def test_against_the_empty_prompt_p_is_the_share_of_the_negative(exact, prompted
     assert error["base"] > 3 * error["empty"]
 
 
+PLAIN, TOLD = (
+    guidance.dynamic_negative(posterior.pair(0.3, reference=role), 0.0)
+    for role in ("base", "reference")
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_that_its_tracker_would_make_another_is_warned_of(variant):
+    """And no other: with w traced, too, as in a sweep over w."""
+    around = guidance.interval(guidance.sum_of(guidance.unguided(), PLAIN))
+    mistaken = (PLAIN, around, guidance.recorder(("negative",)))
+    right = (TOLD, guidance.negative_prompt(2.0), guidance.sum_of(guidance.unguided()))
+
+    def check(w):
+        roles = branches(scaled, variant, w)
+        for rules, expected in ((right, 0), (mistaken, 3 if variant == "d" else 0)):
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                for rule in rules:
+                    sampling.warn_reference(roles, rule)
+            assert len(found) == expected
+            assert all("reference='reference'" in str(one.message) for one in found)
+        return w
+
+    check(W)
+    jax.jit(check)(W)
+    check(jnp.array([W, 1.0]))
+
+
+def test_every_sampler_warns_of_it(prompted, table, keys, noise):
+    roles = branches(prompted, "d", W)
+    for run in (
+        lambda: sampling.sample(roles, table, PLAIN, keys, noise),
+        lambda: next(sampling.sample_chunks(roles, table, PLAIN, keys, noise, chunk=6)),
+        lambda: sweep(roles, table, [PLAIN, PLAIN], keys, noise),
+    ):
+        with pytest.warns(UserWarning, match="scored against the role 'reference'"):
+            run()
+
+
 def test_prompts_of_a_variant():
     assert prompts_of("b", "a cat", "a hat") == {
         "empty": "",
@@ -154,6 +197,16 @@ def test_prompts_of_a_variant():
         "negative:1": "a cat, fog",
     }
     assert prompts_of("nested", "", "a hat")["negative"] == "a hat"
+    assert prompts_of("d", "a cat", {"fog": "mist"})["fog"] == "mist"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_model_may_have_no_negative_prompt(variant):
+    assert prompts_of(variant, "a cat", ()) == {"empty": "", "prompt": "a cat"}
+    found = branches(scaled, variant, W, negatives=())
+    np.testing.assert_allclose(found(X, None, ("base",))["base"], ROWS[variant][0] * X, rtol=1e-6)
+    with pytest.raises(InputError, match="no role 'negative'"):
+        found(X, None, ("negative",))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +219,14 @@ def test_prompts_of_a_variant():
             lambda: branches(scaled, "b", jnp.ones(2))(X, None, ("base",)),
             r"guidance_scale has shape \(2,\)",
         ),
-        (lambda: branches(scaled, negatives=()), "at least one negative role"),
+        (lambda: branches(scaled, negatives=""), "at least one negative role"),
+        (lambda: prompts_of("d", "a", {"empty": "x"}), "cannot be named 'empty'"),
+        (lambda: prompts_of("d", "a", {"n": "x", "prompt": "y"}), "cannot be named 'prompt'"),
+        (lambda: posterior.pair(0.2, reference=None), "name of a role, got None"),
+        (lambda: posterior.odds(0.2, reference=3), "name of a role, got 3"),
+        (lambda: posterior.odds(0.2, reference=""), "name of a role, got ''"),
+        (lambda: guidance.recorder(("a",), reference=None), "name of a role, got None"),
+        (lambda: guidance.recorder(("a",), reference="a"), "against itself"),
         (lambda: branches(scaled)(X, None, ("class:0",)), "no role 'class:0'"),
         (lambda: posterior.pair(0.2, reference="negative"), "against itself"),
         (lambda: posterior.odds(0.2, reference="negative"), "against itself"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dng_jax import InputError, disk, posterior, sample_keys, schedules, steps
+from dng_jax import InputError, disk, guidance, posterior, sample_keys, schedules, steps
 from dng_jax.experiments import calibrations, problems, rule_builders, rule_specs
 from dng_jax.experiments.calibrations import Calibration, Correction
 from dng_jax.experiments.rule_specs import TrackerOptions
@@ -18,6 +18,7 @@ from dng_jax.experiments.source import Source
 from dng_jax.metrics.forecasts import event_scores, log_odds_error
 from dng_jax.posterior import Evidence, fit_temperature, forward_evidence, replay
 from dng_jax.posterior.temperature import gain
+from dng_jax.rules import class_roles
 from dng_jax.weights import pretrained
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -86,8 +87,8 @@ def test_an_offset_is_a_leaf_and_changing_it_compiles_nothing():
 @pytest.fixture(scope="module")
 def labelled(mixture, denoise):
     x_0, labels = mixture.draw(sample_keys(11, 300), (2, 2))
-    tracker = posterior.classes(3, [0])
-    evidence = forward_evidence(denoise, TABLE, tracker, x_0, sample_keys(12, 300))
+    every = guidance.recorder(class_roles(3))
+    evidence = forward_evidence(denoise, TABLE, every, x_0, sample_keys(12, 300))
     return evidence, np.asarray(labels)
 
 

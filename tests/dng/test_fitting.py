@@ -22,6 +22,7 @@ from dng_jax import (
     steps,
 )
 from dng_jax.posterior import Evidence, fit_temperature, forward_evidence, replay
+from dng_jax.rules import class_roles
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -32,7 +33,8 @@ TRACKER = posterior.classes(3, [0], prior=(2.5 / 6, 0.5 / 6, 0.5))
 @pytest.fixture(scope="module")
 def labelled(mixture, denoise):
     x_0, labels = mixture.draw(sample_keys(11, 1500), (2, 2))
-    evidence = forward_evidence(denoise, TABLE, TRACKER, x_0, sample_keys(12, 1500))
+    every = guidance.recorder(class_roles(3))
+    evidence = forward_evidence(denoise, TABLE, every, x_0, sample_keys(12, 1500))
     return evidence, np.asarray(labels)
 
 
@@ -148,6 +150,47 @@ def test_replay_is_the_tracker_in_the_sampler(name, denoise, keys):
     assert np.ptp(expected) > 0.5
 
 
+@pytest.mark.parametrize("reference", ["base", "second"])
+def test_what_was_recorded_against_a_role_replays_its_trackers_alone(reference, denoise, keys):
+    table = steps.ddpm(schedules.linear(), 8)
+    tracker = posterior.pair(0.3, reference=reference)
+    rule = guidance.dynamic_negative(tracker, 2.0)
+    x = initial_noise(keys, (2, 2), table)
+    record = guidance.recorder(("class:1", "negative"), rule, reference=reference)
+    trace = sample(denoise, table, record, keys, x).trace
+    evidence = guidance.recorded(trace)
+    assert evidence.reference == reference
+    own = Evidence(
+        *(part[..., 1:] for part in (evidence.inner, evidence.expected)),
+        evidence.gram[..., 1:, 1:],
+        evidence.divergence[..., 1:],
+        reference,
+    )
+    p = np.exp(replay(tracker, own, table, x)[..., 0])
+    np.testing.assert_allclose(p, trace["posterior"][1:], atol=1e-5)
+    assert np.ptp(p) > 0.1
+    assert replay(TRACKER, own, table, x) is not None
+    other = dataclasses.replace(tracker, reference="third")
+    for refused in (
+        lambda: replay(other, own, table, x),
+        lambda: fit_temperature(other, own, table, np.zeros(8, int), knots=2),
+    ):
+        with pytest.raises(InputError, match=f"against '{reference}'.*record.* reference='third'"):
+            refused()
+
+
+def test_evidence_against_the_classes_mean_serves_classes_alone(labelled):
+    own, _ = TRACKER.arrange(dataclasses.replace(labelled[0], reference=TRACKER.reference), 0)
+    single, _ = posterior.pair(0.3).arrange(own, labelled[1])
+    with pytest.raises(InputError, match=r"against the concepts' mean, the tracker .* 'base'"):
+        replay(posterior.pair(0.3), single, TABLE, single.inner[0])
+
+
+def test_a_trace_without_evidence_is_named():
+    with pytest.raises(InputError, match="holds lambda: sample with one recorder"):
+        guidance.recorded({"lambda": jnp.zeros((3, 1))})
+
+
 @pytest.mark.slow
 def test_a_deterministic_table_does_not_change_forward_evidence(mixture, denoise):
     # forward transitions carry the kernel's full noise whatever the sampler will do
@@ -191,7 +234,7 @@ def test_a_fit_has_a_gradient_whatever_is_compiled_twice():
 
 def test_evidence_that_is_not_finite_is_refused():
     table, evidence, labels = deterministic()
-    broken = evidence._replace(inner=evidence.inner.at[2, 3, 1].set(jnp.nan))
+    broken = dataclasses.replace(evidence, inner=evidence.inner.at[2, 3, 1].set(jnp.nan))
     with pytest.raises(InputError, match="evidence of 1 of 8 chains is not finite"):
         fit_temperature(posterior.classes(10, [0]), broken, table, labels, knots=3)
 

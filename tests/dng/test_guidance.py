@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,55 @@ def test_a_drift_that_no_cap_holds_is_warned_of(recwarn):
     for make in (posterior.pair, posterior.odds):
         with pytest.warns(UserWarning, match="a drift of 1 gives back .* at most 0.8"):
             guidance.dynamic_negative(make(0.2, drift=1.0), 5.0)
+
+
+TWO, HALVES = jnp.array([0.1, 0.2]), jnp.array([0.5, 0.5])
+KNOTS, THREE = jnp.array([-1.0, 1.0]), jnp.array([3.0])
+TRACKER = posterior.pair(0.3)
+KNOWN_OUTSIDE = {
+    "tracker": lambda s: guidance.dynamic_negative(TRACKER, s),
+    "scale": lambda s: guidance.sum_of(
+        guidance.dynamic_negative(TRACKER, TWO), guidance.negative_prompt(s)
+    ),
+    "bounds": lambda s: guidance.interval(
+        guidance.negative_prompt(s), sigma_min=TWO, sigma_max=HALVES
+    ),
+    "prior": lambda s: guidance.dynamic_negative(posterior.pair(TWO, negatives=("a", "b")), s),
+    "priors": lambda s: guidance.dynamic_negative(posterior.classes(2, [0], prior=HALVES), s),
+    "p": lambda s: guidance.dynamic_negative(posterior.pair(p_min=TWO[0], p_max=HALVES[0]), s),
+    "table": lambda s: guidance.dynamic_negative(posterior.pair(temperature=(KNOTS, HALVES)), s),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN_OUTSIDE)
+def test_a_rule_can_be_made_inside_a_transformation(name):
+    def made(s):
+        return jax.tree.leaves(KNOWN_OUTSIDE[name](s))
+
+    def total(s):
+        return sum(jnp.where(jnp.isinf(leaf), 0.0, leaf).sum() for leaf in made(s))
+
+    outside = made(3.0)
+    for inside in (jax.jit(made)(3.0), jax.tree.map(lambda a: a[0], jax.lax.map(made, THREE))):
+        jax.tree.map(np.testing.assert_array_equal, inside, outside)
+    assert jax.grad(total)(3.0) == 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A tracker of somebody else's, whose drift is his own affair."""
+
+    drift: object
+    roles = ("negative",)
+    knows_allowed = False
+
+
+@pytest.mark.parametrize("drift", [np.zeros(3), [0.1], np.zeros(0), None, TRACKER.temperature])
+def test_a_drift_of_any_kind_makes_a_rule(drift, recwarn):
+    guidance.dynamic_negative(Own(drift), 2.0)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="a drift of 0.9 gives back"):
+        guidance.dynamic_negative(Own(np.array([0.0, 0.9])), 2.0)
 
 
 def test_scale_one_is_the_condition(images):

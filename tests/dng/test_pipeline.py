@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 
@@ -17,6 +18,8 @@ from dng_jax.errors import InputError
 from dng_jax.rules import in_dtype
 from dng_jax.stable_diffusion import hub, pictures, pipeline, schedule
 from dng_jax.stable_diffusion.pipeline import Pipeline
+from dng_jax.stable_diffusion.prompt_network import MODES, prompt_network
+from dng_jax.stable_diffusion.unet import UNet2DConditionModel
 from tests import pipeline_reference as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -116,6 +119,38 @@ def test_scale_zero_is_cfg_and_the_prompt_as_a_negative_keeps_the_prior(model, c
     kept = chain(tracked(delta=0.0), on=same)
     np.testing.assert_allclose(kept.trace["posterior"], reference.PRIOR, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(chain(tracked(0.0)).x, kept.x)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_unet_in_float32_is_never_rounded_to_tf32(dtype, mode, model):
+    row = jax.tree.map(lambda column: jnp.asarray(column[0]), model.table(20))
+    unet = UNet2DConditionModel(model.unet.config, dtype)
+    texts = {role: jnp.ones((77, 12)) for role in PROMPTS}
+    asked = prompt_network(unet, model.params["unet"], texts, model.schedule, mode)
+    traced = jax.make_jaxpr(lambda x: asked(x, row, tuple(PROMPTS)))(jnp.ones((2, 8, 8, 4)))
+    found = re.findall(r"\bprecision=(.+)", str(traced))
+    assert len(found) > 20
+    assert {"HIGHEST" in precision for precision in found} == {dtype != jnp.bfloat16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "most"), [("d", 3e-4), ("b", 2e-3)])
+def test_what_bfloat16_costs_the_posterior(variant, most, model):
+    texts = dict(zip(PROMPTS, model.encode([*PROMPTS.values()]), strict=True))
+    table, keys = model.table(reference.STEPS), sampling.sample_keys(0, 64)
+    x = sampling.initial_noise(keys, (8, 8, 4), table)
+    numbers = {"temperature": reference.TAU, "delta": reference.DELTA, "reference": "reference"}
+    rule = guidance.dynamic_negative(posterior.pair(reference.PRIOR, **numbers))
+
+    def posterior_in(dtype):
+        kept = jax.tree.map(lambda a: jnp.asarray(a, dtype), model.params["unet"])
+        unet = UNet2DConditionModel(model.unet.config, dtype)
+        on = prompt_network(unet, kept, texts, model.schedule)
+        return sampling.sample(branches(on, variant, 7.5), table, rule, keys, x).trace["posterior"]
+
+    error = np.abs(posterior_in(jnp.bfloat16) - posterior_in(jnp.float32)).max()
+    assert most / 3 < error < most
 
 
 @pytest.mark.slow
