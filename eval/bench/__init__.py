@@ -3,6 +3,7 @@
     python -m eval.bench sampling
     python -m eval.bench throughput --cpu-devices 2
     python -m eval.bench hopfield
+    python -m eval.bench text-to-image --pairs 3
 
 sampling:
 
@@ -19,4 +20,8 @@ images per second  of a training step and of a sampling step (one network call p
 hopfield:
 loops over beta    hopfield_jax against NumPy and PyTorch; its share of the matrix-product peak; how
                    seconds grow with patterns, states and betas; 1e6 patterns (eval.bench.hopfield)
+
+text-to-image:
+one step           three predictions of Stable Diffusion 1.5's U-Net, random weights, against
+                   PyTorch, and their share of the matrix-product peak (eval.bench.text_to_image)
 """

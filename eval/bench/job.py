@@ -12,7 +12,7 @@ from dng_jax.jobs.options import at_least, program
 from dng_jax.jobs.tables import Table, write_tables
 from dng_jax.training import presets
 
-from . import hopfield, sampling, throughput, timing
+from . import hopfield, sampling, text_to_image, throughput, timing
 from .options import Config
 
 Suite = Callable[[Config], Iterator[tuple[str, Any, Table]]]
@@ -20,6 +20,7 @@ SUITES: dict[str, Suite] = {
     "sampling": sampling.measure,
     "throughput": throughput.measure,
     "hopfield": hopfield.measure,
+    "text-to-image": text_to_image.measure,
 }
 
 

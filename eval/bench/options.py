@@ -16,7 +16,7 @@ class Config:
     """Benchmarks."""
 
     suite: tyro.conf.Positional[str] = "sampling"
-    """What is measured: sampling, throughput or hopfield."""
+    """What is measured: sampling, throughput, hopfield or text-to-image."""
     samples: int = 512
     """Images per run of the suites sampling and throughput, at least 1."""
     steps: int = 50
@@ -28,6 +28,6 @@ class Config:
     batch: int = 256
     """Images per training step in the throughput suite, at least 1."""
     shrink: int = 1
-    """Divides the sizes of the hopfield suite, for a quick look; at least 1."""
+    """Divides the sizes of the suites hopfield and text-to-image, for a quick look; at least 1."""
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
