@@ -7,6 +7,7 @@ a folder    a trained text-to-image model in diffusers' layout, of images of 8 x
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +31,11 @@ class SceneModel(NamedTuple):
 
     shape: of what is sampled; table: its steps, of so many; denoiser: raw roles {role: prompt} ->
     a Denoise; decode: samples [B, *shape] -> scenes float [B, 8, 8 M, 1]; classify: scenes ->
-    labels int [B, M].
+    labels int [B, M]; identity: what tells it from other models, and from others of its name.
     """
 
     name: str
+    identity: str
     shape: tuple[int, ...]
     table: Callable[[int], StepTable]
     denoiser: Callable[[Mapping[str, str]], Any]
@@ -57,6 +59,7 @@ def _exact(cells: int) -> SceneModel:
     classify = jax.jit(lambda model, x: model.classify(x))
     return SceneModel(
         "the exact model",
+        EXACT,
         (SIZE, SIZE * cells, 1),
         lambda count: steps.ddpm(cosine(), count),
         model.with_prompts,
@@ -79,9 +82,17 @@ def _trained(folder: str, cells: int) -> SceneModel:
 
     return SceneModel(
         Path(folder).name,
+        _digest(Path(folder)),
         model.latent_shape(SIZE, SIZE * cells),
         model.table,
         model.network,
         lambda latents: np.asarray(model.decode(latents)).mean(axis=-1, keepdims=True),
         classify,
     )
+
+
+def _digest(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()

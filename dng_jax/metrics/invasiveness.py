@@ -14,8 +14,11 @@ and
 
 above 1 where the other rule is the less invasive. Paired bootstrap: samples are redrawn with all
 their outcomes, the same for both rules, both negatives and every scale, and the interval of the
-factor is that of its draws. A level with fewer than 5 samples left is `sparse`: its interval is too
-narrow.
+factor is that of its draws; there is none where more than 2.5% of them do not come to the level.
+A factor is `sparse`, its interval too narrow, where fewer than 5 samples are left or fewer than 5
+in all are changed by the other rule, and `chord` where a curve was read between the unguided point
+and its smallest scale: changed is concave over log left, so that the factor of a strong rule is
+then too large. Where a curve passes a level more than once the least changed counts.
 """
 
 from __future__ import annotations
@@ -52,12 +55,14 @@ class Outcomes:
 class Factor:
     """reference and other: shares changed where `level` is left; factor with its 95% interval.
 
-    reached: whether both curves come to the level; what is not reached is NaN.
+    reached: whether both curves come to the level; what is not reached is NaN. sparse, chord: see
+    the top of this file.
     """
 
     level: float
     reached: bool
     sparse: bool
+    chord: bool
     reference: float
     other: float
     factor: float
@@ -104,30 +109,38 @@ def at_equal_removal(
     weights = np.concatenate(
         [np.ones((1, n), np.float32), resampled(np.random.default_rng(seed), resamples, n)]
     )
-    (base, base_at), (mine, mine_at) = (_read(o, weights, level) for o in (reference, other))
+    (base, base_at, base_from), (mine, mine_at, mine_from) = (
+        _read(o, weights, level) for o in (reference, other)
+    )
+    there = base_at & mine_at
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = base / mine
+        ratio = np.where(there, base / mine, np.nan)
     found = []
     for i, share in enumerate(level):
-        reached, draws = bool(base_at[i] and mine_at[i]), ratio[1:, i]
-        draws = draws[~np.isnan(draws)]
-        low, high = np.quantile(draws, TAILS, method="nearest") if len(draws) else (np.nan, np.nan)
+        reached, draws = bool(there[0, i]), ratio[1:, i]
+        known = draws[~np.isnan(draws)]
+        low, high = np.nan, np.nan
+        if reached and len(draws) - len(known) <= TAILS[0] * len(draws):
+            low, high = np.quantile(known, TAILS, method="nearest")
         measured = (base[0, i], mine[0, i], ratio[0, i], low, high)
         numbers = (float(v) if reached else np.nan for v in measured)
-        found.append(Factor(float(share), reached, bool(share * n < SPARSE), *numbers))
+        sparse = bool(min(share, mine[0, i]) * n < SPARSE)
+        chord = bool(reached and (base_from[i] or mine_from[i]))
+        found.append(Factor(float(share), reached, sparse, chord, *numbers))
     return found
 
 
 def _read(outcomes: Outcomes, weights: np.ndarray, level: np.ndarray):
-    # shares changed at the levels [1 + R, T], and whether the curve as counted comes to each [T]
+    # shares changed at the levels and whether the curve comes to them [1 + R, T], and whether the
+    # curve as counted was read from its unguided point [T]
     n = weights.shape[1]
     left = np.concatenate([outcomes.unguided[None], outcomes.left]).astype(np.float32)
     changed = np.concatenate([np.zeros((1, n)), outcomes.changed]).astype(np.float32)
     leak, y = (weights @ a.T / n for a in (left, changed))
-    read, _, reached, _ = read_at(
+    read, _, reached, ends = read_at(
         leak.astype(np.float64),
         y.astype(np.float64),
         np.broadcast_to(level, (len(leak), len(level))),
         n,
     )
-    return read, reached[0]
+    return read, reached, (ends[0] == 0).any(axis=-1)

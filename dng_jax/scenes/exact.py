@@ -70,9 +70,15 @@ class ExactScenes:
     def log_probability(self, x, alpha, sigma, satisfies, given: str = "empty") -> jax.Array:
         """log p(the scene is in B | x_t, A), [B]; -inf where no scene of A is.
 
-        satisfies: B, bool [10] * M, as `prompts.tuples` has it; given: role of the prompt A.
+        satisfies: B, bool [10] * M, as `prompts.tuples` has it, else InputError; given: role of the
+        prompt A.
         """
         allowed = find(self.prompts, given)
+        if np.shape(satisfies) != allowed.shape:
+            raise InputError(
+                f"satisfies has shape {list(np.shape(satisfies))}: it must be"
+                f" {list(allowed.shape)}, 10 for each cell"
+            )
         joint = _tuples(allowed, self._log_like(x, alpha, sigma))
         inside = jnp.where(jnp.asarray(satisfies)[None], joint, -jnp.inf)
         return _lse(inside) - _lse(joint)
@@ -124,7 +130,9 @@ def cell_mixture(
     """
     if not scale > 0:
         raise InputError(f"the scale of the images of a cell must be above 0, got {scale}")
-    if images is None or labels is None:
+    if (images is None) != (labels is None):
+        raise InputError("images of a cell come with their labels: give both, or neither")
+    if images is None:
         images, labels = digits()
     labels = np.asarray(labels)
     weights = 1 / np.bincount(labels, minlength=10)[labels]
@@ -132,7 +140,8 @@ def cell_mixture(
 
 
 def _log_weights(prompt: str, cells: int) -> np.ndarray:
-    satisfied = sum((tuples(p, cells).astype(int) for p in phrases(prompt)), tuples("", cells) * 0)
+    said = dict.fromkeys(phrases(prompt))  # a phrase that is repeated counts once
+    satisfied = sum((tuples(p, cells).astype(int) for p in said), tuples("", cells) * 0)
     allowed = satisfied == satisfied.max()
     return np.where(allowed, -np.log(allowed.sum()), -np.inf)
 
@@ -141,6 +150,10 @@ def _tuples(log_weights, log_like) -> jax.Array:
     # log w_A(y) + sum_m l_m,y_m, [B, 10, .., 10]
     total = log_weights[None].astype(log_like.dtype)
     cells = log_like.shape[1]
+    if cells != log_weights.ndim:
+        raise InputError(
+            f"scenes of {cells} cells for a model of {log_weights.ndim}: make it with cells={cells}"
+        )
     for m in range(cells):
         shape = [len(log_like), *(10 if i == m else 1 for i in range(cells))]
         total = total + log_like[:, m].reshape(shape)

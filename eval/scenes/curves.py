@@ -14,9 +14,11 @@ from dng_jax import arrays, disk, guidance, initial_noise, posterior, sample, sa
 from dng_jax.denoisers.branches import REFERENCE, branches, prompts_of
 from dng_jax.errors import InputError
 from dng_jax.experiments.scene_models import SceneModel
+from dng_jax.jobs import runs
 from dng_jax.metrics import rms_distance
 from dng_jax.metrics.invasiveness import Outcomes
 from dng_jax.scenes import prompts
+from dng_jax.weights.diffusers_files import read_json
 
 from .options import Config
 from .plan import TRUE, Curve
@@ -59,7 +61,7 @@ class Study:
 
     def unguided(self, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
         """Scenes [n, 8, 8 M, 1] and labels [n, M] of the base that the curve starts from."""
-        key = (curve.variant == "c" or curve.w, curve.steps)
+        key = (curve.reference.w, curve.steps)
         if key not in self.plain:
             denoise = self.denoiser(curve, self.config.related)
             # by the rule that is compiled anyway: at scale 0 it adds nothing
@@ -123,13 +125,16 @@ def measured(study: Study, curve: Curve) -> Found:
 
     images, labels, p = under(config.related)
     others, other_labels, p_other = under(config.unrelated)
+    # A picture that is no number shows nothing, neither the prompt nor that anything was removed.
+    lost, others_lost = (~np.isfinite(x).all(axis=(2, 3, 4)) for x in (images, others))
+    changed = np.mean(other_labels != usual, axis=-1)
     return Found(
         np.asarray(curve.scales),
-        shown(labels, config.related),
-        shown(labels, config.prompt),
+        shown(labels, config.related) | lost,
+        shown(labels, config.prompt) & ~lost,
         np.stack([rms_distance(x, np.zeros_like(x)) for x in images]),
         p,
-        np.mean(other_labels != usual, axis=-1),
+        np.where(others_lost, 1.0, changed),
         np.stack([rms_distance(x, plain) for x in others]),
         p_other,
         shown(usual, config.related),
@@ -137,21 +142,28 @@ def measured(study: Study, curve: Curve) -> Found:
     )
 
 
-def stored(folder: Path, curve: Curve, samples: int) -> Found | None:
-    """The curve as it was stored; None where it was not, or of other scales or samples."""
+def stored(folder: Path, curve: Curve, samples: int, model: str) -> tuple[Found, str] | None:
+    """The curve as it was stored, and the commit of then; None where it was not, or of other
+    scales, samples or models (their identities)."""
     path = folder / "curves" / f"{curve.name}.npz"
-    if not path.exists():
+    if not (path.exists() and path.with_suffix(".json").exists()):
         return None
     try:
+        said = read_json(path.with_suffix(".json"))
         found = Found(**arrays.read_npz(path))
     except (InputError, TypeError):
         return None
+    if said.get("model") != model:
+        return None
     alike = found.left.shape == (len(curve.scales), samples)
-    return found if alike and np.array_equal(found.scales, curve.scales) else None
+    same = alike and np.array_equal(found.scales, curve.scales)
+    return (found, str(said.get("commit"))) if same else None
 
 
-def store(folder: Path, curve: Curve, found: Found) -> None:
-    """Writes a curve's outcomes, whole or not at all."""
+def store(folder: Path, curve: Curve, found: Found, model: str, commit: str) -> None:
+    """Writes a curve's outcomes, and of which model and commit they are."""
     path = folder / "curves" / f"{curve.name}.npz"
+    path.with_suffix(".json").unlink(missing_ok=True)
     with disk.whole(path) as part:
         np.savez_compressed(part, allow_pickle=False, **vars(found))
+    runs.write_json(path.with_suffix(".json"), {"model": model, "commit": commit})

@@ -31,22 +31,32 @@ def main(config: Config) -> dict[str, Any]:
     # ---- sample and classify
     wanted = plan.curves(config.parts)
     found: dict[Curve, Found] = {}
+    provenance, model = runs.provenance(), study.model.identity
+    now, commits = commit_of(provenance), set()
     for i, curve in enumerate(wanted):
-        there = stored(folder, curve, config.samples)
+        there = stored(folder, curve, config.samples, model)
         if there is None:
-            there = measured(study, curve)
-            store(folder, curve, there)
-            print(f"{i + 1} of {len(wanted)}: {curve.name}, {there.seconds:.0f} s", flush=True)
-        found[curve] = there
+            there = measured(study, curve), now
+            store(folder, curve, there[0], model, now)
+            print(f"{i + 1} of {len(wanted)}: {curve.name}, {there[0].seconds:.0f} s", flush=True)
+        found[curve] = there[0]
+        commits.add(there[1])
 
     # ---- write
     results = summary.summed(config, found)
-    facts = {"config": config, "provenance": runs.provenance(), "model": study.model.name}
+    facts = {"config": config, "provenance": provenance, "model": study.model.name}
+    facts |= {"identity": model, "commits": sorted(commits)}
     runs.write_json(folder / "results.json", facts | results)
     write_csv(folder / "points.csv", results["points"], summary.FIELDS)
     publish(folder, *summary.tables(config, study.model.name, results))
     print(f"written to {folder}")
     return results
+
+
+def commit_of(provenance: dict[str, Any]) -> str:
+    """The commit in words, "dirty" where files had changed."""
+    git = provenance.get("git") or {}
+    return f"{git.get('commit')}{' dirty' if git.get('dirty') else ''}"
 
 
 def check(config: Config) -> None:

@@ -18,6 +18,7 @@ from .curves import Found, prior
 from .options import Config
 from .plan import Curve
 
+CHORD = "+"
 FIELDS = (
     "part", "family", "variant", "w", "prior", "tau", "delta", "drift", "scale_max", "steps",
     "scale", "left", "kept", "changed", "distance", "p", "p_left", "p_gone", "p_unrelated", "size",
@@ -150,10 +151,12 @@ def comparison(config: Config, title: str, removal: list[dict[str, Any]]) -> Tab
     def at(i: int):
         return lambda rows: factor(rows[i])
 
-    sparse = any(r["sparse"] for r in removal)
+    sparse, chord = (any(r[name] for r in removal) for name in ("sparse", "chord"))
     return Table.of(
         f"{title}: cells changed by {config.unrelated}, np-a / this rule, where so many scenes"
-        f" still show {config.related}" + f" ({MARK} fewer than 5 scenes)" * sparse,
+        f" still show {config.related}"
+        + f" ({MARK} fewer than 5 scenes)" * sparse
+        + f" ({CHORD} read between unguided and the smallest scale: too large)" * chord,
         list(by_curve.values()),  # type: ignore[arg-type]
         {"rule": lambda rows: rows[0]["curve"], "prior": lambda rows: rows[0]["prior"]}
         | {"unguided %": lambda rows: number(100 * rows[0]["unguided"], 1)}
@@ -183,7 +186,8 @@ def factor(r: Mapping[str, Any]) -> str:
     if not r["reached"]:
         return number(float("nan"))
     found = interval(r["factor"], r["low"], r["high"], 1, sparse=r["sparse"])
-    return f"{found} = {100 * r['reference']:.1f} / {100 * r['other']:.1f}"
+    mark = CHORD if r["chord"] else ""
+    return f"{found}{mark} = {100 * r['reference']:.1f} / {100 * r['other']:.1f}"
 
 
 def percent(found: Any) -> str:

@@ -146,3 +146,21 @@ def test_what_cannot_be_a_cell_is_refused(model):
         exact.exact_scenes(cell=mixtures.gaussians(np.eye(64)[:3], 0.1))
     with pytest.raises(InputError, match="unknown phrase 'a cat'"):
         model.with_prompts({"prompt": "a cat"})
+
+
+def test_scenes_and_prompts_of_another_number_of_cells_are_refused():
+    model, x = exact.exact_scenes(cells=2), jnp.zeros((1, 8, 24, 1))
+    with pytest.raises(InputError, match="scenes of 3 cells for a model of 2"):
+        model.log_density(x, 1.0, 0.1)
+    with pytest.raises(InputError, match=r"shape \[10\]: it must be \[10, 10\]"):
+        model.log_probability(x[:, :, :16], 1.0, 0.1, prompts.tuples("a four", 1))
+    with pytest.raises(InputError, match="give both, or neither"):
+        exact.cell_mixture(np.zeros((10, 8, 8, 1)))
+
+
+def test_a_phrase_that_is_repeated_counts_once():
+    once, twice = (
+        exact.exact_scenes({"prompt": text}).prompts["prompt"]
+        for text in ("even digits, a seven", "even digits, even digits and a seven")
+    )
+    np.testing.assert_array_equal(once, twice)

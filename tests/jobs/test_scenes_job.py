@@ -66,7 +66,7 @@ def test_the_study_writes_a_point_per_scale_and_a_factor_per_level(small):
 @pytest.mark.slow
 def test_outcomes_are_of_the_scenes_and_bounded(small):
     config, first, _ = small
-    found = curves.stored(curves.Path(config.run.out), SMALL[1], 12)
+    found, _ = curves.stored(curves.Path(config.run.out), SMALL[1], 12, "exact")
     assert found.left.shape == (2, 12)
     assert found.left.dtype == bool
     assert set(np.unique(found.changed)) <= {0.0, 0.5, 1.0}
@@ -74,7 +74,8 @@ def test_outcomes_are_of_the_scenes_and_bounded(small):
     assert np.all(found.distance >= 0)
     # no cell changed, and still the picture moved: scales above 0 do something
     assert found.distance.max() > 0
-    assert curves.stored(curves.Path(config.run.out), SMALL[1], 13) is None
+    assert curves.stored(curves.Path(config.run.out), SMALL[1], 13, "exact") is None
+    assert curves.stored(curves.Path(config.run.out), SMALL[1], 12, "another model") is None
     assert all(0 <= p["left"] <= p["unguided"] + 0.5 for p in first["points"])
 
 
