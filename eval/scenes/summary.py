@@ -186,6 +186,8 @@ def factor(r: Mapping[str, Any]) -> str:
     if not r["reached"]:
         return number(float("nan"))
     found = interval(r["factor"], r["low"], r["high"], 1, sparse=r["sparse"])
+    if np.isnan(r["low"]):  # resamples do not come to the level
+        found = f"{number(r['factor'], 1)} [{number(r['low'])}]"
     mark = CHORD if r["chord"] else ""
     return f"{found}{mark} = {100 * r['reference']:.1f} / {100 * r['other']:.1f}"
 

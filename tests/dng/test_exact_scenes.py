@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from dng_jax import InputError, mixtures, sample_keys, steps
+from dng_jax import (
+    InputError,
+    guidance,
+    initial_noise,
+    mixtures,
+    posterior,
+    sample,
+    sample_keys,
+    schedules,
+    steps,
+)
+from dng_jax.denoisers.branches import branches, prompts_of
 from dng_jax.scenes import exact, images, prompts
 from dng_jax.schedules import cosine
 
@@ -164,3 +175,33 @@ def test_a_phrase_that_is_repeated_counts_once():
         for text in ("even digits, a seven", "even digits, even digits and a seven")
     )
     np.testing.assert_array_equal(once, twice)
+
+
+def test_what_is_wanted_is_removed_and_what_is_unrelated_left_alone():
+    """The claim of DNG for prompts: as few fours as negative prompting leaves, and less than half
+    of what it changes where the negative, a seven, is in no scene of the prompt."""
+    table = steps.ddpm(schedules.respace(cosine(), 15))
+    keys = sample_keys(0, 192)
+    noise = initial_noise(keys, (8, 16, 1), table)
+    tracker = posterior.pair(prompts.share("a four", "", 2), reference="reference")
+    rules = {
+        "unguided": guidance.negative_prompt(0.0),
+        "np": guidance.negative_prompt(1.0),
+        "dng": guidance.dynamic_negative(tracker, 2.0),
+    }
+    model = exact.exact_scenes()
+
+    def drawn(negative):
+        told = model.with_prompts(prompts_of("d", "even digits", negative))
+        roles = branches(told, "d", 3.0)
+        return {
+            name: np.asarray(model.classify(sample(roles, table, rule, keys, noise).x))
+            for name, rule in rules.items()
+        }
+
+    left = {name: (x == 4).any(1).mean() for name, x in drawn("a four").items()}
+    other = drawn("a seven")
+    changed = {name: (x != other["unguided"]).mean() for name, x in other.items()}
+    assert left["unguided"] > 0.3
+    assert left["dng"] <= left["np"] < 0.5 * left["unguided"]
+    assert changed["dng"] < 0.5 * changed["np"]
