@@ -68,6 +68,7 @@ def test_too_few_samples_and_factors_below_one_are_refused():
         rejection.rejection(guidance.unguided(), 0.5)
 
 
+@pytest.mark.slow
 def test_what_a_calibrated_posterior_keeps_leaks_what_it_says(mixture, denoise):
     # p(F | x_t) is a martingale: over any choice made by the last level, its mean there is the
     # mean of p(F | x_0).

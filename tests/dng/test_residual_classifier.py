@@ -156,6 +156,7 @@ def test_first_outputs_of_a_fresh_kernel_copy_the_inputs():
     assert 0.1 < np.abs(kernel[..., 3:]).max() <= 27**-0.5
 
 
+@pytest.mark.slow
 def test_a_step_leaves_fixed_tensors_and_decays_kernels_alone(fresh, params):
     step = training.make_classifier_step(MODULE, OPTIMISER, 16, 0.9, change=CHANGE)
     start = fresh._replace(params=params, ema=params)

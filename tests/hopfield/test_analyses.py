@@ -111,6 +111,7 @@ def test_an_edge_needs_a_minimum_to_follow(six):
         transition.edge(six, six.patterns, transition.undecided, 1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_norm_bias_excludes_patterns_for_the_dot_energy_only():
     # the last pattern lies inside: another one has the larger product with it at any beta
     x = np.concatenate([patterns.equidistant(5, 6), [[0.3, 0.2, 0, 0, 0, 0.0]]])
@@ -170,6 +171,7 @@ def test_exact_curves_stay_within_their_range():
 # ---- basins --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shares_of_basins_are_shares(six):
     starts = basins.hull_starts(six, 64, seed=1)
     p = np.linalg.lstsq(np.asarray(six.patterns).T, starts.T, rcond=None)[0]

@@ -266,6 +266,7 @@ def test_rotation_translation_and_scale_of_minima():
         np.testing.assert_allclose(scaled.energy, s**2 * base.energy, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_tolerance_means_the_same_wherever_the_origin_lies():
     # Euclidean energy, 1000 spreads from the origin; one loose tolerance, one that only numbers as
     # small as the patterns' distances can meet; near a spinodal, where it decides what is claimed

@@ -96,6 +96,7 @@ def test_a_branch_of_equidistant_patterns_and_its_end():
         np.testing.assert_allclose(follow(jnp.full(3, ghost), 4e-15)[0], 0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_no_derivative_where_there_is_no_minimum():
     centroid = np.full(4, 0.25, np.float32)
     m = memory(np.eye(4))

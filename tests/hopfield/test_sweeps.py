@@ -98,7 +98,7 @@ def test_order_parameters():
 
 
 @pytest.mark.parametrize(
-    "warm", ["down", *(pytest.param(w, marks=pytest.mark.slow) for w in ("none", "up"))]
+    "warm", [pytest.param(w, marks=pytest.mark.slow) for w in ("down", "none", "up")]
 )
 def test_rows_that_do_not_converge_have_beta_and_start(warm):
     # 1e-4 off K_s of 5 patterns, on either side, plain steps from a pattern need hundreds
@@ -164,6 +164,7 @@ def test_certificates_of_a_sweep_are_those_of_its_rows(monkeypatch):
         sweeps.certify_sweep(m, found._replace(state=found.state[0]))
 
 
+@pytest.mark.slow
 def test_patterns_that_are_all_one_point():
     m = memory([[3.0, 4.0], [3.0, 4.0]], checked=False)
     found = sweeps.sweep(m, np.eye(2), [1.0, 2.0], warm="up", radius_steps=0)

@@ -60,6 +60,7 @@ def test_rows_astray_are_counted_for_each_side():
     assert hopfield.astray(problem, rows, wrong, ends) == (1, 0)
 
 
+@pytest.mark.slow
 def test_the_numpy_loop_does_what_it_says():
     problem = hopfield.transition(8, 12, betas=6, starts=16, fine=False)
     x, starts, betas = problem

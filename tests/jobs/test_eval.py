@@ -210,6 +210,7 @@ def test_images_are_saved_and_a_calibration_reaches_every_tracker(tmp_path):
         assert found.tolist() == record["counts"].tolist()
 
 
+@pytest.mark.slow
 def test_inception_features_take_the_place_of_the_classifiers_own(tmp_path, monkeypatch):
     def brightness(weights):
         assert weights == "weights.pth"
