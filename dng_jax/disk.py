@@ -16,12 +16,15 @@ cannot be closed any more hides the first refusal behind an error of its own.
 
     disk.check_file(path)               before a file is read: it is there, and a file
     disk.check_memory(path, size)       before its numbers are allocated: they fit
+
+    disk.digest(folder)                 sha256 of all that is in it
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -174,3 +177,11 @@ def free_memory() -> int | None:
 
 def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def digest(folder: str | os.PathLike) -> str:
+    """sha256, 64 hexadecimal digits, of the files of a folder and of their names in it."""
+    found, folder = hashlib.sha256(), Path(folder)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()

@@ -75,6 +75,11 @@ class Options:
         """--out, or its default."""
         raise NotImplementedError
 
+    @property
+    def unless_said(self) -> dict[str, Any]:
+        """Defaults of a job's own options that change the weights."""
+        return {}
+
     def form(self) -> str:
         """The words of the command line that name the preset."""
         return f"--preset {self.preset}"
@@ -100,10 +105,13 @@ class Options:
         words = command(f"{program(f'{__package__}.{name}')} {self.form()}", job, base)
         # Of the rest, what changes the weights that are written, or how fast they come.
         devices = Devices(platform=self.devices.platform)
-        usual = dataclasses.replace(
-            self, init=None, dtype="float32", export="last", devices=devices
-        )
-        return command(words, self, usual)
+        usual: dict[str, Any] = {
+            "init": None,
+            "dtype": "float32",
+            "export": "last",
+            "devices": devices,
+        }
+        return command(words, self, dataclasses.replace(self, **usual, **self.unless_said))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,6 +174,8 @@ class ClassifierOptions(Options):
 class TextToImageOptions(Options):
     """Trains an autoencoder, then a U-Net and a text encoder; writes a folder of diffusers."""
 
+    autoencoder: Path | None = None
+    """Folder of a text-to-image model whose autoencoder is taken as it is; none is trained then."""
     sample_every: int | None = None
     """Steps between sample grids, at least 1; default: a quarter of the steps; 0: none at all."""
     job: Annotated[TextToImageJob, tyro.conf.arg(name="")]
@@ -180,11 +190,19 @@ class TextToImageOptions(Options):
         """--out, or runs/PRESET."""
         return self.out or Path("runs") / self.preset
 
+    @property
+    def unless_said(self) -> dict[str, Any]:
+        """As in Options."""
+        return {"autoencoder": None}
+
     def check(self) -> None:
         """As in Options; three networks cannot start from the file of one."""
         super().check()
         if self.init is not None:
-            raise InputError("--init names one network, and this job trains three: leave it out")
+            raise InputError(
+                "--init names one network, and this job trains three: leave it out, or take the"
+                " autoencoder of a model with --autoencoder"
+            )
 
 
 def _fitting(network: Any, to: Any) -> Any:

@@ -265,18 +265,23 @@ def open_run(
     place: Place,
     init: Init | None = None,
     info: data.Info | None = None,
+    option: str = "--init",
+    always: bool = False,
 ) -> None:
     """Makes the run's folder, or finds it again; never writes over another run.
 
     run.json keeps the facts of init, and of images of one's own: a run goes on from the weights it
-    was started with, on the images that it was trained on.
+    was started with, on the images that it was trained on. option: that init came with; always:
+    whether it is needed again where the run has saved states.
     """
     problem = None
     if place.first:
         try:
             if resume and not (out / "run.json").exists():
                 raise InputError(f"{out} holds no run to resume: leave out --resume")
-            facts = {"init": _same_init(out, init) if resume else init and init.facts}
+            facts = {
+                "init": _same_init(out, init, option, always) if resume else init and init.facts
+            }
             if info is not None:
                 job = images.recorded(job, info, out, resume)
                 facts["data"] = info.facts
@@ -292,25 +297,28 @@ def open_run(
         raise problem
 
 
-def _same_init(out: Path, init: Init | None) -> dict[str, str] | None:
-    """What run.json has of --init; InputError where it was another, or is needed again."""
+def _same_init(out: Path, init: Init | None, option: str, always: bool) -> dict[str, str] | None:
+    """What run.json has of the option; InputError where it was another, or is needed again."""
     stored = (runs.read_run(out) or {}).get("init")
     if stored is not None and not _is_init(stored):
         raise InputError(
             f"{out}/run.json does not say what the run started from: choose another --out"
         )
     if init is None:
-        if stored and not _has_states(out):
-            raise InputError(
-                f"{out} was to start from {stored['file']} and has no saved state yet: give --init"
-                " again"
-            )
+        if stored and (always or not _has_states(out)):
+            why = "" if always else " and has no saved state yet"
+            raise InputError(f"{out} was to start from {stored['file']}{why}: give {option} again")
     elif stored is None:
-        raise InputError(f"{out} was started without --init: leave it out, or choose another --out")
+        raise InputError(
+            f"{out} was started without {option}: leave it out, or choose another --out"
+        )
     elif stored["sha256"] != init.facts["sha256"]:
+        remedy = (
+            "choose another --out" if always else f"leave out {option}, or choose another --out"
+        )
         raise InputError(
             f"{out} was started from another {stored['file']} (sha256 {stored['sha256'][:12]}, not"
-            f" {init.facts['sha256'][:12]}): leave out --init, or choose another --out"
+            f" {init.facts['sha256'][:12]}): {remedy}"
         )
     return stored
 

@@ -7,7 +7,6 @@ a folder    a trained text-to-image model in diffusers' layout, of images of 8 x
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dng_jax import data, steps
+from dng_jax import data, disk, steps
 from dng_jax.errors import InputError
 from dng_jax.experiments import classifiers
 from dng_jax.scenes.exact import exact_scenes
@@ -82,17 +81,10 @@ def _trained(folder: str, cells: int) -> SceneModel:
 
     return SceneModel(
         Path(folder).name,
-        _digest(Path(folder)),
+        disk.digest(folder),
         model.latent_shape(SIZE, SIZE * cells),
         model.table,
         model.network,
         lambda latents: np.asarray(model.decode(latents)).mean(axis=-1, keepdims=True),
         classify,
     )
-
-
-def _digest(folder: Path) -> str:
-    found = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()

@@ -144,6 +144,16 @@ def load(name: str | os.PathLike, variant: str = "", dtype: str | None = None) -
     return Pipeline(unet, vae, encoder, words, found, params, size)
 
 
+def load_autoencoder(folder: str | os.PathLike) -> tuple[AutoencoderKL, Any]:
+    """The autoencoder of a model's folder and its parameters, float32; its configuration has the
+    factor that latents are scaled by. InputError as of `load`."""
+    folder = Path(folder)
+    _must_be_ours(folder)
+    module = AutoencoderKL(vae_config(read_json(folder / "vae" / CONFIG)))
+    stored = parts.load(folder / "vae", module, hub.LAYOUTS["vae"])
+    return module, jax.tree.map(jnp.asarray, stored)
+
+
 def _size(latent: Any, factor: int, folder: Path) -> tuple[int, int]:
     """Pixels of the sides, of the latents' sides in unet/config.json, by diffusers' default 64."""
     sides = latent if isinstance(latent, list) else [latent, latent]

@@ -63,15 +63,19 @@ def make_autoencoder_step(
     return make_step(loss, optimiser, ema_decay, sharding)
 
 
-def encode(module: Any, params: Any, images: np.ndarray) -> tuple[np.ndarray, float]:
-    """Scaled latents float32 [N, h, w, c] of images uint8 [N, H, W, C], and the scaling factor."""
+def encode(
+    module: Any, params: Any, images: np.ndarray, factor: float | None = None
+) -> tuple[np.ndarray, float]:
+    """Scaled latents float32 [N, h, w, c] of images uint8 [N, H, W, C], and the scaling factor:
+    by default what gives them standard deviation 1."""
 
     @jax.jit
     def means(params, x):
         return module.apply({"params": params}, to_unit(x), method="encode")[0]
 
     found = np.concatenate([np.asarray(means(params, part)) for part in _parts(images)])
-    factor = float(f"{1 / found.std(dtype=np.float64):.5g}")  # as it will stand in config.json
+    if factor is None:
+        factor = float(f"{1 / found.std(dtype=np.float64):.5g}")  # as it will stand in config.json
     return found * np.float32(factor), factor
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import train.text_to_image.job
+from dng_jax import disk
 from dng_jax.errors import InputError
 from dng_jax.jobs import cli
 from dng_jax.sampling import root_key
@@ -96,6 +98,35 @@ def test_a_signal_in_either_part_saves_and_resume_ends_the_same(
     jax.tree.map(np.testing.assert_array_equal, params_of(finished), params_of(out))
 
 
+@pytest.mark.slow
+def test_an_autoencoder_is_taken_as_it_is_and_kept_on_resume(finished, tmp_path):
+    model, out = finished / "model", tmp_path / "run"
+    train.text_to_image.job.run(small(out, autoencoder=model, dtype="float16"))
+    ours, theirs = params_of(out), params_of(finished)
+    jax.tree.map(np.testing.assert_array_equal, ours["vae"], theirs["vae"])
+    card = (out / "model.md").read_text()
+    assert "--autoencoder model" in card
+    assert disk.digest(model / "vae")[:12] in card
+    assert not (out / "autoencoder").exists()
+    with pytest.raises(InputError, match="was to start from model: give --autoencoder again"):
+        train.text_to_image.job.run(small(out, resume=True))
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (other / "vae" / "note").write_text("another")
+    with pytest.raises(InputError, match="started from another model"):
+        train.text_to_image.job.run(small(out, resume=True, autoencoder=other))
+    again = small(out, resume=True, autoencoder=model, dtype="float16")
+    assert train.text_to_image.job.run(again) == out / "model"
+    sizes = dataclasses.replace(SMALL.job.network, autoencoder_layers=2)
+    wrong = small(
+        tmp_path / "x",
+        autoencoder=model,
+        job=dataclasses.replace(SMALL.job, network=sizes),
+    )
+    with pytest.raises(InputError, match="an autoencoder of other sizes"):
+        train.text_to_image.job.run(wrong)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -107,6 +138,7 @@ def test_a_signal_in_either_part_saves_and_resume_ends_the_same(
         (("--autoencoder-kl", "-1"), "--autoencoder-kl must be at least 0"),
         (("--empty-captions", "1"), "--empty-captions must be at least 0 and below 1"),
         (("--init", "model.safetensors"), "--init names one network"),
+        (("--autoencoder", "nowhere"), "nowhere has no model_index.json"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, words, said):

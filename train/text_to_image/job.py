@@ -1,18 +1,17 @@
 """From the command line's options to the folder of a model; see train.text_to_image.
 
 Two trainings, one after the other, each of which goes on from its newest saved state: the
-autoencoder, in the folder autoencoder/ of the run, then text encoder and U-Net on its latents.
+autoencoder, in the folder autoencoder/ of the run, unless one is taken from another model; then
+text encoder and U-Net on its latents.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
 from dng_jax.stable_diffusion import saving
 from dng_jax.stable_diffusion import schedule as schedules
@@ -20,23 +19,13 @@ from dng_jax.stable_diffusion.clip_text import CLIPTextModel
 from dng_jax.stable_diffusion.pipeline import Pipeline
 from dng_jax.stable_diffusion.unet import UNet2DConditionModel
 from dng_jax.stable_diffusion.vae import AutoencoderKL
-from dng_jax.training import TrainState, autoencoder, text_to_image
+from dng_jax.training import TrainState, text_to_image
 
 from .. import finish, images, prompted, session, start
 from ..options import TextToImageOptions
-from . import material
+from . import encoding, material
+from .encoding import Encoded
 from .material import Material
-
-
-class Encoded(NamedTuple):
-    """The trained autoencoder: params; scaled latents of all scenes, and the factor of the scale;
-    facts: how well it does."""
-
-    params: Any
-    latents: np.ndarray
-    factor: float
-    facts: dict[str, str]
-    seconds: float
 
 
 def run(options: TextToImageOptions) -> Path | None:
@@ -46,10 +35,14 @@ def run(options: TextToImageOptions) -> Path | None:
     place, job, out = start.place(options), options.job, options.folder
     images.must_divide(job.batch_size, len(place.devices))
     found = material.load(job)
-    start.open_run(out, job, options.resume, place)
+    taken = encoding.read(options.autoencoder, job.network)
+    start.open_run(out, job, options.resume, place, taken, option="--autoencoder", always=True)
 
     # ---- the autoencoder
-    encoded = train_autoencoder(options, found, place)
+    if taken is None:
+        encoded = encoding.trained(options, found, place)
+    else:
+        encoded = encoding.taken(taken, job.network, found, place)
     if encoded is None:
         return None
 
@@ -84,41 +77,6 @@ def run(options: TextToImageOptions) -> Path | None:
     path = finish.write_folder(second, state, encoded.seconds + seconds, facts, save, grid)
     print(path)
     return path
-
-
-def train_autoencoder(
-    options: TextToImageOptions, found: Material, place: start.Place
-) -> Encoded | None:
-    """The first training, or its end where it has ended before; None when stopped."""
-    job, sizes = options.job, options.job.network
-    # In float32 everywhere: it is small, and what it loses no U-Net brings back.
-    module = AutoencoderKL(sizes.autoencoder())
-    first = start.phase(
-        "text_to_image",
-        dataclasses.replace(options, job=job.autoencoder),
-        options.folder / "autoencoder",
-        place,
-        module,
-        "autoencoder",
-        (found.pixels, found.labels),
-    )
-    step = autoencoder.make_autoencoder_step(
-        module, first.optimiser, job.batch_size, job.ema_decay, job.autoencoder_kl,
-        place.split,
-    )  # fmt: skip
-    ended = session.train(first, step)
-    if ended is None:
-        return None
-    params = jax.device_get(ended[0].ema)
-    error = autoencoder.reconstruction_error(module, params, found.pixels)
-    latents, factor = autoencoder.encode(module, params, found.pixels)
-    facts = {
-        "autoencoder": f"{job.autoencoder_steps:,} steps in {ended[1]:.0f} s",
-        "reconstruction_rms": f"{error:.4f}",
-        "scaling_factor": f"{factor:g}",
-    }
-    place.show(", ".join(f"{name.replace('_', ' ')} {said}" for name, said in facts.items()))
-    return Encoded(params, latents, factor, facts, ended[1])
 
 
 def networks(state: TrainState, encoded: Encoded) -> dict[str, Any]:
