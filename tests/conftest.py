@@ -22,6 +22,8 @@ SHAPE = (2, 2)
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 if BESIDE.is_dir():
     os.environ.setdefault("DNG_JAX_DATA", str(BESIDE))
+# Jobs that tests start leave nothing in the home of whoever runs them.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "true")
 
 
 @dataclass(frozen=True)

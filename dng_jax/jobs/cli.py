@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from dng_jax import disk
 from dng_jax.errors import InputError, NonFiniteError, printable
-from dng_jax.jobs import interrupts
+from dng_jax.jobs import compiled, interrupts
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,12 +37,14 @@ FULL = (
 
 
 def start(job: Callable[[], object]) -> None:
-    """The job as this process's program; ends the process as `main` does.
+    """The job as this process's program; ends the process as `main` does. What it compiles is kept
+    for the next run (dng_jax.jobs.compiled).
 
     A job draws into files: the backend that a notebook leaves in MPLBACKEND, which matplotlib
     refuses where it cannot import it, is not asked for.
     """
     os.environ["MPLBACKEND"] = "agg"
+    compiled.keep()
     patient_streams()
     interrupts.heed()
     try:

@@ -64,9 +64,15 @@ class Devices:
     """cpu, gpu or tpu; default: jax's first choice."""
     cpu_devices: int | None = None
     """Simulated CPU devices, at least 1; on a CPU the number of its cores is fastest."""
+    cache: bool = True
+    """Keep compiled programs in ~/.cache/dng-jax, so that the next run starts sooner."""
 
     def select(self) -> list[jax.Device]:
         """See `select`."""
+        if not self.cache:
+            import jax
+
+            jax.config.update("jax_enable_compilation_cache", False)
         return select(self.platform, self.cpu_devices)
 
 
