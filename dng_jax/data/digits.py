@@ -7,6 +7,9 @@ are "train"; "all" keeps the order of the source.
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from dng_jax.data.info import Info
@@ -16,17 +19,29 @@ INFO = Info("digits", 10, tuple(str(k) for k in range(10)), (8, 8, 1))
 
 def load(split: str) -> tuple[np.ndarray, np.ndarray, Info]:
     """Images uint8 [N, 8, 8, 1], labels int32 [N], INFO."""
-    from sklearn.datasets import load_digits  # imported late: scikit-learn takes a second to load
-
-    source = load_digits()
-    images = np.round(source.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = source.target.astype(np.int32)
+    table = _source()
+    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)[..., None]
+    labels = table[:, -1].astype(np.int32)
     if split == "all":
         return images, labels, INFO
     chosen = _every_fifth(labels)
     if split == "train":
         chosen = ~chosen
     return images[chosen], labels[chosen], INFO
+
+
+def _source() -> np.ndarray:
+    """Grey levels 0..16 of 64 pixels, and the label, [1797, 65]."""
+    package = importlib.util.find_spec("sklearn")
+    for place in package.submodule_search_locations or () if package else ():
+        # Its file without itself, which takes a second to import.
+        file = Path(place) / "datasets" / "data" / "digits.csv.gz"
+        if file.exists():
+            return np.loadtxt(file, np.uint8, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    return np.column_stack([source.data, source.target])
 
 
 def _every_fifth(labels: np.ndarray) -> np.ndarray:

@@ -118,6 +118,11 @@ def agree(loaded, truth):
 
 
 # --------------------------------------------------------------------------------------- digits
+def test_digits_are_the_same_where_the_file_of_the_source_has_moved(monkeypatch):
+    here, _, _ = data.load("digits", "all")
+    monkeypatch.setattr(data.digits.importlib.util, "find_spec", lambda name: None)
+    moved, _, _ = data.load("digits", "all")
+    np.testing.assert_array_equal(here, moved)
 
 
 def test_digits_are_the_source_rescaled():
