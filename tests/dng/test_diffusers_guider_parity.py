@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from diffusers import (  # noqa: E402
     DDPMScheduler,
     UNet2DConditionModel,
 )
+from diffusers.guiders import ClassifierFreeGuidance  # noqa: E402
 from diffusers.modular_pipelines.modular_pipeline import BlockState  # noqa: E402
 from diffusers.modular_pipelines.stable_diffusion_xl import (  # noqa: E402
     StableDiffusionXLAutoBlocks,
@@ -134,16 +136,22 @@ def test_what_has_no_posterior_is_refused(folder):
     guider = DynamicNegativeGuidance()
     with pytest.raises(InputError, match="DDIMScheduler steps otherwise: take DDPMScheduler"):
         guider.attach(DDIMScheduler())
-    with pytest.raises(InputError, match="clip_sample=True have no Gaussian kernel of known mean"):
+    with pytest.raises(InputError, match="clip_sample is True: a clipped step has no Gaussian"):
         guider.attach(DDPMScheduler())
-    with pytest.raises(InputError, match="variance_type='fixed_large'"):
+    with pytest.raises(InputError, match=r"variance_type is 'fixed_large': .* fixed_small"):
         guider.attach(DDPMScheduler(clip_sample=False, variance_type="fixed_large"))
     with pytest.raises(InputError, match="no posterior before the first step"):
         _ = guider.posterior
     with pytest.raises(InputError, match="prior 0"):
         DynamicNegativeGuidance(prior=0.0)
-    with pytest.raises(InputError, match="negative_scale must be at least 0, got -1"):
+    with pytest.raises(InputError, match="negative_scale must be finite and at least 0, got -1"):
         DynamicNegativeGuidance(negative_scale=-1.0)
+    with pytest.raises(InputError, match="delta must be finite, got nan"):
+        DynamicNegativeGuidance(delta=float("nan"))
+    with pytest.raises(InputError, match="guidance_scale must be a number, got '7'"):
+        DynamicNegativeGuidance("7")
+    with pytest.raises(InputError, match=r"p_max 1\.0$"):
+        DynamicNegativeGuidance(p_max=1.0)
     x = torch.zeros(2, 4, 8, 8)
     guider.set_state(0, 2, torch.tensor(1))
     guider.forward(x, x)
@@ -177,21 +185,81 @@ def test_the_modular_pipeline_of_xl_takes_it(tmp_path):
     pipe.update_components(
         text_encoder=CLIPTextModel(sizes).eval(), tokenizer=words, tokenizer_2=words,
         text_encoder_2=CLIPTextModelWithProjection(sizes).eval(), unet=unet.eval(), vae=vae.eval(),
-        guider=DynamicNegativeGuidance(5.0, prior=0.1, temperature=1e-3),
+        guider=DynamicNegativeGuidance(5.0, prior=0.1, temperature=1e-3, scale_max=20.0),
         scheduler=DDPMScheduler(beta_schedule="scaled_linear", clip_sample=False),
     )  # fmt: skip
     with torch.no_grad():
-        text, _, pooled, _ = StableDiffusionXLTextEncoderStep.encode_prompt(
-            pipe, "", device=torch.device("cpu"), prepare_unconditional_embeds=False
+        _, text, _, pooled = StableDiffusionXLTextEncoderStep.encode_prompt(
+            pipe, "", device=torch.device("cpu")
         )
-    pipe.guider.attach(pipe.scheduler, {"prompt_embeds": text, "text_embeds": pooled})
-    images = pipe(
-        prompt=reference.PROMPT, negative_prompt=reference.NEGATIVE, num_inference_steps=4,
-        height=16, width=16, num_images_per_prompt=2, output="images", output_type="np",
-    )  # fmt: skip
-    assert np.isfinite(images).all()
+    empty = {"prompt_embeds": text, "text_embeds": pooled}
+
+    def images(**told):
+        return pipe(
+            prompt=reference.PROMPT, num_inference_steps=4, height=16, width=16, output="images",
+            num_images_per_prompt=2, output_type="np", generator=torch.Generator().manual_seed(0),
+            **told,
+        )  # fmt: skip
+
+    pipe.guider.attach(pipe.scheduler, empty)
+    with pytest.raises(InputError, match="give negative_prompt"):
+        images()
+    guided = images(negative_prompt=reference.NEGATIVE)
     p = pipe.guider.posterior.numpy()
     assert (np.abs(p - 0.1) > 1e-4).all()
+    again = images(negative_prompt=reference.NEGATIVE)
+    np.testing.assert_array_equal(guided, again)  # nothing is left of the images before
+
+    pipe.update_components(guider=ClassifierFreeGuidance(5.0))
+    plain = images()
+    assert np.abs(plain - guided).max() > 1e-3
+    for idle in (DynamicNegativeGuidance(5.0, 0.0), DynamicNegativeGuidance(5.0, enabled=False)):
+        pipe.update_components(guider=idle)
+        pipe.guider.attach(pipe.scheduler, empty)
+        found = images(negative_prompt=reference.NEGATIVE)
+        np.testing.assert_allclose(found, plain, rtol=0, atol=1e-5)
+
+    pipe.guider.attach(pipe.scheduler, {"pooled_prompt_embeds": pooled})
+    with pytest.raises(InputError, match=r"no input 'pooled_prompt_embeds'.*'text_embeds'"):
+        images()
+    pipe.guider.attach(pipe.scheduler, {"text_embeds": pooled[:, :-1]})
+    with pytest.raises(InputError, match=r"shape \(1, 15\), the prompt's \(2, 16\)"):
+        images()
+
+
+def test_a_copy_of_a_scheduler_steps_by_its_own_timesteps():
+    scheduler = DDPMScheduler(clip_sample=False)
+    DynamicNegativeGuidance().attach(scheduler)
+    scheduler.set_timesteps(1000)
+    other = copy.deepcopy(scheduler)
+    other.set_timesteps(2)
+    x = torch.ones(1, 1, 2, 2)
+    fresh = DDPMScheduler(clip_sample=False)
+    fresh.set_timesteps(2)
+    step = {"generator": torch.Generator().manual_seed(0), "return_dict": False}
+    found = other.step(x, 500, x, **step)[0]
+    step["generator"].manual_seed(0)
+    assert torch.equal(found, fresh.step(x, 500, x, **step)[0])
+
+
+def test_half_precision_neither_overflows_nor_rounds_the_posterior():
+    torch.manual_seed(0)
+    scheduler = DDPMScheduler(clip_sample=False)
+    base, negative, x, moved = (torch.randn(2, 4, 8, 8).half() for _ in range(4))
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        guider = DynamicNegativeGuidance(1.0, 1e5, prior=0.5, temperature=1e-2)
+        guider.attach(scheduler)
+        guider.set_state(0, 1000, torch.tensor(500))
+        pred = guider.forward(base.to(dtype), negative.to(dtype))[0]
+        assert pred.dtype == dtype
+        still = guider.forward(base.to(dtype), base.to(dtype))[0]
+        assert torch.equal(still, base.to(dtype))
+        guider.forward(base.to(dtype), negative.to(dtype))
+        guider._update(scheduler, 500, x.to(dtype), moved.to(dtype))
+        assert 1e-3 < (guider.posterior - 0.5).abs().max() < 0.48
+        found.append(guider.posterior)
+    assert torch.equal(*found)
 
 
 def test_its_numbers_are_saved_and_loaded(tmp_path):

@@ -31,7 +31,33 @@ def test_programs_are_kept_below_the_cache_of_the_user(home, monkeypatch):
         assert place.is_dir()
         assert place == compiled.folder()
         assert place.is_relative_to(home / "dng-jax" / "compiled")
-        assert int(os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"]) == 2 * 1024**3
+        assert all(p.stat().st_mode & 0o077 == 0 for p in (place, place.parent))
+        assert "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ
+
+
+def test_the_oldest_make_room(tmp_path):
+    for age, name in enumerate(("a/new", "b/middle", "a/old")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(10))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    compiled.sweep(tmp_path, 20)
+    assert {p.name for p in tmp_path.glob("*/*")} == {"new", "middle"}
+
+
+def test_nothing_is_kept_where_others_may_write(home):
+    (home / "dng-jax").mkdir(mode=0o777)
+    (home / "dng-jax").chmod(0o777)
+    compiled.keep()
+    assert NAME not in os.environ
+
+
+@pytest.mark.parametrize("elsewhere", ["relative", ""])
+def test_a_folder_is_never_relative_to_where_a_job_is_started(home, monkeypatch, elsewhere):
+    monkeypatch.setenv("XDG_CACHE_HOME", elsewhere)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no home is known
+    compiled.keep()
+    assert NAME not in os.environ
 
 
 @pytest.mark.parametrize("name", ["JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"])
