@@ -17,7 +17,7 @@ cannot be closed any more hides the first refusal behind an error of its own.
     disk.check_file(path)               before a file is read: it is there, and a file
     disk.check_memory(path, size)       before its numbers are allocated: they fit
 
-    disk.digest(folder)                 sha256 of all that is in it
+    disk.digest(folder)                 sha256 of what is in it
 """
 
 from __future__ import annotations
@@ -179,9 +179,11 @@ def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
-def digest(folder: str | os.PathLike) -> str:
-    """sha256, 64 hexadecimal digits, of the files of a folder and of their names in it."""
+def digest(folder: str | os.PathLike, *patterns: str) -> str:
+    """sha256, 64 hexadecimal digits, of the files of a folder and of their names in it; of those of
+    the patterns (as Path.rglob takes them) alone, where there are any."""
     found, folder = hashlib.sha256(), Path(folder)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    matching = {path for pattern in patterns or ("*",) for path in folder.rglob(pattern)}
+    for path in sorted(p for p in matching if p.is_file()):
         found.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return found.hexdigest()

@@ -18,7 +18,7 @@ import tyro
 
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.devices import Devices
-from dng_jax.jobs.options import DataOptions, as_typed, at_least, command, program
+from dng_jax.jobs.options import DataOptions, as_typed, at_least, command, option, program
 from dng_jax.training import presets
 from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job, TextToImageJob
 
@@ -104,7 +104,7 @@ class Options:
                 base = dataclasses.replace(base, network=_fitting(base.network, job.network))
         words = command(f"{program(f'{__package__}.{name}')} {self.form()}", job, base)
         # Of the rest, what changes the weights that are written, or how fast they come.
-        devices = Devices(platform=self.devices.platform)
+        devices = dataclasses.replace(self.devices, cpu_devices=None, cache=True)
         usual: dict[str, Any] = {
             "init": None,
             "dtype": "float32",
@@ -198,6 +198,15 @@ class TextToImageOptions(Options):
     def check(self) -> None:
         """As in Options; three networks cannot start from the file of one."""
         super().check()
+        given = [
+            field.name
+            for field in dataclasses.fields(self.job)
+            if field.name.startswith("autoencoder_")
+            and getattr(self.job, field.name) != getattr(self.base, field.name)
+        ]
+        if self.autoencoder is not None and given:
+            names = " and ".join(map(option, given))
+            raise InputError(f"--autoencoder takes one that is trained: leave out {names}")
         if self.init is not None:
             raise InputError(
                 "--init names one network, and this job trains three: leave it out, or take the"

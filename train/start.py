@@ -313,12 +313,10 @@ def _same_init(out: Path, init: Init | None, option: str, always: bool) -> dict[
             f"{out} was started without {option}: leave it out, or choose another --out"
         )
     elif stored["sha256"] != init.facts["sha256"]:
-        remedy = (
-            "choose another --out" if always else f"leave out {option}, or choose another --out"
-        )
+        remedy = "name the same" if always else f"leave out {option}"
         raise InputError(
             f"{out} was started from another {stored['file']} (sha256 {stored['sha256'][:12]}, not"
-            f" {init.facts['sha256'][:12]}): {remedy}"
+            f" {init.facts['sha256'][:12]}): {remedy}, or choose another --out"
         )
     return stored
 

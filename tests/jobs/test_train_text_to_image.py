@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import train.text_to_image.encoding
 import train.text_to_image.job
 from dng_jax import disk
 from dng_jax.errors import InputError
@@ -101,27 +102,35 @@ def test_a_signal_in_either_part_saves_and_resume_ends_the_same(
 @pytest.mark.slow
 def test_an_autoencoder_is_taken_as_it_is_and_kept_on_resume(finished, tmp_path):
     model, out = finished / "model", tmp_path / "run"
-    train.text_to_image.job.run(small(out, autoencoder=model, dtype="float16"))
+    usual = SMALL.base.autoencoder_steps  # what a command line that says nothing of it has
+    job = dataclasses.replace(SMALL.job, autoencoder_steps=usual)
+    taking = {"autoencoder": model, "dtype": "float16", "job": job}
+    train.text_to_image.job.run(small(out, **taking))
     ours, theirs = params_of(out), params_of(finished)
     jax.tree.map(np.testing.assert_array_equal, ours["vae"], theirs["vae"])
     card = (out / "model.md").read_text()
     assert "--autoencoder model" in card
-    assert disk.digest(model / "vae")[:12] in card
+    assert disk.digest(model / "vae", "*.json", "*.safetensors")[:12] in card
     assert not (out / "autoencoder").exists()
     with pytest.raises(InputError, match="was to start from model: give --autoencoder again"):
-        train.text_to_image.job.run(small(out, resume=True))
+        train.text_to_image.job.run(small(out, resume=True, job=job))
     other = tmp_path / "other"
     shutil.copytree(model, other)
-    (other / "vae" / "note").write_text("another")
+    (other / "vae" / "note").write_text("no part of it")
+    assert train.text_to_image.encoding.read(other, SMALL.job.network).facts["sha256"] in (
+        (out / "run.json").read_text()
+    )
+    config = other / "vae" / "config.json"
+    config.write_text(config.read_text() + "\n")
     with pytest.raises(InputError, match="started from another model"):
-        train.text_to_image.job.run(small(out, resume=True, autoencoder=other))
-    again = small(out, resume=True, autoencoder=model, dtype="float16")
+        train.text_to_image.job.run(small(out, **taking | {"autoencoder": other}, resume=True))
+    again = small(out, **taking, resume=True)
     assert train.text_to_image.job.run(again) == out / "model"
     sizes = dataclasses.replace(SMALL.job.network, autoencoder_layers=2)
     wrong = small(
         tmp_path / "x",
         autoencoder=model,
-        job=dataclasses.replace(SMALL.job, network=sizes),
+        job=dataclasses.replace(job, network=sizes),
     )
     with pytest.raises(InputError, match="an autoencoder of other sizes"):
         train.text_to_image.job.run(wrong)
@@ -139,6 +148,7 @@ def test_an_autoencoder_is_taken_as_it_is_and_kept_on_resume(finished, tmp_path)
         (("--empty-captions", "1"), "--empty-captions must be at least 0 and below 1"),
         (("--init", "model.safetensors"), "--init names one network"),
         (("--autoencoder", "nowhere"), "nowhere has no model_index.json"),
+        (("--autoencoder", "x", "--autoencoder-kl", "1"), "leave out --autoencoder-kl"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, words, said):

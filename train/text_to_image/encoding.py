@@ -69,16 +69,15 @@ def read(folder: Path | None, sizes: Sizes) -> start.Init | None:
             f"{folder} has an autoencoder of other sizes than this job's: leave out --autoencoder,"
             " or choose its preset and --network options"
         )
-    held = params, factor
-    return start.Init(
-        folder, held, {"file": folder.absolute().name, "sha256": digest(folder / "vae")}
-    )
+    sha256 = digest(folder / "vae", "*.json", "*.safetensors")
+    facts = {"file": folder.absolute().name, "sha256": sha256}
+    return start.Init(folder, (params, factor), facts)
 
 
 def taken(init: start.Init, sizes: Sizes, found: Material, place: start.Place) -> Encoded:
     """What another model's autoencoder makes of the scenes."""
     params, factor = init.params
-    said = f"of another model, sha256 of its folder {init.facts['sha256'][:12]}"
+    said = f"of {init.facts['file']}, sha256 of its vae {init.facts['sha256'][:12]}"
     return _encoded(AutoencoderKL(sizes.autoencoder()), params, factor, said, 0.0, found, place)
 
 
