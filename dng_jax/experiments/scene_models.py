@@ -1,7 +1,8 @@
 """Who draws scenes of digits, and who says what they show.
 
 exact       the closed form (dng_jax.scenes.exact), classified by the exact posterior of a cell
-a folder    a trained text-to-image model in diffusers' layout, of images of 8 x 8 M pixels;
+digit-scenes, or a folder
+            a trained text-to-image model in diffusers' layout, of images of 8 x 8 M pixels;
             classified by the bundled digits classifier, a cell at a time
 """
 
@@ -21,6 +22,7 @@ from dng_jax.scenes.exact import exact_scenes
 from dng_jax.scenes.images import SIZE, apart
 from dng_jax.schedules import cosine
 from dng_jax.steps import StepTable
+from dng_jax.weights import pretrained
 
 EXACT = "exact"
 
@@ -46,9 +48,10 @@ def load(name: str, cells: int) -> SceneModel:
     """The exact model, or that of a folder; InputError where there is neither."""
     if name == EXACT:
         return _exact(cells)
-    if not Path(name).is_dir():
+    if not Path(name).is_dir() and name not in pretrained.FOLDERS:
         raise InputError(
-            f"--model {name} is no folder: name that of a text-to-image model, or '{EXACT}'"
+            f"--model {name} is no folder: name that of a text-to-image model,"
+            f" {', '.join(pretrained.FOLDERS)} or {EXACT}"
         )
     return _trained(name, cells)
 
@@ -69,7 +72,7 @@ def _exact(cells: int) -> SceneModel:
 
 def _trained(folder: str, cells: int) -> SceneModel:
     # imported late: text needs the extra of that name, the exact model does not
-    from dng_jax.stable_diffusion import pipeline
+    from dng_jax.stable_diffusion import hub, pipeline
 
     model = pipeline.load(folder, dtype="float32")
     digits = classifiers.trained(data.describe("digits"), None)
@@ -81,7 +84,7 @@ def _trained(folder: str, cells: int) -> SceneModel:
 
     return SceneModel(
         Path(folder).name,
-        disk.digest(folder),
+        disk.digest(hub.folder_of(folder)),
         model.latent_shape(SIZE, SIZE * cells),
         model.table,
         model.network,

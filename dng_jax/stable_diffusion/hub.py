@@ -1,4 +1,5 @@
-"""Where a model's folder is: on this machine, or fetched from the Hugging Face hub by its name.
+"""Where a model's folder is: on this machine, in this package, or fetched from the Hugging Face hub
+by its name.
 
 A folder that is here is taken as it is, and the network is never asked. Of a repository only the
 files of one variant are fetched, each by its name: configurations, vocabulary, safetensors.
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from dng_jax.errors import InputError
 from dng_jax.stable_diffusion.tokenizer import REMEDY
+from dng_jax.weights import pretrained
 from dng_jax.weights.diffusers_files import CONFIG, Layout
 
 INDEX = "model_index.json"
@@ -28,17 +30,21 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def folder_of(name: str | os.PathLike, variant: str = "") -> Path:
-    """The folder of a model; the files of a repository OWNER/NAME are fetched into the hub's cache.
+    """The folder of a model: one that is here, or that comes with this library
+    (dng_jax.weights.pretrained), or of a repository OWNER/NAME, fetched into the hub's cache.
 
-    InputError for what is neither, without the extra `text`, and where the hub refuses.
+    InputError for what is none of them, without the extra `text`, and where the hub refuses.
     """
     if os.path.isdir(name):
         return Path(name)
     text = os.fspath(name)
+    if text in pretrained.FOLDERS:
+        return pretrained.folder(text)
     # A path that was mistyped is no name: its folder is here.
     if not _REPOSITORY.fullmatch(text) or os.path.exists(text.partition("/")[0]):
         raise InputError(
-            f"there is no folder {text}: name that of a model, or a repository as OWNER/NAME"
+            f"there is no folder {text}: name that of a model, a repository as OWNER/NAME, or"
+            f" {', '.join(pretrained.FOLDERS)}"
         )
     try:
         hub = importlib.import_module("huggingface_hub")

@@ -3,7 +3,7 @@ known.
 
     python -m eval.scenes                             all of it, on the exact model
     python -m eval.scenes --parts variants            the variants alone
-    python -m eval.scenes --model FOLDER              of a trained model, beside it
+    python -m eval.scenes --model digit-scenes --parts claim      of a trained model, beside it
 
 Scenes of two digits (dng_jax.scenes) are asked for by a prompt, with a negative that is sometimes
 there (related) and one that never is (unrelated), all rules and settings on the same noise. A curve
@@ -16,6 +16,7 @@ guidance scale and number of steps.
     detector   what the tracker says of unguided scenes, with the related negative in them or not
     tracker    temperature, delta and drift, of variants b and d
     steps      other numbers of steps
+    claim      of the variants negative prompting and d at guidance scale 3, and nothing else
 
 Found on the exact model: variant d is the one to use with classifier-free guidance. What it tracks
 compares densities, the negative's with the empty prompt's, and says the same whatever the guidance

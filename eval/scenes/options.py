@@ -11,6 +11,7 @@ from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import RunOptions
 
 PARTS = ("variants", "detector", "tracker", "steps")
+CLAIM = "claim"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Config:
     """A study of negative guidance on scenes of digits."""
 
     model: str = "exact"
-    """The text-to-image model: exact, the closed form; or the folder of a trained one."""
+    """The text-to-image model: exact, the closed form; digit-scenes, a trained one that comes with
+    the library; or a folder of one."""
     cells: int = 2
     """Digits of a scene, 1 to 6."""
     prompt: str = "even digits"
@@ -28,7 +30,8 @@ class Config:
     unrelated: str = "a seven"
     """The negative that no scene of the prompt shows, so that nothing should change."""
     parts: tuple[str, ...] = PARTS
-    """Parts of the study: variants, detector, tracker, steps."""
+    """Parts of the study: variants, detector, tracker, steps; or claim, of the variants what the
+    claim is made of, for models that take long."""
     levels: tuple[float, ...] = (0.2, 0.1, 0.05)
     """Shares of scenes left with the related negative at which rules are compared, each strictly
     between 0 and 1."""

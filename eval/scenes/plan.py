@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .options import CLAIM
+
 TRUE = "true"
 STEPS = 30
 SCALES = {
@@ -121,6 +123,8 @@ def _all() -> Iterator[Curve]:
     for count in (15, 60):
         for family, variant in (("np", "a"), ("dng", "d"), ("dng", "b")):
             yield _curve("steps", family, variant, steps=count)
+    for family, variant in (("np", "a"), ("np", "b"), ("dng", "d")):
+        yield _curve(CLAIM, family, variant)
 
 
 def _curve(part: str, family: str, variant: str, **numbers) -> Curve:

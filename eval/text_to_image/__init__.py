@@ -1,11 +1,13 @@
 """Pictures of a prompt, guided away from negative prompts.
 
+    python -m eval.text_to_image --prompt "even digits" --negative "a four"
     python -m eval.text_to_image --model MODEL --prompt "a feast" --negative "candles"
     python -m eval.text_to_image --model MODEL --study paper      the prompts of the DNG paper
 
 MODEL: a folder of Stable Diffusion 1 or 2 as diffusers saves it, or a repository OWNER/NAME of the
-Hugging Face hub. Every rule starts image i from the same noise. How a prompt and negatives become
-the predictions that rules compare is the variant (dng_jax.denoisers.branches):
+Hugging Face hub; by default digit-scenes, a small model of two digits that comes with the library.
+Every rule starts image i from the same noise. How a prompt and negatives become the predictions
+that rules compare is the variant (dng_jax.denoisers.branches):
 
     a        CFG of the prompt against the negative alone
     b        CFG of the prompt against CFG of the negative

@@ -28,9 +28,10 @@ DEMO: dict[str, Any] = {"size": "256", "steps": 20, "seeds": 1}
 class Config:
     """Pictures of a prompt, without what negative prompts say."""
 
-    model: str = ""
+    model: str = "digit-scenes"
     """Folder of the model as diffusers saves it, or its repository OWNER/NAME on the Hugging Face
-    hub, which is fetched."""
+    hub, which is fetched; or digit-scenes, a small one that comes with the library and knows
+    prompts such as "even digits" and "a four"."""
     weights: str = ""
     """Variant of the weight files, such as fp16; default: the files without one."""
     prompt: str = ""
@@ -77,8 +78,6 @@ class Config:
 def checked(config: Config) -> Config:
     """The options with what --cpu-demo and the default rules stand for; InputError, before anything
     is loaded, for what makes no sense."""
-    if not config.model:
-        raise InputError("name the model with --model: its folder, or a repository OWNER/NAME")
     if config.cpu_demo:
         _must_be_usual(config, Config(), DEMO, "--cpu-demo sets {}: leave it out")
         config = dataclasses.replace(config, **DEMO)

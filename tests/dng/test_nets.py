@@ -311,11 +311,14 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 
 def test_bundled_weights_are_small_and_described():
     folder = Path(pretrained.__file__).parent
+    assert sum(f.stat().st_size for f in folder.rglob("*.safetensors")) <= 32e6
     files = sorted(folder.glob("*.safetensors"))
-    assert sum(f.stat().st_size for f in files) <= 32e6
     networks = [f for f in files if not f.name.endswith(".reference.safetensors")]
     assert sorted(f.stem for f in networks) == sorted(pretrained.NAMES)
     assert all(f.with_suffix(".md").exists() for f in networks)
+    models = sorted(f.parent.name for f in folder.glob("*/model_index.json"))
+    assert models == sorted(pretrained.FOLDERS)
+    assert all((folder / f"{name}.md").exists() for name in models)
 
 
 @pytest.mark.parametrize("name", pretrained.NAMES)
@@ -341,6 +344,8 @@ def test_a_bundled_file_saved_again_is_the_same_file(name, tmp_path):
 def test_bundled_names_only():
     with pytest.raises(InputError, match="did you mean 'digits-heads'"):
         pretrained.load("digit-heads")
+    with pytest.raises(InputError, match="did you mean 'digit-scenes'"):
+        pretrained.folder("digits-scenes")
 
 
 def test_bundled_classifier_is_accurate():

@@ -20,7 +20,7 @@ from dng_jax.jobs.options import RunOptions
 from dng_jax.scenes import images
 from dng_jax.stable_diffusion import pipeline
 from eval.scenes import curves, job, plan
-from eval.scenes.options import PARTS, Config
+from eval.scenes.options import CLAIM, PARTS, Config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -77,6 +77,14 @@ def test_outcomes_are_of_the_scenes_and_bounded(small):
     assert curves.stored(curves.Path(config.run.out), SMALL[1], 13, "exact") is None
     assert curves.stored(curves.Path(config.run.out), SMALL[1], 12, "another model") is None
     assert all(0 <= p["left"] <= p["unguided"] + 0.5 for p in first["points"])
+
+
+def test_the_claim_is_the_curves_of_the_variants_that_it_needs():
+    needed = plan.curves((CLAIM,))
+    assert [curve.name for curve in needed] == ["np-a-w3", "np-b-w3", "dng-d-w3"]
+    every = {curve.name: curve for curve in plan.curves(PARTS)}
+    for curve in needed:
+        assert dataclasses.replace(curve, part="variants") == every[curve.name]
 
 
 def test_every_curve_has_a_name_a_variant_and_what_it_is_compared_with():

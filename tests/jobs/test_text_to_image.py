@@ -198,7 +198,7 @@ def test_the_demo_of_a_cpu_says_what_it_is(capsys):
 
 STUDY = {"study": "paper", "prompt": "", "negative": (), "rule": ()}
 BAD = {
-    "no model": ({"model": ""}, "name the model with --model"),
+    "no model": ({"model": ""}, "there is no folder : name that of a model"),
     "no folder": ({"model": "nowhere"}, "there is no folder nowhere"),
     "no rule": ({"rule": ("nop",)}, "'nop'"),
     "a rule of classes": ({"rule": ("reject",)}, "reject:pair=1.2 is a rule of classes"),

@@ -8,6 +8,7 @@ mnist-heads        U-Net with one output head per class, one unconditional, 28x2
 mnist-classifier   classifier of generated MNIST digits, with the reference of its training images
 cifar10-label      class-conditional U-Net with label dropout, 32x32 in colour: the default
 cifar10-classifier classifier of generated CIFAR-10 images, with the reference likewise
+digit-scenes       a text-to-image model of two digits side by side, a folder of diffusers
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ NAMES = (
     "cifar10-label",
     "cifar10-classifier",
 )
+FOLDERS = ("digit-scenes",)
 
 
 @contextmanager
@@ -41,6 +43,13 @@ def path(name: str) -> Iterator[Path]:
     choose(name, NAMES, "pretrained network")
     with resources.as_file(resources.files(__name__)) as folder:
         yield folder / f"{name}.safetensors"
+
+
+def folder(name: str) -> Path:
+    """The folder of a bundled text-to-image model (dng_jax.stable_diffusion.pipeline); InputError
+    for another name."""
+    choose(name, FOLDERS, "bundled text-to-image model")
+    return Path(str(resources.files(__name__) / name))
 
 
 def calibration(name: str) -> Path | None:
