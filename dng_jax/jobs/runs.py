@@ -56,6 +56,7 @@ def new_run_folder(
     overwrite: bool = False,
     option: str = "--overwrite",
     facts: Mapping[str, Any] | None = None,
+    shared: bool = False,
 ) -> Path:
     """Makes the folder of a run and writes its run.json; returns the path.
 
@@ -66,6 +67,7 @@ def new_run_folder(
     configuration and overwrite is True: then its files stay and the job may continue from them or
     write them again.
     option: the command-line option that sets overwrite, for the message. facts: added to run.json.
+    shared: several processes of this run may be at work in the folder at once.
     InputError, too, where the disk refuses.
     """
     wanted = to_json(config)
@@ -77,7 +79,9 @@ def new_run_folder(
     usual = _defaults(config)
     _refuse_another(path, wanted, overwrite, option, usual)
     try:
-        alone = locks.hold(path)
+        alone = not shared and locks.hold(path)
+        if shared:
+            locks.share(path)
     except OSError as error:
         raise InputError(
             f"cannot write to {path} ({error.strerror}): choose another --out"
