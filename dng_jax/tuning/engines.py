@@ -21,6 +21,7 @@ from typing import Any
 
 from dng_jax.errors import InputError
 
+LOGS = "submitit"  # the folder of its workers' output, inside the study's
 ENGINES = ("process", "submitit", "ray")
 
 
@@ -69,15 +70,25 @@ def _submitit(
 ) -> list[str]:
     submitit = _package("submitit")
     try:
-        executor = submitit.AutoExecutor(folder=str(folder / "submitit"), cluster=cluster)
+        executor = submitit.AutoExecutor(folder=str(folder / LOGS), cluster=cluster)
         executor.update_parameters(**asked)
     except (RuntimeError, ValueError, NameError, TypeError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"submitit refuses --cluster or --resources: {said}") from None
-    jobs = [executor.submit(work, argument) for _ in range(workers)]
-    print(f"{workers} jobs of submitit ({executor.cluster}), their output in {folder}/submitit")
-    ended = [(job.job_id, job.exception()) for job in jobs]
+    try:
+        jobs = [executor.submit(work, argument) for _ in range(workers)]
+    except submitit.core.utils.FailedSubmissionError as error:
+        raise InputError(f"SLURM refuses the jobs ({_last_line(error)}): see --resources") from None
+    print(f"{workers} jobs of submitit ({executor.cluster}), their output in {folder / LOGS}")
+    ended = [(job.job_id, _failure(job, submitit.core.utils.UncompletedJobError)) for job in jobs]
     return [f"job {number}: {_last_line(error)}" for number, error in ended if error is not None]
+
+
+def _failure(job: Any, killed: type[Exception]) -> BaseException | None:
+    try:
+        return job.exception()
+    except killed as error:  # it left no result: out of time, or out of memory
+        return error
 
 
 def _ray(

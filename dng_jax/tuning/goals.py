@@ -3,7 +3,7 @@
     leak       share of the forbidden classes among the samples, in [0, 1]
     kl         KL(target || generated) in nats, less its small-sample bias (dng_jax.metrics.shares)
     frechet    Frechet distance of the classifier's features to those of the data
-    calls      network calls per image
+    calls      network calls per image; of an exact denoiser, which has no network, its steps
 
 A constraint is MEASURE<=NUMBER, of a leak also in per cent: leak<=0.5%. By how much a setting
 violates it is value - NUMBER, at most 0 where it is kept.

@@ -5,7 +5,8 @@ r"""Successive halving on samples (Jamieson & Talwalkar 2016, arXiv 1502.07943).
 
 A survivor's samples go on from those it has, so that every setting of a rung has seen the same
 noise. In an early rung a constraint on the leak is held against the lower end of its interval:
-with few images one leaked sample says little.
+with few images one leaked sample says little. A Frechet distance is larger the fewer images it is
+of (dng_jax.metrics.frechet), but within a rung all have as many.
 """
 
 from __future__ import annotations

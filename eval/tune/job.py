@@ -53,6 +53,7 @@ def main(config: Config) -> dict[str, Any]:
         overwrite=config.resume,
         option="--resume",
         shared=True,
+        besides=(engines.LOGS,),
         facts={"command": command(program(__package__), config, Config())},
     )
 
@@ -96,7 +97,7 @@ def with_engine(config: Config, folder: Path) -> dict[str, Any]:
         print(line)
     if len(failed) == config.workers:
         raise InputError(f"every worker of --engine {config.engine} ended early ({failed[0]})")
-    return judgement.read(folder)
+    return judgement.kept(judgement.read(folder))
 
 
 def check(config: Config) -> None:
@@ -188,10 +189,16 @@ def measurer_of(config: Config, problem: Problem, plan: Plan) -> Measurer:
 def search(study: Study, measurer: Measurer, block: int) -> None:
     """Fills the study, with a bar, and keeps how fast that was."""
     began = time.monotonic()
+    each = measurer.rungs[-1] * halving.share(measurer.rungs, measurer.eta)
     with cli.progress_bar() as bar:
         task = bar.add_task("settings", total=study.plan.total)
-        evaluated = searching.search(
-            study, measurer, block, lambda told: bar.update(task, completed=told)
-        )
+
+        def told(count: int) -> None:
+            bar.update(task, completed=count)
+
+        # A block takes long: what it has drawn counts, until it is told.
+        measurer.advance = lambda images: bar.advance(task, images / each)
+        evaluated = searching.search(study, measurer, block, told)
+        measurer.advance = lambda images: None
     if evaluated:
         study.keep_session(evaluated, time.monotonic() - began)

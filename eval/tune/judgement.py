@@ -38,26 +38,33 @@ def written(
     key = runs.to_json([len(told), *(getattr(config, n) for n in WHAT)])
     if study.noted(JUDGED) == key and (folder / "results.json").exists():
         print(f"{folder} is judged already: results.json, tables.md, report.html")
-        return read(folder)
+        return kept(read(folder))
     complete = judging.complete(told, measurer.rungs[-1])
     front = judging.candidates(complete, study.plan.goals, config.judged)
     if not front:
         raise InputError(
             f"none of the {len(told)} settings gave finite predictions: lower the scales of --space"
         )
-    results, refusal = judged(config, study, measurer, told, front, against)
+    results = judged(config, study, measurer, told, front, against)
     runs.write_json(folder / "results.json", results)
     publish(folder, *tables.every(results))
-    if refusal is None:
+    if results["unmet"] is None:
         runs.write_json(folder / "best.json", results["best"])
+    else:
+        (folder / "best.json").unlink(missing_ok=True)  # of fewer trials, or another judgement
     with runs.writing(folder):
         report.picture(folder, results)
     runs.write_text(folder / "report.html", report.page_of(results, folder))
     study.note(JUDGED, key)
-    print(f"written to {folder}: results.json, tables.md, front.png, report.html")
-    if refusal is not None:
-        raise InputError(refusal)
-    print(f"best.json: python -m eval.class_removal --settings {folder / 'best.json'}")
+    files = "results.json, tables.md, front.png, report.html"
+    print(f"written to {folder}: {files}" + ", best.json" * (results["unmet"] is None))
+    return kept(results)
+
+
+def kept(results: dict[str, Any]) -> dict[str, Any]:
+    """The results; InputError where no setting keeps the constraints."""
+    if results["unmet"] is not None:
+        raise InputError(results["unmet"])
     return results
 
 
@@ -71,9 +78,9 @@ def judged(
     told: Sequence[Told],
     front: Sequence[Told],
     against: Sequence[Spec],
-) -> tuple[dict[str, Any], str | None]:
-    """Everything that is found out about the front, and the sentence where no setting keeps the
-    constraints."""
+) -> dict[str, Any]:
+    """Everything that is found out about the front; "unmet" is the sentence where no setting keeps
+    the constraints."""
     goal, problem = study.plan.goals, measurer.problem
     samples = -(-config.judge_samples // measurer.batch) * measurer.batch
     fresh = dataclasses.replace(measurer, seed=config.fresh_seed, rungs=(samples,))
@@ -86,7 +93,8 @@ def judged(
         families.setdefault(tally.setting.spec.family, []).append(tally)
     curves = judging.curve(fresh, families)
     searched = {str(t.setting): t.found or {} for t in front}
-    number, kept = judging.chosen(found, goal)
+    number, keeps = judging.chosen(found, goal)
+    nearest = judging.unmet(goal, front[number].setting, found[number] or {})
     third = dataclasses.replace(fresh, seed=config.fresh_seed + 1)
     (best,) = third([front[number].setting])
     levels = sorted({*judging.LEVELS, *(c.most for c in goal.constraints if c.measure == "leak")})
@@ -133,9 +141,9 @@ def judged(
             "constraints": {c.measure: c.most for c in goal.constraints},
         },
         "best": best_of(config, front[number].setting, best),
+        "unmet": None if keeps else nearest,
     }
-    refusal = None if kept else judging.unmet(goal, front[number].setting, found[number] or {})
-    return runs.to_json(results), refusal
+    return runs.to_json(results)
 
 
 MEASURED = ("leak", "kl", "frechet", "calls", "samples")

@@ -40,6 +40,7 @@ def front(results: Record) -> Table:
         {
             "rule": "rule",
             "steps": "steps",
+            "sampler": "sampler",
             "leak % as searched": lambda r: f"{100 * r['search']['leak']:.2f}",
             "KL as searched": lambda r: f"{r['search']['kl']:.4f}",
             "leak % [95%]": _leak,

@@ -49,7 +49,7 @@ def test_a_study_is_filled_goes_on_and_repeats(way, tmp_path):
         return measured(settings)
 
     found = []
-    for folder, stops in ((tmp_path / "a", (9, 30)), (tmp_path / "b", (30,))):
+    for folder, stops in ((tmp_path / "a", (6, 14)), (tmp_path / "b", (14,))):
         folder.mkdir()
         for trials in stops:
             with studies.open_study(folder, plan(way, trials)) as study:
