@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,17 +79,10 @@ def _submitit(
     try:
         jobs = [executor.submit(work, argument) for _ in range(workers)]
     except submitit.core.utils.FailedSubmissionError as error:
-        raise InputError(f"SLURM refuses the jobs ({_last_line(error)}): see --resources") from None
+        raise InputError(f"SLURM refuses the jobs ({reason(error)}): see --resources") from None
     print(f"{workers} jobs of submitit ({executor.cluster}), their output in {folder / LOGS}")
-    ended = [(job.job_id, _failure(job, submitit.core.utils.UncompletedJobError)) for job in jobs]
-    return [f"job {number}: {_last_line(error)}" for number, error in ended if error is not None]
-
-
-def _failure(job: Any, killed: type[Exception]) -> BaseException | None:
-    try:
-        return job.exception()
-    except killed as error:  # it left no result: out of time, or out of memory
-        return error
+    ended = [(job.job_id, job.exception()) for job in jobs]
+    return [f"job {number}: {reason(error)}" for number, error in ended if error is not None]
 
 
 def _ray(
@@ -108,7 +102,7 @@ def _ray(
         try:
             ray.get(reference)
         except ray.exceptions.RayError as error:
-            failed.append(f"task {number}: {_last_line(error)}")
+            failed.append(f"task {number}: {reason(error)}")
     ray.shutdown()
     return failed
 
@@ -117,9 +111,14 @@ def _python_path() -> list[str]:
     return [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def reason(error: BaseException) -> str:
+    """One line of a worker's error, which holds its traceback: what was raised last, else the first
+    line."""
+    text = str(error)
+    raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)\b.*)", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = raised[-1] if raised else lines[0] if lines else type(error).__name__
+    return found.removeprefix("InputError: ")
 
 
 def _package(engine: str) -> Any:

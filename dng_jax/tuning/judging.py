@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dng_jax.errors import InputError
 from dng_jax.metrics import tradeoff
 from dng_jax.metrics.tradeoff import Curve
 from dng_jax.tuning import fronts
@@ -31,6 +32,10 @@ from dng_jax.tuning.studies import Told
 FRONT = "front"
 LEVELS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 BIASED = ("leak", "kl")
+
+
+class UnmetError(InputError):
+    """No setting keeps the constraints; everything is written."""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Measurer:
     chunk: int | None = None
     advance: Callable[[int], object] = lambda images: None
     _shapes: dict[tuple[str, int], Shape] = field(default_factory=dict)
+    _calls: dict[tuple[str, int], int | None] = field(default_factory=dict)
 
     def __call__(self, settings: Sequence[Setting]) -> list[dict[str, Any] | None]:
         """The measures of each setting, None where its predictions were not finite."""
@@ -111,7 +112,7 @@ class Measurer:
         raw, bias = raw_and_bias(counts.astype(np.float64), allowed, target, "forward")
         leaked, n = int(counts[~allowed].sum()), int(counts.sum())
         low, high = wilson(leaked, n)
-        calls = self.problem.network_calls(self.rule(tally.setting), tally.setting.steps)
+        calls = self._calls_of(tally.setting)
         distance = np.nan
         if features and tally.moments is not None and tally.moments.count > 1:
             distance = self.problem.real.distance(tally.moments)
@@ -140,6 +141,12 @@ class Measurer:
         table = self.problem.table(setting.sampler, setting.steps)
         shape = Shape(self.width, self.batch, chunk)
         return blocks.lowered(self.problem, table, self.rule(setting), shape)
+
+    def _calls_of(self, setting: Setting) -> int | None:
+        if setting.program not in self._calls:
+            calls = self.problem.network_calls(self.rule(setting), setting.steps)
+            self._calls[setting.program] = calls
+        return self._calls[setting.program]
 
     def _sample(self, found: list[Tally], rules: list[Any], same: list[int], samples: int) -> None:
         setting = found[same[0]].setting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import cli, locks, runs
 from dng_jax.jobs.options import at_least, at_most, command, distinct, program, seed, shown
 from dng_jax.tuning import engines, goals, halving, searching, spaces, studies, ways
+from dng_jax.tuning.judging import UnmetError
 from dng_jax.tuning.measuring import Measurer
 from dng_jax.tuning.studies import Plan, Study
 
@@ -67,11 +69,11 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def work(config: Config) -> None:
-    """What a worker of an engine does: the whole job, in the folder of the others.
-
-    InputError becomes one sentence in the worker's output.
-    """
-    main(dataclasses.replace(config, engine="process", resume=True))
+    """What a worker of an engine does: the whole job, in the folder of the others."""
+    usual = Config()
+    alone = {name: getattr(usual, name) for name in ("engine", "cluster", "address", "resources")}
+    with contextlib.suppress(UnmetError):  # which who started the workers says
+        main(dataclasses.replace(config, **alone, resume=True))  # type: ignore[arg-type]
 
 
 def with_engine(config: Config, folder: Path) -> dict[str, Any]:

@@ -62,9 +62,9 @@ def written(
 
 
 def kept(results: dict[str, Any]) -> dict[str, Any]:
-    """The results; InputError where no setting keeps the constraints."""
+    """The results; UnmetError where no setting keeps the constraints."""
     if results["unmet"] is not None:
-        raise InputError(results["unmet"])
+        raise judging.UnmetError(results["unmet"])
     return results
 
 

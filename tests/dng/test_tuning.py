@@ -264,6 +264,9 @@ def test_an_engine_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(InputError, match=r"--engine ray needs the extra ray: pip install 'dng-jax"):
         engines.check("ray")
+    trace = "Traceback:\n  at 3\ndng_jax.errors.InputError: no such file: check it\n----\nsee x.out"
+    assert engines.reason(RuntimeError(trace)) == "no such file: check it"
+    assert engines.reason(RuntimeError("Job 3 has not\n produced")) == "Job 3 has not"
     assert engines.parameters(["timeout_min=60", "slurm_partition=gpu"]) == {
         "timeout_min": 60, "slurm_partition": "gpu",
     }  # fmt: skip

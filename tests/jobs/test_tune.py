@@ -63,9 +63,9 @@ def compiled(run):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_a_block_is_one_program_and_its_samples_those_of_jobs(problem, measurer):
-    full = dataclasses.replace(measurer, rungs=(24,))
-    first = full.tallies(pairs(0.0, 1.0, 5.0))
+@pytest.mark.slow
+def test_the_samples_of_a_block_are_those_of_jobs(problem, measurer):
+    first = dataclasses.replace(measurer, rungs=(24,)).tallies(pairs(0.0, 1.0, 5.0))
     rules = [measurer.rule(s) for s in pairs(0.0, 1.0, 5.0)]
     known = generate(problem, problem.table("ddpm", STEPS), rules, Draw(24, 3))
     for i, tally in enumerate(first):
@@ -74,6 +74,13 @@ def test_a_block_is_one_program_and_its_samples_those_of_jobs(problem, measurer)
         np.testing.assert_allclose(tally.moments.mean, moments.mean, atol=1e-5)
         np.testing.assert_allclose(tally.moments.scatter, moments.scatter, atol=1e-3)
     assert len({tuple(t.labels) for t in first}) > 1
+
+
+def test_a_block_is_one_program(measurer):
+    full = dataclasses.replace(measurer, rungs=(24,))
+    first = full.tallies(pairs(0.0, 50.0))
+    assert [t.samples for t in first] == [24, 24]
+    assert tuple(first[0].labels) != tuple(first[1].labels)
     # Other numbers, another table of as many steps, more settings than a call holds: no program.
     again = pairs(0.5, 2.0, 3.0, 4.0, 7.0)
     other = [dataclasses.replace(s, sampler="ddpm-paper") for s in again]
