@@ -200,6 +200,20 @@ def parse(texts: Sequence[str], sampler: str = "ddpm", steps: int = 50) -> Space
     return Space(tuple(families), sampler, steps)
 
 
+def by_hand(texts: Sequence[str], sampler: str, steps: int) -> list[Setting]:
+    """Rules with all their numbers as settings; InputError for one that no program could search,
+    or that is named twice."""
+    specs = [rule_specs.parse(text) for text in texts]
+    for spec in specs:
+        if spec.name in NOT_TUNED:
+            raise InputError(
+                f"{spec} cannot be judged beside a search: take it to eval.class_removal"
+            )
+    if len(set(specs)) < len(specs):
+        raise InputError(f"{' '.join(map(str, specs))} names a rule twice: leave it out")
+    return [Setting(spec, sampler, steps) for spec in specs]
+
+
 def leaves_of(spec: Spec) -> dict[str, Range]:
     """What can be searched of a rule, and where its numbers may lie; of a sampler: no range."""
     kind = rule_specs.OWN if spec.is_own else rule_specs.RULES[spec.name]

@@ -12,8 +12,8 @@ from dng_jax.errors import InputError, choose
 from dng_jax.experiments import models, problems, rule_specs
 from dng_jax.experiments.problems import Problem
 from dng_jax.jobs import cli, locks, runs
-from dng_jax.jobs.options import at_least, at_most, command, distinct, program, seed, shown
-from dng_jax.tuning import engines, goals, halving, searching, spaces, studies, ways
+from dng_jax.jobs.options import at_least, at_most, command, program, seed, shown
+from dng_jax.tuning import engines, goals, halving, journals, searching, spaces, studies, ways
 from dng_jax.tuning.judging import UnmetError
 from dng_jax.tuning.measuring import Measurer
 from dng_jax.tuning.studies import Plan, Study
@@ -30,7 +30,7 @@ def main(config: Config) -> dict[str, Any]:
     check(config)
     space = spaces.parse(config.space, config.sampler, config.steps)
     goal = goals.parse(config.objectives, config.constraints)
-    against = [rule_specs.parse(text) for text in config.against]
+    against = spaces.by_hand(config.against, config.sampler, config.steps)
     specs = [family.spec for family in space.families]
     rule_specs.check_taken(specs, "--space", None, config.options)
     folder = Path(config.out or Path("runs") / f"tune-{shown(config.dataset).replace(':', '-')}")
@@ -47,6 +47,8 @@ def main(config: Config) -> dict[str, Any]:
     measurer = measurer_of(config, problem, plan)
     for family, steps in space.programs():
         measurer.rule(planning.example(space, family, steps))
+    for setting in against:
+        measurer.rule(setting)
     if config.dry_run:
         return planning.tell(config, plan, measurer)
     folder = runs.new_run_folder(
@@ -118,11 +120,10 @@ def check(config: Config) -> None:
             f"--fresh-seed {config.fresh_seed} and the next must differ from --seed {config.seed}:"
             " the front is judged on images that the search never saw"
         )
-    if config.against:
-        distinct(against=config.against)
     choose(config.search, ways.WAYS, "search")
     choose(config.engine, engines.ENGINES, "engine")
     engines.check(config.engine)
+    journals.optuna()
     chunk_of(config)
     for name, engine in (("cluster", "submitit"), ("address", "ray")):
         if getattr(config, name) is not None and config.engine != engine:

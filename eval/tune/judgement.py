@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from dng_jax.errors import InputError
-from dng_jax.experiments.rule_specs import Spec
 from dng_jax.jobs import runs
 from dng_jax.jobs.options import command, program, shown
 from dng_jax.jobs.tables import publish
@@ -28,7 +27,7 @@ JUDGED = "judged"
 
 
 def written(
-    config: Config, folder: Path, study: Study, measurer: Measurer, against: Sequence[Spec]
+    config: Config, folder: Path, study: Study, measurer: Measurer, against: Sequence[Setting]
 ) -> dict[str, Any]:
     """Judges the front and writes the results, unless that is done; returns them.
 
@@ -77,17 +76,16 @@ def judged(
     measurer: Measurer,
     told: Sequence[Told],
     front: Sequence[Told],
-    against: Sequence[Spec],
+    against: Sequence[Setting],
 ) -> dict[str, Any]:
     """Everything that is found out about the front; "unmet" is the sentence where no setting keeps
     the constraints."""
     goal, problem = study.plan.goals, measurer.problem
     samples = -(-config.judge_samples // measurer.batch) * measurer.batch
     fresh = dataclasses.replace(measurer, seed=config.fresh_seed, rungs=(samples,))
-    by_hand = [Setting(spec, config.sampler, config.steps) for spec in against]
     tallies = fresh.tallies([t.setting for t in front])
     found = [fresh.measures(tally) for tally in tallies]
-    hand_tallies = [t for t in fresh.tallies(by_hand) if t.bad_step is None]
+    hand_tallies = [t for t in fresh.tallies(against) if t.bad_step is None]
     families: dict[str, list[Tally]] = {FRONT: [t for t in tallies if t.bad_step is None]}
     for tally in hand_tallies:
         families.setdefault(tally.setting.spec.family, []).append(tally)

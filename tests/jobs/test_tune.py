@@ -237,6 +237,8 @@ def test_a_dry_run_counts_programs_and_samples_nothing(tmp_path, capsys):
         ({"space": ("dng:exact scale=1..2 tau=1..2",)}, "unknown leaf of dng:exact 'tau'"),
         ({"space": ("np scale=.1..1",), "options": rule_specs.TrackerOptions(tau=2)}, "--tau"),
         ({"steps": 2000}, "--steps must be at most 1000"),
+        ({"against": ("reject:pair=1.2",)}, "cannot be judged beside a search"),
+        ({"against": ("dng:pair", "dng:pair=1")}, "names a rule twice"),
         ({"samples": 1}, "--samples must be at least 2"),
         ({"constraints": ("leak<=200%",)}, "between 0 and 100%"),
     ],
