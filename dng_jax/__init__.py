@@ -42,6 +42,7 @@ the step, `update` scores the step that was taken.
     metrics      leak and divergences, Frechet and kernel distance, PRDC, calibration, trade-offs
     plots        figures of all of these
     experiments  what jobs sample, by which rule, and which classifier counts it
+    tuning       the search for a rule's numbers
     jobs         run folders, tables, devices, options: what every job needs
     lazy         names imported when they are asked for
     version      what pyproject.toml says

@@ -35,6 +35,7 @@ JOBS = {
     "class-removal": Job("eval.class_removal.__main__", "forbid classes: rules compared, pictures"),
     "study": Job("eval.study.__main__", "every class forbidden in turn, grids of scales, seeds"),
     "study report": Job("eval.study.report", "a study as one HTML page"),
+    "tune": Job("eval.tune.__main__", "search a rule's numbers: a front, judged on fresh seeds"),
     "calibration": Job("eval.calibration.__main__", "how far tracked posteriors can be trusted"),
     "exact": Job("eval.exact.__main__", "the claims about exactly solvable models"),
     "scenes": Job("eval.scenes.__main__", "negatives of text-to-image: a study of known truth"),

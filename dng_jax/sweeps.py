@@ -8,7 +8,8 @@ leading axis K. `sweep` runs the sampler over that axis on shared noise:
     mode "vmap"   all at once; the batch the network sees is K times larger
 
 and over devices, by samples or by settings. On a CPU "map" is the right one: a batch that fills the
-cores gains nothing from being larger.
+cores gains nothing from being larger. Where K settings are to be sampled on other noise each, or
+their images are only to be counted, `paired` and `finish` keep all of it in the program.
 """
 
 from __future__ import annotations
@@ -60,13 +61,50 @@ def sweep(
     shard: Literal["samples", "settings"] | None = None,
     save: Sequence[str] = (),
     observe: Callable[[Any, Any], dict[str, jax.Array]] | None = None,
-) -> Result:
+    paired: bool = False,
+    finish: Callable[[Result], Any] | None = None,
+) -> Any:
     """Samples every setting with the same keys [B] and initial noise x [B, ...].
 
     rules: a list of rules of one kind, or one stacked rule. Returns a Result whose arrays have a
     leading axis K. shard spreads the samples, or (mode "vmap" only) the settings, over all devices;
     their number must divide evenly. A second call with other numbers compiles nothing.
+    paired: setting k has keys and noise of its own, keys [K, B] and x [K, B, ...].
+    finish: what is kept of one setting's Result, computed inside the program: labels in the place
+    of images that then never leave the device. A pytree with __call__, or a plain function; what it
+    returns gets the leading axis K.
     """
+    return _sweep(
+        *_program(denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, finish)
+    )
+
+
+def lowered(
+    denoise: Denoise,
+    table: StepTable,
+    rules: Sequence[Rule] | Rule,
+    keys: jax.Array,
+    x: jax.Array,
+    *,
+    mode: Literal["map", "vmap"] = "map",
+    chunk: int | None = None,
+    shard: Literal["samples", "settings"] | None = None,
+    paired: bool = False,
+    finish: Callable[[Result], Any] | None = None,
+) -> jax.stages.Lowered:
+    """The program that `sweep` would run on these arguments, before it is compiled.
+
+    Its `compile()` says what memory it takes; the same call of `sweep` then compiles nothing.
+    """
+    return _sweep.lower(
+        *_program(denoise, table, rules, keys, x, mode, chunk, shard, (), None, paired, finish)
+    )
+
+
+def _program(
+    denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, finish
+) -> tuple[Any, ...]:
+    """The arguments of the compiled program, checked and spread over the devices."""
     choose(mode, ("map", "vmap"), "sweep mode")
     rules = rules if isinstance(rules, Rule) else stack(rules)
     if not jax.tree.leaves(rules):
@@ -75,7 +113,16 @@ def sweep(
         raise InputError("a sweep takes a list of rules or one stacked rule, not a single setting")
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk must be at least 1 setting, got {chunk}")
-    check_keys(keys, jnp.asarray(x))
+    if paired:
+        count = len(jax.tree.leaves(rules)[0])
+        if jnp.shape(keys)[:1] != (count,) or jnp.shape(x)[:1] != (count,):
+            raise InputError(
+                f"{count} paired settings need keys [{count}, B] and x [{count}, B, ...], got"
+                f" {jnp.shape(keys)} and {jnp.shape(x)}"
+            )
+        check_keys(keys[0], jnp.asarray(x[0]))
+    else:
+        check_keys(keys, jnp.asarray(x))
     warn_deterministic(table, rules)
     warn_reference(denoise, rules)
     if shard is not None:
@@ -85,9 +132,11 @@ def sweep(
         if shard == "settings":
             rules = distribute(rules)
         else:
+            keys, x = distribute((keys, x), axis=1 if paired else 0)
+        if shard == "settings" and paired:
             keys, x = distribute((keys, x))
-    denoise, observe = as_pytree(denoise), as_pytree(observe)
-    return _sweep(denoise, table, rules, keys, x, mode, chunk, tuple(save), observe)
+    denoise, observe, finish = as_pytree(denoise), as_pytree(observe), as_pytree(finish)
+    return denoise, table, rules, keys, x, mode, chunk, tuple(save), observe, paired, finish
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -96,23 +145,26 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), ("batch",), (AxisType.Auto,), devices=chosen)
 
 
-def distribute(tree, devices: Sequence[jax.Device] | None = None):
-    """Spreads the leading axis of every array over the devices (default: all)."""
+def distribute(tree, devices: Sequence[jax.Device] | None = None, axis: int = 0):
+    """Spreads an axis of every array, the leading one by default, over the devices (default:
+    all)."""
     over = mesh(devices)
-    count = {len(leaf) for leaf in jax.tree.leaves(tree)}
+    count = {leaf.shape[axis] for leaf in jax.tree.leaves(tree)}
     if any(n % over.size for n in count):
         raise InputError(
             f"an axis of {sorted(count)} does not divide over {over.size} devices:"
             f" choose a multiple of {over.size}"
         )
-    return jax.device_put(tree, NamedSharding(over, PartitionSpec("batch")))
+    return jax.device_put(tree, NamedSharding(over, PartitionSpec(*[None] * axis, "batch")))
 
 
-@functools.partial(jax.jit, static_argnames=("mode", "chunk", "save"))
-def _sweep(denoise, table, rules, keys, x, mode, chunk, save, observe):
-    def one(rule):
-        return sample(denoise, table, rule, keys, x, save=save, observe=observe)
+@functools.partial(jax.jit, static_argnames=("mode", "chunk", "save", "paired"))
+def _sweep(denoise, table, rules, keys, x, mode, chunk, save, observe, paired, finish):
+    def one(rule, keys=keys, x=x):
+        result = sample(denoise, table, rule, keys, x, save=save, observe=observe)
+        return result if finish is None else finish(result)
 
+    over = (rules, keys, x) if paired else (rules,)
     if mode == "vmap":
-        return jax.vmap(one)(rules)
-    return jax.lax.map(one, rules, batch_size=chunk)
+        return jax.vmap(one)(*over)
+    return jax.lax.map(lambda each: one(*each), over, batch_size=chunk)

@@ -39,12 +39,14 @@ Classify = Callable[[Any], tuple[np.ndarray, np.ndarray]]
 class Classifier:
     """classify: images [B, H, W, C] -> (labels int [B], features float [B, F]); its name and that
     of its features; real: forbidden classes -> moments and a sample [M, F] of the features of the
-    data without them."""
+    data without them; traced: `classify` as a pytree for compiled programs, None where it is none
+    of JAX's."""
 
     classify: Classify
     name: str
     features_name: str
     real: Callable[[tuple[int, ...]], tuple[Moments, np.ndarray]]
+    traced: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 def trained(info: data.Info, name: str | None) -> Classifier:
@@ -58,14 +60,18 @@ def trained(info: data.Info, name: str | None) -> Classifier:
             f"no classifier for {info.name} comes with the library (there is one for "
             f"{', '.join(known)}): train one and name its file with --classifier"
         )
-    classify = features.classifier(*models.load(info, name, nets.Classifier))
+    module, params = models.load(info, name, nets.Classifier)
+    classify = features.classifier(module, params)
+    traced = jax.tree_util.Partial(functools.partial(features.labelled, module), params)
     short = Path(name).stem if models.is_path(name) else name
 
     @functools.cache
     def reference() -> Reference:
         return _stored_reference(name) or _made(classify, info, short)
 
-    return Classifier(classify, short, f"{short} features", lambda f: reference().excluding(f))
+    return Classifier(
+        classify, short, f"{short} features", lambda f: reference().excluding(f), traced
+    )
 
 
 def closed_form(mixture: Mixture, x: np.ndarray, labels: np.ndarray) -> Classifier:
@@ -82,7 +88,13 @@ def closed_form(mixture: Mixture, x: np.ndarray, labels: np.ndarray) -> Classifi
         kept = x[~np.isin(labels, forbidden)].reshape(-1, x[0].size)
         return Moments.zero(kept.shape[1]).update(kept), kept
 
-    return Classifier(classify, "closed form", "pixels", real)
+    traced = jax.tree_util.Partial(_likeliest_and_pixels, mixture)
+    return Classifier(classify, "closed form", "pixels", real, traced)
+
+
+def _likeliest_and_pixels(mixture: Mixture, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    likeliest = jnp.argmax(mixture.log_posterior(x, 1.0, 0.0), axis=1)
+    return likeliest.astype(jnp.int32), x.reshape(len(x), -1)
 
 
 def with_inception(classifier: Classifier, info: data.Info, weights: str | None) -> Classifier:
@@ -104,6 +116,7 @@ def with_inception(classifier: Classifier, info: data.Info, weights: str | None)
         classify=classify,
         features_name="inception",
         real=lambda forbidden: reference().excluding(forbidden),
+        traced=None,
     )
 
 

@@ -6,6 +6,7 @@ devices    which devices it runs on
 runs       its folder, its provenance, its JSON
 opening    a job of eval/ opens its folder, with the command that repeats it
 tables     records become tables, Markdown and CSV
+page       a report as one self-contained HTML page
 markdown   text in Markdown as it is: classes may be called anything
 cells      a number with its interval, marked where it rests on few samples
 cli        streams, exit codes, and the progress a person sees

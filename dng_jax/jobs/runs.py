@@ -21,7 +21,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +56,8 @@ def new_run_folder(
     overwrite: bool = False,
     option: str = "--overwrite",
     facts: Mapping[str, Any] | None = None,
+    shared: bool = False,
+    besides: Collection[str] = (),
 ) -> Path:
     """Makes the folder of a run and writes its run.json; returns the path.
 
@@ -66,6 +68,8 @@ def new_run_folder(
     configuration and overwrite is True: then its files stay and the job may continue from them or
     write them again.
     option: the command-line option that sets overwrite, for the message. facts: added to run.json.
+    shared: several processes of this run may be at work in the folder at once. besides: names that
+    the folder may hold before it is a run's.
     InputError, too, where the disk refuses.
     """
     wanted = to_json(config)
@@ -75,15 +79,17 @@ def new_run_folder(
         )
     path = _made(path, job)
     usual = _defaults(config)
-    _refuse_another(path, wanted, overwrite, option, usual)
+    _refuse_another(path, wanted, overwrite, option, usual, besides)
     try:
-        alone = locks.hold(path)
+        alone = not shared and locks.hold(path)
+        if shared:
+            locks.share(path)
     except OSError as error:
         raise InputError(
             f"cannot write to {path} ({error.strerror}): choose another --out"
         ) from error
     # Again, now that nobody else can begin: another job may have, since.
-    _refuse_another(path, wanted, overwrite, option, usual)
+    _refuse_another(path, wanted, overwrite, option, usual, besides)
     if alone:
         disk.sweep(path)
     now, before = provenance(), read_run(path) or {}
@@ -148,13 +154,19 @@ def _completed(stored: Any, usual: Mapping[str, Any]) -> Any:
 
 
 def _refuse_another(
-    path: Path, wanted: dict[str, Any], overwrite: bool, option: str, usual: Mapping[str, Any]
+    path: Path,
+    wanted: dict[str, Any],
+    overwrite: bool,
+    option: str,
+    usual: Mapping[str, Any],
+    besides: Collection[str],
 ) -> None:
     """InputError where the folder holds anything but this run, or holds it and may not."""
     try:
         # Half a run.json, of a job killed before it began, holds nothing.
         held = any(
-            p.name != locks.NAME and not p.name.startswith(".run.json.") for p in path.iterdir()
+            p.name not in (locks.NAME, *besides) and not p.name.startswith(".run.json.")
+            for p in path.iterdir()
         )
     except OSError as error:
         raise InputError(

@@ -12,6 +12,7 @@ round((x + 1) 127.5), out-of-range values cut off, as an image file would store 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Callable
@@ -36,10 +37,7 @@ def classifier(module: Any, params: Any, batch: int = 256) -> Classify:
     if batch < 1:
         raise InputError(f"a batch needs at least one image, got {batch}")
 
-    @jax.jit
-    def evaluate(params, x):
-        logits, features = module.apply({"params": params}, x, features=True)
-        return jnp.argmax(logits, axis=1).astype(jnp.int32), features.astype(jnp.float32)
+    evaluate = jax.jit(functools.partial(labelled, module))
 
     def run(images) -> tuple[np.ndarray, np.ndarray]:
         images = unit_images(images)
@@ -48,6 +46,13 @@ def classifier(module: Any, params: Any, batch: int = 256) -> Classify:
         return labels[: len(images)], features[: len(images)]
 
     return run
+
+
+def labelled(module: Any, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What `classifier` compiles, for programs that hold it: x [B, H, W, C] -> (labels int32 [B],
+    features float32 [B, F])."""
+    logits, features = module.apply({"params": params}, x, features=True)
+    return jnp.argmax(logits, axis=1).astype(jnp.int32), features.astype(jnp.float32)
 
 
 def inception(

@@ -6,6 +6,7 @@
     tradeoffs    trade_off: safety against diversity
     over_time    posterior_over_time, error_over_time: along a sampling chain
     calibration  reliability: predicted against observed
+    fronts       front: a search, and its front on fresh seeds
     sensitivity  responses: leak and KL against one number at a time
 
 Nothing here touches matplotlib's global state (no pyplot), so a job may draw from any thread and
@@ -17,6 +18,7 @@ logsnr = log(alpha^2/sigma^2).
 """
 
 from dng_jax.plots.calibration import reliability
+from dng_jax.plots.fronts import front
 from dng_jax.plots.grids import image_grid
 from dng_jax.plots.over_time import error_over_time, posterior_over_time
 from dng_jax.plots.sensitivity import responses
@@ -24,6 +26,7 @@ from dng_jax.plots.tradeoffs import trade_off
 
 __all__ = [
     "error_over_time",
+    "front",
     "image_grid",
     "posterior_over_time",
     "reliability",

@@ -12,7 +12,7 @@ import numpy as np
 
 from dng_jax import plots
 from dng_jax.errors import InputError
-from dng_jax.experiments import problems, rule_builders, rule_specs, saving
+from dng_jax.experiments import problems, rule_builders, rule_specs, saving, settings
 from dng_jax.experiments.generating import Draw, Generated, asked_classes, generate
 from dng_jax.experiments.nearness import nearness, rest
 from dng_jax.experiments.problems import Problem
@@ -39,6 +39,7 @@ PIECES = 5  # of a chain, for its progress and timing
 def main(config: Config) -> list[dict[str, Any]]:
     """Runs the job and returns its records."""
     # ---- parse
+    config = with_settings(config)
     at_least(2, samples=config.samples)
     at_least(1, batch=config.batch)
     distinct(seeds=config.seeds, rules=config.rules)
@@ -116,6 +117,17 @@ def main(config: Config) -> list[dict[str, Any]]:
         pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records
+
+
+def with_settings(config: Config) -> Config:
+    """The options with what a search found in --settings; they then say all of it themselves."""
+    if config.settings is None:
+        return config
+    found = settings.read(config.settings)
+    rules = ("unguided",) if config.rules == DEFAULT_RULES else config.rules
+    rules += (found["rule"],) if found["rule"] not in rules else ()
+    config = settings.applied(config, found, config.settings)
+    return dataclasses.replace(config, settings=None, rules=rules)
 
 
 def check_images(config: Config) -> None:

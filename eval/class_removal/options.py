@@ -42,6 +42,9 @@ class Config:
     dng:pair=5,tau=.2,drift=.5,prior=.01, reject:pair=1.2 (images drawn per kept one), reference,
     retrained; a rule of your own as MODULE:FACTORY=SCALE. Quote parentheses:
     'interval(.1,5,dng=2)'."""
+    settings: str | None = None
+    """best.json of eval.tune: its rule beside those of --rules (default: unguided), its data set,
+    classes, network, step table and trackers' numbers where no option says another."""
     tracker: str | None = None
     """Tracker of a dng or reject that names none: pair, odds, classes or (exact denoiser) exact.
     Default: classes."""

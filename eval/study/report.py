@@ -9,7 +9,6 @@ into the folder.
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import tyro
 
 from dng_jax import disk
 from dng_jax.errors import InputError
-from dng_jax.jobs import cli, runs
+from dng_jax.jobs import cli, page, runs
 from dng_jax.jobs.options import as_typed, program, shown
 from dng_jax.jobs.tables import Table
 
@@ -32,20 +31,6 @@ TITLES = {
     "path": "Images along the guidance curve",
     "calibration": "The tracked posterior against the classifier",
 }
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em;
-  color: #1b1b1b; background: #fff }
-h1 { font-size: 1.6em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc }
-img { max-width: 100% }
-div.wide { overflow-x: auto; margin: 1em 0 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 12.5px }
-caption { text-align: left; font-weight: 600; padding: .3em 0; font-size: 14px }
-th, td { padding: .2em .5em; border-bottom: 1px solid #ddd; text-align: right }
-th { vertical-align: bottom } td { white-space: nowrap }
-th:first-child, td:first-child { text-align: left } pre { background: #f5f5f5; padding: 1em;
-  overflow-x: auto; font-size: 12px }
-"""
-
 # What is read of results.json, as types.
 SHAPES: dict[str, Any] = {
     "tables": [{"part": str, "title": str, "columns": [str], "rows": [[str]]}],
@@ -54,7 +39,6 @@ SHAPES: dict[str, Any] = {
     "command": str,
     "classes": [str],
 }
-PNG = b"\x89PNG\r\n\x1a\n"
 FACTS = ("command", "config", "provenance", "classifier", "classes")
 
 
@@ -69,12 +53,12 @@ class Config:
 def main(config: Config) -> Path:
     """Writes report.html and readme.md; returns the path of the page."""
     results = read(config.folder)
-    page = config.folder / "report.html"
+    path = config.folder / "report.html"
     elsewhere = "or copy the study to another disk"
-    runs.write_text(page, render(results, config.folder), elsewhere)
+    runs.write_text(path, render(results, config.folder), elsewhere)
     runs.write_text(config.folder / "readme.md", readme(results), elsewhere)
-    print(f"written: {page}, {config.folder / 'readme.md'}")
-    return page
+    print(f"written: {path}, {config.folder / 'readme.md'}")
+    return path
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -120,23 +104,18 @@ def render(results: dict[str, Any], folder: Path) -> str:
     """The page as one string."""
     config = results["config"]
     title = f"Class removal on {shown(config['dataset'])}"
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{_code(origin(results))}</p>"]
+    parts = [f"<p>{page.code(origin(results))}</p>"]
     for part, heading in TITLES.items():
         tables = [t for t in results["tables"] if t["part"] == part]
         pictures = [p for p in results["pictures"] if p["part"] == part]
         if tables or pictures:
             parts.append(f"<h2>{html.escape(heading)}</h2>")
-        parts += [_picture(folder, p["file"], p["caption"]) for p in pictures]
-        parts += [_table(t) for t in tables]
-    facts = {key: results[key] for key in FACTS}
-    text = html.escape(json.dumps(facts, indent=2, ensure_ascii=False))
-    parts.append(f"<h2>Configuration and provenance</h2><pre>{text}</pre>")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>'
-        f"{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+        parts += [
+            page.picture(folder, p["file"], p["caption"], "run the study again") for p in pictures
+        ]
+        parts += [page.table(t) for t in tables]
+    parts.append(page.facts({key: results[key] for key in FACTS}))
+    return page.whole(title, parts)
 
 
 def readme(results: dict[str, Any]) -> str:
@@ -163,47 +142,6 @@ def _runs_table(stored: dict[str, Any]) -> Table:
     for row in stored["rows"]:
         table.add(*row)
     return table
-
-
-def _table(stored: dict[str, Any]) -> str:
-    def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    rows = "\n".join(line(row, "td") for row in stored["rows"])
-    return (
-        f'<div class="wide"><table><caption>{html.escape(stored["title"])}</caption>'
-        f"<thead>{line(stored['columns'], 'th')}</thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _code(text: str) -> str:
-    """Markdown's `code` as HTML, everything else escaped."""
-    parts = text.split("`")
-    return "".join(
-        f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part)
-        for i, part in enumerate(parts)
-    )
-
-
-def _picture(folder: Path, name: str, caption: str) -> str:
-    # Whoever wrote results.json must not choose which file of the reader's goes into the page.
-    path, parts = folder / name, Path(name).parts
-    inside = path.resolve().is_relative_to(folder.resolve()) and ".." not in parts
-    if not parts or Path(name).is_absolute() or not inside or path.suffix != ".png":
-        raise InputError(f"{folder}: '{name}' is no picture inside the folder: run the study again")
-    disk.check_memory(path, 3 * disk.check_file(path))
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): run the study again") from None
-    if not content.startswith(PNG):
-        raise InputError(f"{path} is no PNG picture: run the study again")
-    data = base64.b64encode(content).decode()
-    text = html.escape(caption)
-    return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
 
 
 def start() -> None:

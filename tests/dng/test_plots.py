@@ -49,6 +49,15 @@ def test_curves_are_drawn(tmp_path):
         plots.reliability({"raw": curve}, tmp_path / "r.png"),
         plots.error_over_time({"pair": p[:, 0], "classes": np.zeros(9)}, tmp_path / "e.png"),
         plots.responses({"tau": {"pair": (x + 1, y, y, y, y, y, y)}}, tmp_path / "s.png"),
+        plots.front(
+            {"pair": (x, y)},
+            (x[:2], y[:2]),
+            (x[:2], None, None, y[:2], y[:2], y[:2] + np.inf),
+            tmp_path / "f.png",
+            labels=("leak", "KL"),
+            limits={"x": 1.5},
+            others={"np": (x, y)},
+        ),
     ]
     for path in drawn:
         assert path.stat().st_size > 3000

@@ -17,7 +17,7 @@ from dng_jax.jobs import runs
 HOLDER = """
 import fcntl, os, sys
 file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-fcntl.flock(file, fcntl.LOCK_EX)
+fcntl.flock(file, getattr(fcntl, sys.argv[2]))
 os.write(file, f"{os.getpid()}\\n".encode())
 print("held", flush=True)
 sys.stdin.read()
@@ -29,8 +29,8 @@ def other_job():
     """Starts a process that holds a folder until it is killed."""
     started = []
 
-    def start(folder):
-        words = [sys.executable, "-c", HOLDER, str(folder / ".lock")]
+    def start(folder, how="LOCK_EX"):
+        words = [sys.executable, "-c", HOLDER, str(folder / ".lock"), how]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         started.append(subprocess.Popen(words, **pipes))
         assert started[-1].stdout.readline() == b"held\n"
@@ -99,3 +99,21 @@ def test_a_folder_of_somebody_else_gets_no_lock(tmp_path):
     with pytest.raises(InputError, match="files of no run at all"):
         runs.new_run_folder(tmp_path, {"steps": 1})
     assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the other process locks by flock")
+def test_processes_that_share_a_folder_refuse_only_who_wants_it_alone(tmp_path, other_job):
+    for name in ("a", "b"):
+        (tmp_path / name / "submitit").mkdir(parents=True)
+    other_job(tmp_path / "a", "LOCK_SH")
+    other_job(tmp_path / "b", "LOCK_EX")
+    config = {"space": "np"}
+    with pytest.raises(InputError, match="files of no run at all"):
+        runs.new_run_folder(tmp_path / "a", config, shared=True)
+    runs.new_run_folder(tmp_path / "a", config, shared=True, besides=("submitit",))
+    with pytest.raises(InputError, match="in use by another job"):
+        runs.new_run_folder(tmp_path / "b", config, shared=True, besides=("submitit",))
+    # In another process: this one has the folder by now.
+    script = f"from dng_jax.jobs import locks; locks.hold({str(tmp_path / 'a')!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "in use by another job" in done.stderr

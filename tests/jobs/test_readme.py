@@ -40,7 +40,14 @@ def test_every_example_runs_and_prints_what_it_says(page, tmp_path, monkeypatch)
 
 
 def test_the_pages_have_examples():
-    guides = ("own_images", "own_network", "own_rule", "sweeps_and_chunks", "text_to_image")
+    guides = (
+        "own_images",
+        "own_network",
+        "own_rule",
+        "sweeps_and_chunks",
+        "text_to_image",
+        "tuning",
+    )
     assert {"README.md", *(f"docs/guides/{name}.md" for name in guides)} <= set(EXAMPLES)
     assert len(EXAMPLES["README.md"]) == 3
     assert len(EXAMPLES["README.md"][0].strip().splitlines()) <= 12
@@ -93,16 +100,18 @@ def test_options_named_in_the_readme_are_options():
     from eval.bench import job as bench
     from eval.class_removal import job as class_removal
     from eval.study import job as study
+    from eval.tune import job as tune
     from train import options
 
     text = "\n".join(PAGES.values())
     lines = re.findall(r"(?:python -m|\.\.\.) ((?:train|eval)\.[a-z_]+) ([^`\n#|]+)", text)
-    read = {"class_removal": 0, "study": 0, "diffusion": 0, "classifier": 0, "bench": 0}
+    jobs = {"class_removal": class_removal, "study": study, "bench": bench, "tune": tune}
+    read = dict.fromkeys((*jobs, "diffusion", "classifier"), 0)
     for job, line in lines:
         words = line.split()
         name = job.rpartition(".")[2]
-        if name in ("class_removal", "study", "bench"):
-            config = {"class_removal": class_removal, "study": study, "bench": bench}[name].Config
+        if name in jobs:
+            config = jobs[name].Config
             tyro.cli(config, args=words)
         elif name in ("diffusion", "classifier"):
             parse = {"diffusion": options.parse_diffusion, "classifier": options.parse_classifier}

@@ -1,0 +1,124 @@
+"""Blocks of settings, sampled and classified inside one compiled program.
+
+An item is one setting and one batch of its samples; `width` items of `batch` images each are one
+call of the program, which is compiled once for them, whatever rules, seeds or step tables of as
+many steps come next:
+
+    item = (rule, first)      samples first, ..., first + batch - 1 of a seed
+    call = width items        a last call that is not full repeats its last item
+
+Sample i is that of dng_jax.experiments.generating, of the seed and i alone: all settings see the
+same noise, and more samples of a setting go on from those it has. Labels and features leave the
+device, images do not (those of a classifier that is none of JAX's do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dng_jax import initial_noise, sample_keys, sweeps
+from dng_jax.experiments.problems import Problem
+from dng_jax.sampling import Result
+from dng_jax.steps import StepTable
+
+
+class Item(NamedTuple):
+    """A rule and the number of the first of the `batch` samples of it."""
+
+    rule: Any
+    first: int
+
+
+class Labelled(NamedTuple):
+    """One item's labels int [B] and features float [B, F]; bad_step: the first step at which a
+    prediction was not finite, None without one."""
+
+    labels: np.ndarray
+    features: np.ndarray
+    bad_step: int | None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a program is compiled for: items a call, images an item, and how many items the network
+    sees at once (`chunk`, 1 to width)."""
+
+    width: int
+    batch: int
+    chunk: int = 1
+
+
+def labelled(
+    problem: Problem, table: StepTable, items: Sequence[Item], seed: int, shape: Shape
+) -> Iterator[Labelled]:
+    """Each item's labels and features, in their order; rules of one kind only.
+
+    A device without memory for the program raises what JAX does (JaxRuntimeError,
+    RESOURCE_EXHAUSTED).
+    """
+    finish = _finish(problem)
+    for at in range(0, len(items), shape.width):
+        part = items[at : at + shape.width]
+        arguments = _arguments(problem, table, part, seed, shape)
+        found = sweeps.sweep(*arguments, **_how(shape), finish=finish)
+        labels, features, bad = map(np.asarray, found)
+        for i in range(len(part)):
+            if problem.classifier.traced is None:
+                named, described = problem.classify(features[i])
+            else:
+                named, described = labels[i], features[i]
+            first_bad = int(bad[i].min())
+            yield Labelled(named, described, first_bad if first_bad < len(table.index) else None)
+
+
+def lowered(
+    problem: Problem, table: StepTable, rule: Any, shape: Shape, seed: int = 0
+) -> jax.stages.Lowered:
+    """The program of a rule's kind, before it is compiled."""
+    arguments = _arguments(problem, table, [Item(rule, 0)], seed, shape)
+    return sweeps.lowered(*arguments, **_how(shape), finish=_finish(problem))
+
+
+def operations(problem: Problem, table: StepTable, rule: Any, batch: int) -> float:
+    """Operations of one sampling step of one image's predictions, as XLA counts them before it
+    optimises (2 m n k for a product)."""
+    keys = sample_keys(0, batch)
+    x = initial_noise(keys, problem.info.shape, table)
+    row = jax.tree.map(lambda column: column[0], table)
+    predict = jax.jit(lambda denoise, x: denoise(x, row, rule.roles))
+    cost = predict.lower(problem.denoiser, x).cost_analysis()
+    return float((cost or {}).get("flops", np.nan)) / batch
+
+
+def _how(shape: Shape) -> dict[str, Any]:
+    shard = "samples" if jax.device_count() > 1 and shape.batch % jax.device_count() == 0 else None
+    return {"chunk": shape.chunk, "shard": shard, "paired": True}
+
+
+def _arguments(
+    problem: Problem, table: StepTable, part: Sequence[Item], seed: int, shape: Shape
+) -> tuple[Any, ...]:
+    full = [*part, *[part[-1]] * (shape.width - len(part))]
+    rules = sweeps.stack([item.rule for item in full])
+    # Of the same samples once, however many settings see them.
+    keys = {first: sample_keys(seed, shape.batch, first) for first in {i.first for i in full}}
+    noise = {first: initial_noise(k, problem.info.shape, table) for first, k in keys.items()}
+    firsts = [item.first for item in full]
+    stacked = jnp.stack([keys[f] for f in firsts]), jnp.stack([noise[f] for f in firsts])
+    return problem.denoiser, table, rules, *stacked
+
+
+def _finish(problem: Problem) -> Any:
+    return jax.tree_util.Partial(_labels, problem.classifier.traced)
+
+
+def _labels(classify: Any, result: Result) -> tuple[jax.Array, jax.Array, jax.Array]:
+    if classify is None:
+        return jnp.zeros(len(result.x), jnp.int32), result.x, result.bad_step
+    return *classify(result.x), result.bad_step

@@ -1,0 +1,48 @@
+"""The search itself: ask a block of settings, evaluate them together, tell them, until none is
+left.
+
+    search(study, evaluate, block=64)
+
+Any number of processes may do so in one folder; the last one to end leaves no trial untold, unless
+all of them are killed: then the next one to start takes over what they had.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dng_jax.tuning.spaces import Setting
+from dng_jax.tuning.studies import Study
+
+Found = Mapping[str, Any] | None
+Evaluate = Callable[[Sequence[Setting]], Sequence[Found]]
+PATIENCE = 0.5  # seconds between two looks at the trials of others
+
+
+def search(
+    study: Study,
+    evaluate: Evaluate,
+    block: int,
+    report: Callable[[int], object] = lambda told: None,
+) -> int:
+    """Fills the study; returns how many trials this process evaluated.
+
+    evaluate: settings -> what was measured of each, None where its predictions were not finite.
+    report(n): n trials of the study are told, whoever told them.
+    """
+    evaluated = 0
+    while True:
+        asked = study.ask(block)
+        done, running = study.counts()
+        report(done)
+        if asked:
+            found = evaluate([one.setting for one in asked])
+            for one, measured in zip(asked, found, strict=True):
+                study.tell(one, measured)
+            evaluated += len(asked)
+        elif running:
+            time.sleep(PATIENCE)  # whoever has them may die
+        else:
+            return evaluated

@@ -1,0 +1,85 @@
+"""Who proposes the next settings: WAYS.
+
+    grid      every point of the grid, in order
+    random    trial n is drawn from (seed, n): the same settings however many processes draw them
+    tpe       tree-structured Parzen estimators (Bergstra et al. 2011; several objectives: Ozaki et
+              al. 2020), with trials that run counted as bad ones, so that a block is diverse
+    nsga2     the genetic algorithm NSGA-II (Deb et al. 2002)
+
+The last two are Optuna's; constraints reach them by Trial.set_constraint. A sampler is made anew
+for every block, seeded by the study's seed and the number of trials so far: what it knows is in the
+journal, so that a search that was interrupted goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dng_jax.tuning import journals
+from dng_jax.tuning.spaces import RULE, Leaf, Space
+
+PLANNED = ("grid", "random")
+WAYS = (*PLANNED, "tpe", "nsga2")
+
+
+def planned(way: str, space: Space, seed: int, points: int) -> Callable[[int], dict[str, Any]]:
+    """number of a trial -> its point, of the ways that need no earlier trial."""
+    if way == "grid":
+        return list(space.grid(points)).__getitem__
+
+    def draw(number: int) -> dict[str, Any]:
+        rng = np.random.default_rng([seed, number])
+        family = space.families[int(rng.integers(len(space.families)))]
+        return space.point(family, {leaf.name: leaf.at(rng.random()) for leaf in family.leaves})
+
+    return draw
+
+
+def sampler(way: str, seed: int, done: int, block: int) -> Any:
+    """Optuna's sampler for the block that begins after `done` trials."""
+    samplers, each = journals.optuna().samplers, np.random.SeedSequence([seed, done])
+    number = int(each.generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # multivariate and group are marked as experimental
+        if way == "tpe":
+            return samplers.TPESampler(
+                seed=number, multivariate=True, group=True, n_startup_trials=max(10, block)
+            )
+        if way == "nsga2":
+            return samplers.NSGAIISampler(seed=number, population_size=max(2, block))
+        return samplers.RandomSampler(seed=number)
+
+
+def suggested(trial: Any, space: Space) -> dict[str, Any]:
+    """The point that a trial proposes; what it holds already stays."""
+    names = [family.named for family in space.families]
+    params = {} if len(names) == 1 else {RULE: trial.suggest_categorical(RULE, names)}
+    family = space.family(params)
+    for leaf in family.leaves:
+        name = f"{family.named} {leaf.name}"
+        if leaf.values:
+            params[name] = trial.suggest_categorical(name, list(leaf.values))
+        else:
+            params[name] = trial.suggest_float(name, leaf.low, leaf.high, log=leaf.log)
+    return params
+
+
+def distributions(space: Space, params: dict[str, Any]) -> dict[str, Any]:
+    """Optuna's distributions of a point's names."""
+    family = space.family(params)
+    found = {f"{family.named} {leaf.name}": _distribution(leaf) for leaf in family.leaves}
+    if RULE in params:
+        known = journals.optuna().distributions
+        found[RULE] = known.CategoricalDistribution([f.named for f in space.families])
+    return found
+
+
+def _distribution(leaf: Leaf) -> Any:
+    known = journals.optuna().distributions
+    if leaf.values:
+        return known.CategoricalDistribution(list(leaf.values))
+    return known.FloatDistribution(leaf.low, leaf.high, log=leaf.log)

@@ -1,0 +1,270 @@
+"""Studies in one folder: asked and told once, by processes that may be killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from dng_jax.errors import InputError
+from dng_jax.jobs import locks
+from dng_jax.tuning import goals, importance, journals, searching, spaces, studies
+from tests.house import ROOT
+
+SPACE = spaces.parse(["dng:pair scale=.1..10:log tau=.2..2 steps=25,50", "np scale=.05,.1,.2,.4"])
+GOALS = goals.parse(["kl"], ["leak<=.5%"])
+
+
+def plan(way="tpe", trials=24, space=SPACE, goal=GOALS, **more):
+    return studies.Plan(space, goal, way, trials, seed=3, points=3, **more)
+
+
+def measured(settings):
+    return [
+        {"kl": s.spec.scale**0.5, "leak": 0.004 / s.spec.scale, "frechet": 0.0, "calls": s.steps}
+        for s in settings
+    ]
+
+
+def finished(folder):
+    """Lines of the journal that end a trial, by trial."""
+    lines = [json.loads(line) for line in (folder / journals.FILE).read_text().splitlines()]
+    return Counter(op["trial_id"] for op in lines if op["op_code"] == 6 and op["state"] in (1, 3))
+
+
+@pytest.mark.parametrize("way", ["grid", "random", "tpe", "nsga2"])
+def test_a_study_is_filled_goes_on_and_repeats(way, tmp_path):
+    sizes = []
+
+    def evaluate(settings):
+        sizes.append(len(settings))
+        return measured(settings)
+
+    found = []
+    for folder, stops in ((tmp_path / "a", (6, 14)), (tmp_path / "b", (14,))):
+        folder.mkdir()
+        for trials in stops:
+            with studies.open_study(folder, plan(way, trials)) as study:
+                searching.search(study, evaluate, 3)
+                told = study.told()
+                assert len(told) == study.plan.total
+                assert study.counts() == (len(told), 0)
+        found.append([(t.number, str(t.setting), t.found["kl"]) for t in told])
+    assert max(sizes) == 3
+    # An interrupted search goes on as it would have, and no setting of a grid comes twice.
+    assert found[0] == found[1]
+    assert way != "grid" or len({s for _, s, _ in found[0]}) == 3 * 3 * 2 + 4
+    assert set(finished(tmp_path / "a").values()) == {1}
+
+
+def test_constraints_reach_optuna(tmp_path):
+    with studies.open_study(tmp_path, plan("random", 8)) as study:
+        searching.search(study, measured, 8)
+    loaded = journals.optuna().load_study(storage=journals.storage(tmp_path), study_name="tune")
+    for trial in loaded.trials:
+        setting = SPACE.setting(trial.params)
+        assert trial.constraints["leak"] == pytest.approx(0.004 / setting.spec.scale - 0.005)
+    assert 0 < sum(t.constraints["leak"] <= 0 for t in loaded.trials) < 8
+
+
+def test_what_a_process_had_when_it_died_is_taken_over_and_told_once(tmp_path):
+    script = f"""
+import os, sys
+from tests.dng.test_tuning_studies import plan, studies, measured
+from pathlib import Path
+study = studies.open_study(Path({str(tmp_path)!r}), plan())
+asked = study.ask(6)
+for one in asked[:2]:
+    study.tell(one, measured([one.setting])[0])
+print([str(one.setting) for one in asked], flush=True)
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == -9, done.stderr
+    had = eval(done.stdout)
+    with studies.open_study(tmp_path, plan()) as study:
+        assert study.counts() == (2, 4)
+        taken = study.ask(3)
+        assert [str(a.setting) for a in taken] == had[2:5]
+        with studies.open_study(tmp_path, plan()) as other:  # whose worker lives, keeps its own
+            assert [str(a.setting) for a in other.ask(1)] == had[5:6]
+            assert other.ask(1)[0].number == 6
+        assert study.taken_over() == 4
+        for one in taken:
+            study.tell(one, measured([one.setting])[0])
+        searching.search(study, measured, 5)
+        assert study.counts() == (24, 0)
+    assert finished(tmp_path) == Counter(dict.fromkeys(range(24), 1))
+
+
+def test_a_setting_that_is_not_finite_is_told_as_failed(tmp_path):
+    with studies.open_study(tmp_path, plan("random", 4)) as study:
+        searching.search(study, lambda s: [None, *measured(s[1:])], 4)
+        assert [t.found is None for t in study.told()] == [True, False, False, False]
+
+
+def test_half_a_line_is_cut_off_and_nothing_before_it_is_lost(tmp_path):
+    with studies.open_study(tmp_path, plan("random", 6)) as study:
+        searching.search(study, measured, 3)
+        before = study.told()
+    journal = tmp_path / journals.FILE
+    whole = journal.read_bytes()
+    last = whole.splitlines()[-1]
+    with journal.open("ab") as file:
+        file.write(last[: len(last) // 2])  # killed while it wrote
+    with studies.open_study(tmp_path, plan("random", 9)) as study:
+        assert study.told() == before
+        searching.search(study, measured, 3)
+        assert study.told()[:6] == before
+    journals.check(journal)
+    # Cut in the middle of a line: what stands before it is a younger study, which goes on.
+    journal.write_bytes(whole[: len(whole) * 2 // 3])
+    with studies.open_study(tmp_path, plan("random", 6)) as study:
+        searching.search(study, measured, 3)
+        assert [str(t.setting) for t in study.told()] == [str(t.setting) for t in before]
+
+
+def test_a_journal_that_is_none_is_refused_in_one_sentence(tmp_path):
+    with studies.open_study(tmp_path, plan("random", 2)) as study:
+        searching.search(study, measured, 2)
+    journal = tmp_path / journals.FILE
+    lines = journal.read_text().splitlines()
+    lines[2] = lines[2][:10]
+    journal.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"journal\.log, line 3, is no line of a journal"):
+        studies.open_study(tmp_path, plan("random", 2))
+    assert journal.read_text().splitlines() == lines
+
+
+def test_another_search_in_the_same_folder_is_refused(tmp_path):
+    studies.open_study(tmp_path, plan()).close()
+    other = spaces.parse(["np scale=.1..1"])
+    for wrong in (plan(space=other), plan("random"), plan(goal=goals.parse(["leak"], []))):
+        with pytest.raises(InputError, match="holds a study of another search"):
+            studies.open_study(tmp_path, wrong)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    with studies.open_study(tmp_path, plan("random", 8)) as study:
+        asked = study.ask(4)
+        study.tell(asked[0], measured([asked[0].setting])[0])
+        journal, real = (tmp_path / journals.FILE).read_bytes(), os.fsync
+
+        def full(file):
+            os.ftruncate(file, os.fstat(file).st_size - 7)  # as much as there was room for
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            study.tell(asked[1], measured([asked[1].setting])[0])
+        monkeypatch.setattr(os, "fsync", real)
+    assert (tmp_path / journals.FILE).read_bytes().startswith(journal)
+    with studies.open_study(tmp_path, plan("random", 8)) as study:
+        searching.search(study, measured, 4)
+        assert len(study.told()) == 8
+    assert set(finished(tmp_path).values()) == {1}
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"extra tune: pip install 'dng-jax\[tune\]'"):
+        journals.optuna()
+
+
+def test_a_lease_ends_with_its_process_and_a_lock_is_waited_for(tmp_path):
+    path = tmp_path / "lease"
+    assert not locks.is_leased(path)
+    file = locks.lease(path)
+    assert locks.is_leased(path)
+    os.close(file)
+    assert not locks.is_leased(path)
+    began = time.monotonic()
+    with locks.waited(tmp_path / "lock"):
+
+        def hold():
+            with locks.waited(tmp_path / "lock"):
+                ended.append(time.monotonic())
+
+        ended: list[float] = []
+        thread = threading.Thread(target=hold)
+        thread.start()
+        time.sleep(0.2)
+        assert not ended
+    thread.join()
+    assert ended[0] - began >= 0.2
+
+
+@pytest.mark.slow
+def test_importance_finds_the_number_that_matters(tmp_path):
+    with studies.open_study(tmp_path, plan("random", 60)) as study:
+        searching.search(study, measured, 30)
+        records = importance.importance(study.told(), SPACE, GOALS, seed=0)
+    shares = {r["leaf"]: r["kl"] for r in records if r["rule"] == "dng:pair"}
+    assert shares["scale"] > 0.9
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from tests.dng.test_tuning_studies import plan, studies, searching, measured
+def evaluate(settings):
+    time.sleep(.05)
+    return measured(settings)
+with studies.open_study(Path(sys.argv[1]), plan(sys.argv[2], int(sys.argv[3]))) as study:
+    searching.search(study, evaluate, 4)
+"""
+
+
+def worker(folder, way, trials):
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder), way, str(trials)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["random", "tpe"])
+def test_fifty_kills_lose_no_setting_and_tell_none_twice(way, tmp_path):
+    rng, trials = random.Random(1), 600
+    workers = [worker(tmp_path, way, trials) for _ in range(2)]
+    for _ in range(50):
+        time.sleep(rng.uniform(0.2, 1.5))
+        victim = rng.randrange(2)
+        if workers[victim].poll() is None:
+            workers[victim].send_signal(signal.SIGKILL)
+        _, error = workers[victim].communicate()
+        assert not error, error
+        workers[victim] = worker(tmp_path, way, trials)
+    for one in workers:
+        assert one.wait(timeout=300) == 0
+    with studies.open_study(tmp_path, plan(way, trials)) as study:
+        told = study.told()
+        assert study.counts() == (trials, 0)
+        assert study.taken_over() > 0
+    assert [t.number for t in told] == list(range(trials))
+    assert set(finished(tmp_path).values()) == {1}
+    if way == "random":
+        point = studies.ways.planned(way, SPACE, 3, 3)
+        assert [t.params for t in told] == [point(n) for n in range(trials)]
+
+
+@pytest.mark.slow
+def test_two_workers_take_half_the_time(tmp_path):
+    seconds = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        began = time.monotonic()
+        for one in [worker(folder, "random", 400) for _ in range(count)]:
+            assert one.wait(timeout=300) == 0
+        seconds.append(time.monotonic() - began)
+    assert seconds[1] < 0.8 * seconds[0]

@@ -1,0 +1,297 @@
+"""eval.tune end to end: programs, resume, workers, the judged front, best.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dng_jax.errors import InputError
+from dng_jax.experiments import blocks, problems, rule_specs, settings
+from dng_jax.experiments.blocks import Item, Shape
+from dng_jax.experiments.generating import Draw, generate
+from dng_jax.experiments.source import Source
+from dng_jax.tuning import goals, judging, spaces
+from dng_jax.tuning.measuring import Measurer, Tally
+from dng_jax.tuning.studies import Told
+from eval.class_removal import job as class_removal
+from eval.tune import job
+from eval.tune.options import Config
+from tests.house import ROOT
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+EXACT = Source(denoiser="exact", patterns=300)
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return problems.make("digits", ("0",), EXACT)
+
+
+@pytest.fixture(scope="module")
+def measurer(problem):
+    goal = goals.parse(["leak", "kl"], [])
+    return Measurer(
+        problem, rule_specs.TrackerOptions(), goal, 3, (8, 24), width=4, batch=8, chunk=1
+    )
+
+
+def pairs(*scales):
+    space = spaces.parse(["dng:pair scale=0..100 tau=.5..2"], steps=STEPS)
+    return [space.setting(space.point(space.families[0], {"scale": s, "tau": 1.0})) for s in scales]
+
+
+def compiled(run):
+    """What run() returns, and how many programs were compiled for it."""
+    count = [0]
+
+    def listen(event, seconds, **_):
+        count[0] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        return run(), count[0]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.slow
+def test_the_samples_of_a_block_are_those_of_jobs(problem, measurer):
+    first = dataclasses.replace(measurer, rungs=(24,)).tallies(pairs(0.0, 1.0, 5.0))
+    rules = [measurer.rule(s) for s in pairs(0.0, 1.0, 5.0)]
+    known = generate(problem, problem.table("ddpm", STEPS), rules, Draw(24, 3))
+    for i, tally in enumerate(first):
+        np.testing.assert_array_equal(tally.labels, known.labels[i])
+        moments = known.moments(i)
+        np.testing.assert_allclose(tally.moments.mean, moments.mean, atol=1e-5)
+        np.testing.assert_allclose(tally.moments.scatter, moments.scatter, atol=1e-3)
+    assert len({tuple(t.labels) for t in first}) > 1
+
+
+def test_a_block_is_one_program(measurer):
+    full = dataclasses.replace(measurer, rungs=(24,))
+    first = full.tallies(pairs(0.0, 50.0))
+    assert [t.samples for t in first] == [24, 24]
+    assert tuple(first[0].labels) != tuple(first[1].labels)
+    # Other numbers, another table of as many steps, more settings than a call holds: no program.
+    again = pairs(0.5, 2.0, 3.0, 4.0, 7.0)
+    other = [dataclasses.replace(s, sampler="ddpm-paper") for s in again]
+    _, programs = compiled(lambda: full.tallies([*again, *other]))
+    assert programs == 0
+
+
+def test_survivors_of_halving_go_on_from_the_samples_they_have(measurer):
+    every = pairs(0.0, 0.1, 1.0, 5.0, 10.0)
+    found = measurer.tallies(every)
+    samples = [t.samples for t in found]
+    assert sorted(samples) == [8, 8, 8, 24, 24]
+    whole = dataclasses.replace(measurer, rungs=(24,)).tallies(every)
+    for halved, all_of_it in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(halved.labels, all_of_it.labels[: halved.samples])
+
+
+def test_an_item_that_is_not_finite_says_at_which_step(problem, measurer):
+    table = problem.table("ddpm", STEPS)
+    rules = [measurer.rule(s) for s in pairs(1.0, 2.0)]
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, rules[1])
+    items = [Item(rules[0], 0), Item(broken, 0)]
+    good, bad = blocks.labelled(problem, table, items, 3, Shape(4, 8))
+    assert good.bad_step is None
+    assert bad.bad_step is not None
+    tally = Tally(pairs(2.0)[0])
+    tally.add(bad)
+    assert measurer.measures(tally) is None
+
+
+def test_the_front_of_complete_trials_and_the_sentence_where_none_fits():
+    goal = goals.parse(["kl"], ["leak<=1%"])
+    points = [(0.02, 0.01), (0.01, 0.02), (0.0, 0.05), (0.02, 0.06), (0.0, 0.0)]
+    told = [
+        Told(i, {}, pairs(i + 1.0)[0], {"leak": leak, "kl": kl, "samples": 8 + 16 * (i < 4)})
+        for i, (leak, kl) in enumerate(points)
+    ]
+    complete = judging.complete(told, 24)
+    assert [t.number for t in complete] == [0, 1, 2, 3]
+    assert [t.number for t in judging.candidates(complete, goal, 9)] == [0, 1, 2]
+    assert [t.number for t in judging.candidates(complete, goal, 2)] == [1, 2]
+    found = [t.found for t in complete]
+    assert judging.chosen(found, goal) == (1, True)
+    strict = goals.parse(["kl"], ["leak<=-0"])
+    assert judging.chosen(found[:2], strict) == (1, False)
+    said = judging.unmet(strict, told[1].setting, found[1])
+    assert said.startswith("no setting keeps leak <= 0%: the nearest, dng:pair=2,tau=1 in 4 steps")
+    assert "has leak 1%" in said
+
+
+def config(folder, **changes):
+    usual = Config(
+        source=EXACT,
+        space=("dng:pair scale=.5..20:log tau=.5..2",),
+        search="random",
+        trials=12,
+        block=6,
+        samples=24,
+        batch=8,
+        first_samples=8,
+        judge_samples=64,
+        judged=3,
+        steps=STEPS,
+        against=("dng:pair=1", "dng:pair=10"),
+        out=str(folder),
+    )
+    return dataclasses.replace(usual, **changes)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune") / "run"
+    return folder, job.main(config(folder))
+
+
+def test_a_search_writes_a_front_judged_on_other_seeds(searched):
+    folder, results = searched
+    assert {
+        "results.json",
+        "tables.md",
+        "front.png",
+        "report.html",
+        "best.json",
+        "journal.log",
+    } <= {path.name for path in folder.iterdir()}
+    assert results["trials"]["told"] == 12
+    assert results["trials"]["complete"] == 4  # two blocks of 6, of each the best third
+    assert results["trials"]["programs"] == 1
+    front = results["front"]
+    assert 1 <= len(front) <= 3
+    assert all(r["search"]["samples"] == 24 and r["fresh"]["samples"] == 64 for r in front)
+    (kl,) = (b for b in results["bias"] if b["measure"] == "kl")
+    assert kl["flattery"] == pytest.approx(kl["fresh"] - kl["search"])
+    assert kl["search"] == pytest.approx(np.mean([r["search"]["kl"] for r in front]))
+    assert kl["fresh"] == pytest.approx(np.mean([r["fresh"]["kl"] for r in front]))
+    page = (folder / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert results["best"]["rule"] in page
+    assert json.loads((folder / "results.json").read_text()) == results
+
+
+def test_a_finished_search_computes_nothing_again(searched, capsys):
+    folder, results = searched
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.suffix != ".lock"}
+    assert job.main(config(folder, resume=True)) == results
+    after = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.suffix != ".lock"}
+    assert {n for n in before if before[n] != after[n]} <= {"run.json", "workers"}
+    assert "judged already" in capsys.readouterr().out
+    with pytest.raises(InputError, match="add --resume"):
+        job.main(config(folder))
+    with pytest.raises(InputError, match=r"holds another run \(space"):
+        job.main(config(folder, resume=True, space=("np scale=.1..1",)))
+
+
+def test_class_removal_takes_what_was_found(searched, tmp_path):
+    folder, results = searched
+    best = results["best"]
+    options = class_removal.Config(settings=str(folder / "best.json"))
+    found = class_removal.with_settings(options)
+    assert found.rules == ("unguided", best["rule"])
+    assert (found.source, found.steps, found.forbid) == (EXACT, STEPS, ("0",))
+    assert found.settings is None
+    with pytest.raises(InputError, match=r"found with another --steps \(4\): leave --steps out"):
+        class_removal.with_settings(dataclasses.replace(options, steps=10))
+    (tmp_path / "x.json").write_text('{"rule": "np=.3"}')
+    with pytest.raises(InputError, match=r"holds no settings of a rule \(no dataset\)"):
+        settings.read(tmp_path / "x.json")
+
+
+def test_a_dry_run_counts_programs_and_samples_nothing(tmp_path, capsys):
+    asked = config(tmp_path / "none", dry_run=True, space=("np scale=.1..1",))
+    facts = job.main(asked)
+    assert not (tmp_path / "none").exists()
+    assert facts["images"] == round(12 * (8 + 16 / 3))
+    (program,) = facts["programs"]
+    # The distances of a step to all patterns, 2 x 300 x 64 operations, and the means back.
+    assert program["operations_per_image"] / STEPS > 2 * 2 * 300 * 64
+    # Keys, noise, labels and features of 6 settings x 8 images, at least.
+    assert program["bytes"] > 6 * 8 * (64 + 64) * 4
+    assert "1 programs to compile, nothing was sampled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 2}, "must differ from --seed 2"),
+        ({"seed": 3}, "must differ from --seed 3"),
+        ({"chunk": "some"}, "--chunk takes a number of at least 1, or auto, got some"),
+        ({"search": "bayes"}, "unknown search 'bayes'"),
+        ({"engine": "slurm"}, "unknown engine 'slurm'"),
+        ({"cluster": "local"}, "--cluster belongs to --engine submitit"),
+        ({"first_samples": 32}, "between 1 and all 24 images, got 32"),
+        ({"sampler": "ddmp"}, "did you mean 'ddpm'"),
+        ({"space": ("dng:exact scale=1..2 tau=1..2",)}, "unknown leaf of dng:exact 'tau'"),
+        ({"space": ("np scale=.1..1",), "options": rule_specs.TrackerOptions(tau=2)}, "--tau"),
+        ({"steps": 2000}, "--steps must be at most 1000"),
+        ({"against": ("reject:pair=1.2",)}, "cannot be judged beside a search"),
+        ({"against": ("dng:pair", "dng:pair=1")}, "names a rule twice"),
+        ({"samples": 1}, "--samples must be at least 2"),
+        ({"constraints": ("leak<=200%",)}, "between 0 and 100%"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_no_folder(changes, said, tmp_path):
+    with pytest.raises(InputError) as found:
+        job.main(config(tmp_path / "none", **changes))
+    assert said in str(found.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_constraint_that_nothing_keeps_is_said_when_all_is_written(searched, tmp_path):
+    refused = config(tmp_path / "run", trials=3, constraints=("kl<=-9",), against=())
+    with pytest.raises(
+        InputError, match=r"no setting keeps kl <= -9: the nearest, dng:pair=.*has kl"
+    ):
+        job.main(refused)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "results.json" in names
+    assert "best.json" not in names
+
+
+ARGUMENTS = [
+    "--denoiser", "exact", "--patterns", "300", "--steps", "4", "--trials", "12", "--block", "3",
+    "--samples", "32", "--batch", "16", "--judge-samples", "64", "--judged", "2",
+]  # fmt: skip
+
+
+def started(folder, *more):
+    words = [sys.executable, "-m", "eval.tune", *ARGUMENTS, "--out", str(folder), *more]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_one_of_them_judges(tmp_path):
+    both = [started(tmp_path / "run", "--resume") for _ in range(2)]
+    said = [one.communicate(timeout=600)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert sum("judged already" in text for text in said) == 1
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["trials"]["told"] == 12
+    assert sum(s["trials"] for s in results["trials"]["sessions"]) == 12
+
+
+@pytest.mark.slow
+def test_submitit_runs_workers_here(tmp_path):
+    pytest.importorskip("submitit")
+    one = started(tmp_path / "run", "--engine", "submitit", "--cluster", "local", "--workers", "2")
+    said = one.communicate(timeout=900)[0]
+    assert one.returncode == 0, said
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["trials"]["told"] == 12
+    assert (tmp_path / "run" / "best.json").exists()
