@@ -52,6 +52,7 @@ from dng_jax.rules import (
 from dng_jax.steps import StepRow
 
 EVERY = 8
+SKIPPING_SCALE_MAX = 10.0
 
 
 class Tracking(Rule, Protocol):
