@@ -103,7 +103,7 @@ def dynamic_negative(
     uses the base network's prediction; "mixture" the posterior-weighted mixture of the tracker's
     classes, which needs no base prediction (only for trackers that know the allowed classes'
     prediction, and their default). scale_max: cap on lambda_t; default none, but 99 for a tracker
-    over classes with base "model", which has no cap of its own, and 10 with skip_below. A
+    over classes with base "model", which has no cap of its own, and 5 with skip_below. A
     tracker's drift above DRIFT_MAX is warned of.
 
     skip_below: p in (0, 1] below which an image does without the negative, but for every `every`-th
