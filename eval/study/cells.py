@@ -102,6 +102,7 @@ def load(folder: Path, cell: Cell) -> Found | None:
         raise InputError(f"{path} was made with other settings: remove it, or choose another --out")
     shape = (len(cell.settings), cell.samples)
     fits = labels.shape == shape and features.ndim == 3 and features.shape[:2] == shape
+    fits = fits and bool(np.isfinite(calls).all() and np.isfinite(asked).all())
     if not fits or labels.dtype.kind not in "iu" or features.dtype.kind != "f":
         raise InputError(f"{path} does not hold what it says it does: remove it, and --resume")
     counted = [counts if (counts > 0).all() else None for counts in (calls, asked)]

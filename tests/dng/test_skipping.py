@@ -288,3 +288,42 @@ jax.tree_util.register_dataclass(Wants, [], ["masks"])
 def test_masks_that_do_not_fit_are_refused(masks, keys, x):
     with pytest.raises(InputError, match="wants of the rule Wants must return a mask of shape"):
         sampling.sample(gaussians, TABLE, Wants(masks), keys, x)
+
+
+EIGHT = """
+import sys, jax, numpy as np
+from dng_jax import *
+from dng_jax import denoisers, guidance, posterior, schedules, steps, sweeps
+def network(mean):
+    def denoise(x, row, roles):
+        variance = 0.25 * row.alpha**2 + row.sigma**2
+        return {r: row.sigma * (x - row.alpha * mean) / variance for r in roles}
+    return jax.tree_util.Partial(denoise)
+both = denoisers.separate_networks({"base": network(0.0), "negative": network(-0.3)})
+table = steps.ddpm(schedules.linear(), 12)
+tracker = posterior.pair(.2)
+rules = [guidance.dynamic_negative(tracker, s, skip_below=.25, every=3) for s in (1., 2.)]
+keys = sample_keys(0, 16)
+x = initial_noise(keys, (2, 2), table)
+one = sample(both, table, rules[1], keys, x)
+spread = sample(both, table, rules[1], *sweeps.distribute((keys, x)))
+out = {"one": one.x, "spread": spread.x, "asked": one.trace["asked"],
+       "spread_asked": spread.trace["asked"], "devices": len(spread.x.sharding.device_set)}
+for mode in ("map", "vmap"):
+    out[mode] = sweep(both, table, rules, keys, x, mode=mode, shard="samples").x[1]
+mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+with jax.set_mesh(mesh):
+    batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    out["explicit"] = sample(both, table, rules[1], *jax.device_put((keys, x), batch)).x
+np.savez(sys.argv[1], **{k: np.asarray(v) for k, v in out.items()})
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_images_of_one(eight_devices):
+    got = eight_devices(EIGHT)
+    assert got["devices"] == 8
+    for name in ("spread", "map", "vmap", "explicit"):
+        np.testing.assert_allclose(got[name], got["one"], atol=2e-5)
+    np.testing.assert_array_equal(got["asked"], got["spread_asked"])
+    assert 0.3 < got["asked"].mean() < 0.9
