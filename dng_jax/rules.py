@@ -17,6 +17,12 @@ tracker are the same for all images.
 Outside the noise levels that a rule is limited to (`interval`) its delta is `rule.outside(step)`,
 where it has such a method: what the rule falls back to. Without one it is 0, the base.
 
+A rule that does without some prediction for some images names those roles in `on_demand`, and says
+before each step which images need them: `wants(state, row) -> {role: bool [B]}`, one mask for every
+such role. It must not look at what it did not want: what stands there is unspecified. An image's
+mask follows from its own chain alone, so that it does not depend on its batch. All other roles are
+asked for every image.
+
 Chains run in float32, or in float64 where x is (JAX's x64 mode): the sampler brings numbers, step
 table and predictions to the dtype of x. Half precision is a matter of the network alone; a step's
 evidence is a small difference, which float16 and bfloat16 do not hold.
@@ -46,7 +52,10 @@ class Denoise(Protocol):
     A plain function will do. A denoiser that costs network evaluations may also say how many:
     `calls(roles) -> int`, per image and step, which jobs report where it is there. One whose
     negatives are to be scored against another role than "base" names it, `reference`: sampling then
-    warns of trackers that do not know.
+    warns of trackers that do not know. One that can leave out images has `some(x, row, roles,
+    wanted) -> (answers, ran)`, wanted {role: bool [B]} as a rule's `wants` has it, ran {role: int32
+    []} of how many images it was evaluated (dng_jax.denoisers.compaction); any other is asked for
+    all.
     """
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions: ...
@@ -80,7 +89,8 @@ class Move(NamedTuple):
 
 @runtime_checkable
 class Rule(Protocol):
-    """A guidance rule; see the module's equations. It may have `outside(step) -> delta` as well."""
+    """A guidance rule; see the module's equations. It may have `outside(step) -> delta` as well,
+    and `on_demand` with `wants(state, row)`."""
 
     @property
     def roles(self) -> tuple[str, ...]: ...
@@ -207,13 +217,39 @@ def fall_back(rule: Rule, step: Step) -> jax.Array:
     return jnp.zeros_like(step.x) if outside is None else outside(step)
 
 
+def on_demand(rule: Rule) -> tuple[str, ...]:
+    """The roles that a rule does without for some images."""
+    return getattr(rule, "on_demand", ())
+
+
+def wanted(rule: Rule, state: Any, row: StepRow) -> dict[str, jax.Array]:
+    """{role: bool [B]} of the roles that a rule has on demand: the images that need them now."""
+    return rule.wants(state, row) if on_demand(rule) else {}  # type: ignore[attr-defined]
+
+
 def predict(denoise: Denoise, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
     """Asks a denoiser; its answers {role: eps [B, ...]} in the dtype of x.
 
     InputError, when it is traced, where an answer is missing or is no array of floats like x: a
     smaller one would broadcast, and sample images that look like any other.
     """
-    answers = denoise(x, row, roles)
+    return _checked(denoise(x, row, roles), x, roles)
+
+
+def predict_some(
+    denoise: Denoise, x: jax.Array, row: StepRow, roles: Sequence[str], masks: Mapping[str, Any]
+) -> tuple[Predictions, dict[str, jax.Array]]:
+    """The same, where only the images of masks {role: bool [B]} need the answers of some roles, and
+    of how many images {role: int32 []} each of these was evaluated; see `Denoise`."""
+    some = getattr(denoise, "some", None)
+    if some is None:
+        everyone = jnp.full((), len(x), jnp.int32)
+        return predict(denoise, x, row, roles), dict.fromkeys(masks, everyone)
+    answers, ran = some(x, row, roles, masks)
+    return _checked(answers, x, roles), ran
+
+
+def _checked(answers: Any, x: jax.Array, roles: Sequence[str]) -> Predictions:
     if not isinstance(answers, Mapping):
         raise InputError(
             "denoise(x, row, roles) must return a dict {role: eps}, got a"

@@ -34,9 +34,12 @@ from dng_jax.rules import (
     Step,
     chain_dtype,
     in_dtype,
+    on_demand,
     predict,
+    predict_some,
     pytree,
     static,
+    wanted,
     zeros_per_sample,
 )
 from dng_jax.steps import StepTable, nearly_deterministic, noise_ratio
@@ -124,7 +127,9 @@ def sample(
     denoise: a pytree with __call__ (weights are then data, not program) or a plain function.
     keys [B] typed PRNG keys, one per sample; x [B, ...] the initial noise (`initial_noise`), of
     any float type; float16 and bfloat16 become float32 (dng_jax.rules).
-    The trace always holds the rule's scalars per image; save adds "x" (x_t before the step) and
+    The trace always holds the rule's scalars per image; of a rule with roles on demand
+    (dng_jax.rules) "asked" as well, how many of these an image needed, and "run", how many
+    evaluations of them the batch came to per image. save adds "x" (x_t before the step) and
     "denoised" (x_0 read off the guided prediction), observe(state, step) anything else.
     Compiles once per shape and kind of rule. May be called inside jit, vmap and grad.
     Nothing is checked for NaN here: look at Result.bad_step, or call `check_finite`.
@@ -231,13 +236,17 @@ def _scan(denoise, table, rule, keys, carry, save, observe):
             return predict(denoise, x, row, rule.roles)
 
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, row.index))(keys)
-        step = Step(row, carry.x, evaluate(carry.x), evaluate, step_keys)
+        if on_demand(rule):
+            preds, counts = _on_demand(denoise, carry, row, rule)
+        else:
+            preds, counts = evaluate(carry.x), {}
+        step = Step(row, carry.x, preds, evaluate, step_keys)
         delta, state, info = rule.apply(carry.state, step)
         eps = step.base + _like_x(delta, carry.x, rule)
         mean = row.c_x * carry.x + row.c_eps * eps
         z = jax.vmap(lambda key: _normal(key, shape).astype(dtype))(step_keys)
         x_next = mean + row.std * z
-        out = _per_image(info, carry.x, rule)
+        out = _per_image(info, carry.x, rule) | counts
         if observe is not None:
             out |= observe(state, step)
         if "x" in save:
@@ -251,6 +260,19 @@ def _scan(denoise, table, rule, keys, carry, save, observe):
         return Carry(x_next, state, bad_step, row.index + 1), out
 
     return jax.lax.scan(body, carry, in_dtype(jax.tree.map(jnp.asarray, table), dtype))
+
+
+def _on_demand(denoise, carry: Carry, row, rule):
+    x, masks = carry.x, wanted(rule, carry.state, row)
+    if set(masks) != set(on_demand(rule)) or any(m.shape != x.shape[:1] for m in masks.values()):
+        raise InputError(
+            f"wants of the rule {type(rule).__name__} must return a mask of shape {x.shape[:1]} for"
+            f" each role of on_demand, {', '.join(on_demand(rule))}"
+        )
+    preds, ran = predict_some(denoise, x, row, rule.roles, masks)
+    zero = zeros_per_sample(x)
+    asked = sum(mask.astype(zero.dtype) for mask in masks.values())
+    return preds, {"asked": zero + asked, "run": zero + sum(ran.values()) / len(x)}
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -374,12 +396,25 @@ class _Callable:
     arrays: list[jax.Array]
     program: Any = static()
 
+    @property
+    def some(self) -> Callable | None:
+        """The callable's own `some` (dng_jax.rules.Denoise), None without one."""
+        if not hasattr(self._unpacked()[0], "some"):
+            return None
+        return functools.partial(self._call, lambda function: function.some)
+
     def __call__(self, *args):
+        return self._call(lambda function: function, *args)
+
+    def _unpacked(self):
         structure, others = self.program
         arrays = iter(self.arrays)
         leaves = [next(arrays) if other is _DATA else other[1] for other in others]
-        function = jax.tree.unflatten(structure, leaves)
-        answer = function(*args)
+        return jax.tree.unflatten(structure, leaves), leaves
+
+    def _call(self, method, *args):
+        function, leaves = self._unpacked()
+        answer = method(function)(*args)
         after = jax.tree.leaves(function)
         if len(after) != len(leaves) or any(a is not b for a, b in zip(after, leaves, strict=True)):
             raise InputError(

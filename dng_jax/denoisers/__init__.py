@@ -12,6 +12,7 @@ EDM and rectified-flow tables. Predictions of other kinds are converted (dng_jax
     networks     one class-conditional network, one with a head per class, one without classes
     modules      what may stand for a network: Flax Linen, Flax NNX, Equinox, a function
     separate     one denoiser per role
+    compaction   a role's network on those images alone that need it
     image_set    a set of images as the negative of any of them, in closed form
     branches     predictions for prompts -> the roles of guidance, w and variant as data
     levels       row -> timestep of a schedule

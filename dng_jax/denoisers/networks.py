@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dng_jax.denoisers.compaction import answer_some
 from dng_jax.denoisers.modules import name_of, prepare
 from dng_jax.errors import InputError, as_whole, choose, find
 from dng_jax.rules import Predictions, class_roles, pytree, static
@@ -81,6 +82,10 @@ class LabelNetwork(_Network):
     def calls(self, roles: Sequence[str]) -> int:
         """Network evaluations per image and step."""
         return len(roles)
+
+    def some(self, x: jax.Array, row: StepRow, roles: Sequence[str], wanted):
+        """Predictions of some roles for some images: see `answer_some`."""
+        return answer_some(self, x, row, roles, wanted)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         labels = jnp.repeat(jnp.stack([find(self.labels, role) for role in roles]), len(x))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
+from dng_jax.denoisers.compaction import answer_some
 from dng_jax.errors import InputError, find
 from dng_jax.rules import Denoise, Predictions, pytree
 from dng_jax.sampling import as_pytree
@@ -21,6 +22,10 @@ class SeparateNetworks:
     def calls(self, roles: Sequence[str]) -> int:
         """Network evaluations per image and step: any part answers one role by one."""
         return len(roles)
+
+    def some(self, x: jax.Array, row: StepRow, roles: Sequence[str], wanted):
+        """Predictions of some roles for some images: see `answer_some`."""
+        return answer_some(self, x, row, roles, wanted)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         return {role: _of(role, find(self.parts, role)(x, row, (role,))) for role in roles}

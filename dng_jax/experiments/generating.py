@@ -63,7 +63,9 @@ class Generated:
     of sampling, from so many streams (one per class of the reference, else 1); of the first
     samples, as many as were to be kept, images float32 [S, <=n, H, W, C] in [-1, 1] and trace
     {name: [S, T, <=n, ...]}; seconds_per_image: median over the pieces of a chain, without those
-    that compile, None where none is left.
+    that compile, None where none is left; asked float [S]: how often a sample asked for a role that
+    its rule has on demand (dng_jax.rules), all roles and steps together, mean over all n; None of
+    other rules.
     """
 
     labels: np.ndarray
@@ -72,6 +74,7 @@ class Generated:
     images: np.ndarray
     trace: dict[str, np.ndarray]
     seconds_per_image: float | None
+    asked: np.ndarray | None = None
 
     @property
     def features(self) -> np.ndarray:
@@ -98,6 +101,7 @@ class _Batch(NamedTuple):
     features: np.ndarray
     images: np.ndarray
     trace: dict[str, np.ndarray]
+    asked: np.ndarray | None
 
 
 def generate(
@@ -149,6 +153,7 @@ def generate(
         name: joined([b.trace[name] for b in batches], axis=2)[:, :, : draw.kept]
         for name in batches[0].trace
     }
+    counts = [b.asked for b in batches if b.asked is not None]
     return Generated(
         joined([b.labels for b in batches]),
         tuple(b.features for b in batches),
@@ -156,6 +161,7 @@ def generate(
         joined([b.images for b in batches])[:, : draw.kept],
         trace,
         float(np.median(rates)) * len(table.index) if rates else None,
+        joined(counts).mean(axis=1) if counts else None,
     )
 
 
@@ -223,6 +229,7 @@ def _batches(
             np.stack(features),
             images[:, :kept].copy(),  # or the whole batch would stay in memory
             {name: np.asarray(a[:, :, :kept]) for name, a in trace.items()},
+            np.asarray(trace["asked"])[:, :, :size].sum(axis=1) if "asked" in trace else None,
         )
 
 

@@ -32,6 +32,7 @@ from dng_jax.experiments.image_sets import ForbiddenImages
 from dng_jax.experiments.source import CLASS, DENOISERS, FEATURES, Source
 from dng_jax.metrics import Moments
 from dng_jax.mixtures import Mixture
+from dng_jax.rules import on_demand
 from dng_jax.schedules import Schedule, linear
 from dng_jax.steps import StepTable
 
@@ -121,11 +122,19 @@ class Problem:
         """The named step table of the problem's own schedule; InputError for unknown names."""
         return steps.TABLES[choose(sampler, steps.TABLES, "sampler")](self.schedule, count)
 
-    def network_calls(self, rule: Any, count: int) -> int | None:
-        """Network evaluations per image of `count` steps; None where there is no network."""
+    def network_calls(self, rule: Any, count: int, asked: float | None = None) -> float | None:
+        """Network evaluations per image of `count` steps; None where there is no network.
+
+        asked: how often an image asked for a role that the rule has on demand, all roles and steps
+        together (`Generated.asked`); None of other rules.
+        """
         calls = getattr(self.denoiser, "calls", None)
         each = None if calls is None else calls(rule.roles)
-        return None if each is None else count * each
+        if calls is None or each is None or asked is None:
+            return None if each is None else count * each
+        sometimes = on_demand(rule)
+        least = calls([role for role in rule.roles if role not in sometimes])
+        return count * least + asked * (each - least) / len(sometimes)
 
 
 @dataclass(frozen=True)

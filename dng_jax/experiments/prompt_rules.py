@@ -47,7 +47,7 @@ RULES = {
     "inplace": Kind(),
     "sld": Kind(1.0),
     "feedback": rule_specs.RULES["feedback"],
-    "dng": rule_specs.RULES["dng"],
+    "dng": rule_specs.RULES["dng"]._replace(settings=rule_specs.TRACKED),
 }
 OF_RAW = ("inplace", "sld", "feedback")
 WITHOUT_NEGATIVES = ("unguided", "feedback")

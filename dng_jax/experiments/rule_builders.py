@@ -12,7 +12,14 @@ from dng_jax.errors import InputError
 from dng_jax.experiments import calibrations, image_rules, own_rules
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import rejection
-from dng_jax.experiments.rule_specs import OF_IMAGES, REFERENCE, RETRAINED, Spec, TrackerOptions
+from dng_jax.experiments.rule_specs import (
+    OF_IMAGES,
+    REFERENCE,
+    RETRAINED,
+    SKIPPED,
+    Spec,
+    TrackerOptions,
+)
 from dng_jax.rules import class_roles
 from dng_jax.steps import StepTable
 
@@ -44,7 +51,7 @@ def build(
 
 def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, steps: int) -> Any:
     """The tracker of a problem's forbidden classes."""
-    numbers: dict[str, Any] = spec.numbers
+    numbers: dict[str, Any] = {n: v for n, v in spec.numbers.items() if n not in SKIPPED}
     options = dataclasses.replace(options, **numbers)
     name = (spec.tracker or "classes").partition("-")[0]
     k = problem.info.num_classes
@@ -80,6 +87,19 @@ def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str,
     prior = problem.prior if options.prior is None else options.prior
     make: Any = posterior.pair if name == "pair" else posterior.odds
     return make(prior, negatives=problem.negatives, **shared)
+
+
+def skipping(spec: Spec) -> dict[str, Any]:
+    """The arguments of `dynamic_negative` that a spec's skip and every are; InputError for every
+    alone."""
+    numbers = spec.numbers
+    if "every" in numbers and "skip" not in numbers:
+        raise InputError(f"{spec}: every belongs to skip, give both")
+    return {
+        name: numbers[word]
+        for word, name in zip(SKIPPED, ("skip_below", "every"), strict=True)
+        if word in numbers
+    }
 
 
 def feedback(spec: Spec, table: StepTable | None, probes: int) -> Any:
@@ -141,7 +161,10 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
     if spec.name == "reject":
         return rejection(guidance.dynamic_negative(tracked, 0.0, base="model"), scale)
     base = (spec.tracker or "").partition("-")[2]
-    return guidance.dynamic_negative(tracked, scale, base=base or None)
+    try:
+        return guidance.dynamic_negative(tracked, scale, base=base or None, **skipping(spec))
+    except InputError as error:
+        raise InputError(f"{spec}: {error}") from None
 
 
 def _answered(spec: Spec, rule: Any, problem: Problem) -> None:

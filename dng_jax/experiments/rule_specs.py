@@ -22,7 +22,9 @@
     my_rules:soft=2       your own: soft(2) of my_rules.py (dng_jax.experiments.own_rules)
 
 Settings of a tracked rule, each of which takes the place of the job's option of that name: tau,
-delta, drift, prior, calibration (a file, bundled, or none). An interval limits a rule to
+delta, drift, prior, calibration (a file, bundled, or none). skip and every of dng:pair and dng:odds
+ask for what is forbidden only where its posterior is at least skip, and at every so-many-th step
+(dng_jax.guidance.skipping). An interval limits a rule to
 LO < sigma/alpha <= HI. A shell takes all of it as it stands but the parentheses: quote those.
 """
 
@@ -94,13 +96,14 @@ class Kind(NamedTuple):
 
 
 TRACKED = ("tau", "delta", "drift", "prior", CALIBRATION)
+SKIPPED = ("skip", "every")
 RULES = {
     "unguided": Kind(),
     "np": Kind(0.3),
     "sld": Kind(0.5),
     "cfg": Kind(1.5, Range()),
     "feedback": Kind(0.9, Range(0, 1, open=True), ("tau", "offset", "t0", "t1")),
-    "dng": Kind(1.0, Range(0), TRACKED, tracked=True),
+    "dng": Kind(1.0, Range(0), (*TRACKED, *SKIPPED), tracked=True),
     "reject": Kind(1.2, Range(1, rejection.FACTOR_MAX), TRACKED, tracked=True),
     "safe": Kind(1.0, Range(0), ("width", "critical")),
     "sgf": Kind(1.0, Range(0), ("width", "critical")),
@@ -127,6 +130,8 @@ SETTINGS = {
     "width": Range(1e-6, 1e6),
     "critical": Range(0, 0.999),
     "radius": Range(1e-6, 1e6),
+    "skip": Range(0, 1, open=True),
+    "every": Range(1, 1000),
 }
 
 

@@ -16,6 +16,8 @@ the user (`guidance_scale`), lambda_t what it comes to at step t (traced as info
     safe_latent_prompt w (d_+ - s sum_k gamma_k)          w = 0 the base; s or mask 0: CFG of w
     dynamic_negative   -lambda_t d_n                      lambda_0 = 0 the base, and a detector;
                        lambda_t = lambda_0 p / (1 - p)    p frozen: NP of lambda_0 p / (1 - p)
+      skip_below = p   the same where p is larger, and   p = 1: every k-th step alone
+                       every k-th step; 0 elsewhere
       over all classes eps_a + q (eps_n - eps_a) - eps_b  lambda_0 = 0 the mixture, and a detector;
                        q = p - lambda_t (1 - p)           lambda_0 = 1 eps_a, whatever p is
     feedback           lambda_t d_+                       r = e^L frozen: CFG of weight lambda_t

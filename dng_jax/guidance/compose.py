@@ -24,9 +24,11 @@ from dng_jax.rules import (
     fall_back,
     known,
     number,
+    on_demand,
     one_each,
     per_sample,
     pytree,
+    wanted,
 )
 
 
@@ -35,6 +37,20 @@ class Sum:
     """Deltas added; state and info are kept rule by rule. Make it with `sum_of`."""
 
     rules: tuple[Rule, ...]
+
+    @property
+    def on_demand(self) -> tuple[str, ...]:
+        """Roles that none of the rules asks for every image."""
+        always = {r for rule in self.rules for r in rule.roles if r not in on_demand(rule)}
+        return tuple(role for role in self.roles if role not in {"base", *always})
+
+    def wants(self, state, row) -> dict[str, jax.Array]:
+        """Images that one of the rules wants a role for."""
+        masks: dict[str, jax.Array] = {}
+        for rule, s in zip(self.rules, state, strict=True):
+            for role, mask in wanted(rule, s, row).items():
+                masks[role] = masks[role] | mask if role in masks else mask
+        return {role: masks[role] for role in self.on_demand}
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -66,6 +82,15 @@ class Interval:
     rule: Rule
     sigma_min: jax.Array
     sigma_max: jax.Array
+
+    @property
+    def on_demand(self) -> tuple[str, ...]:
+        """The rule's, which tracks on outside the interval."""
+        return tuple(role for role in on_demand(self.rule) if role != "base")
+
+    def wants(self, state, row) -> dict[str, jax.Array]:
+        """What the rule wants."""
+        return {role: wanted(self.rule, state, row)[role] for role in self.on_demand}
 
     @property
     def roles(self) -> tuple[str, ...]:

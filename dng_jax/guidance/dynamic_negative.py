@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dng_jax.errors import InputError, choose
+from dng_jax.guidance.skipping import EVERY, SKIPPING_SCALE_MAX, Skipping, skipping
 from dng_jax.posterior.view import Tracker
 from dng_jax.rules import Move, Step, known, number, one_each, per_sample, pytree, static
 
@@ -93,15 +94,21 @@ def dynamic_negative(
     *,
     scale_max: float | None = None,
     base: str | None = None,
-) -> DynamicNegative:
+    skip_below: float | None = None,
+    every: int = EVERY,
+) -> DynamicNegative | Skipping:
     """DNG with any tracker.
 
     guidance_scale: lambda_0 >= 0, a number or one per image [B], as scale_max is. base: "model"
     uses the base network's prediction; "mixture" the posterior-weighted mixture of the tracker's
     classes, which needs no base prediction (only for trackers that know the allowed classes'
     prediction, and their default). scale_max: cap on lambda_t; default none, but 99 for a tracker
-    over classes with base "model", which has no cap of its own. A tracker's drift above DRIFT_MAX
-    is warned of.
+    over classes with base "model", which has no cap of its own, and 5 with skip_below. A
+    tracker's drift above DRIFT_MAX is warned of.
+
+    skip_below: p in (0, 1] below which an image does without the negative, but for every `every`-th
+    step, a whole number from 1; a number or one per image [B] each; None asks at every step. Of the
+    trackers pair and odds without probes and drift (dng_jax.guidance.skipping).
     """
     base = base or ("mixture" if tracker.knows_allowed else "model")
     choose(base, ("model", "mixture"), "base")
@@ -109,6 +116,8 @@ def dynamic_negative(
         raise InputError(
             "base 'mixture' needs the tracker 'classes': pair and odds know no other class"
         )
+    if scale_max is None and skip_below is not None:
+        scale_max = SKIPPING_SCALE_MAX
     if scale_max is None:
         scale_max = 99.0 if tracker.knows_allowed and base == "model" else jnp.inf
     scale = number(guidance_scale, "guidance_scale", low=0)
@@ -121,12 +130,9 @@ def dynamic_negative(
             UserWarning,
             stacklevel=2,
         )
-    return DynamicNegative(
-        tracker,
-        scale,
-        number(scale_max, "scale_max", low=0, finite=False),
-        base,
-    )
+    cap = number(scale_max, "scale_max", low=0, finite=False)
+    rule = DynamicNegative(tracker, scale, cap, base)
+    return rule if skip_below is None else skipping(rule, skip_below, every)
 
 
 def _largest_drift(tracker: Tracker) -> np.floating:

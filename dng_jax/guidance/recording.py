@@ -24,8 +24,10 @@ from dng_jax.rules import (
     Step,
     count,
     fall_back,
+    on_demand,
     pytree,
     static,
+    wanted,
     zeros_per_sample,
 )
 
@@ -40,6 +42,16 @@ class Recorder:
     concepts: tuple[str, ...] = static()
     probes: int = static(default=0)
     reference: str = static(default="base")
+
+    @property
+    def on_demand(self) -> tuple[str, ...]:
+        """Those of the other rule's that are not recorded."""
+        recorded_too = (self.reference, *self.concepts)
+        return tuple(role for role in on_demand(self.rule) if role not in recorded_too)
+
+    def wants(self, state, row) -> dict[str, jax.Array]:
+        """What the other rule wants of these."""
+        return {role: wanted(self.rule, state[0], row)[role] for role in self.on_demand}
 
     @property
     def roles(self) -> tuple[str, ...]:

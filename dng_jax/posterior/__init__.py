@@ -133,7 +133,10 @@ before the clamp; it is fitted with tau and defaults to 0 (files temperature, fi
 sampling either: half the integral over log-SNR of what the base errs more than the true class is
 H(c) where classes do not overlap. A denoiser whose budget does not close misleads every tracker.
 
-9. Interfaces (file view). `Tracker` is what a rule uses: init, observe, view, roles. The three
+9. Steps without a prediction (file jump). (1) holds between any two points of a chain, so steps at
+which nobody asked for k are scored as one, from the predictions at the last look.
+
+10. Interfaces (file view). `Tracker` is what a rule uses: init, observe, view, roles. The three
 trackers of kernels are `Replayable`: their update needs the `Evidence` of a step and nothing else,
 so `replay` runs any of them on one record, and `fit_temperature` fits it. `oracle` is the exact
 posterior of a mixture in the same place.

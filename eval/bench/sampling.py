@@ -1,6 +1,7 @@
 """What a tracker, many heads and a sweep cost, as ratios of alternating pairs (timing).
 
 tracker overhead   DNG (pair) against negative prompting of constant scale: same network calls
+skipping           the same with negatives asked for where they matter: fewer network calls
 heads              DNG (classes, all classes from one call) against unguided sampling
 sweep              16 settings as one compiled program against 16 times one setting, and how
                    many programs a second sweep with other numbers compiles
@@ -36,11 +37,17 @@ def measure(config: Config) -> Iterator[tuple[str, dict[str, Any], Table]]:
         problem = problems.make("digits", ("0",), Source(network=network))
         run = runner(problem, config)
         negative = problem.negatives
-        pair = guidance.dynamic_negative(posterior.pair(0.1, negatives=negative))
+        tracker = posterior.pair(0.1, negatives=negative)
+        pair = guidance.dynamic_negative(tracker)
         constant = guidance.negative_prompt(0.3, negatives=negative)
         found[f"{network}: DNG pair / NP"] = timing.ratio_of_pairs(
             run(pair), run(constant), config.pairs
         )
+        if network == "label":
+            skip = guidance.dynamic_negative(tracker, 10.0, skip_below=0.2)
+            found["label: DNG pair, skip_below .2 / NP"] = timing.ratio_of_pairs(
+                run(skip), run(constant), config.pairs
+            )
         if network == "heads":
             classes = guidance.dynamic_negative(posterior.classes(10, (0,)))
             found["heads: DNG classes / unguided"] = timing.ratio_of_pairs(

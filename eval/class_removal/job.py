@@ -152,7 +152,9 @@ def record(
     by_seed_counts = [class_counts(g.labels, problem.info.num_classes) for g in by_seed]
     counts = np.sum(by_seed_counts, axis=0)
     seconds = [g.seconds_per_image for g in by_seed if g.seconds_per_image is not None]
-    calls = problem.network_calls(rule, config.steps)
+    asked = [g.asked.item() for g in by_seed if g.asked is not None]
+    often = float(np.mean(asked)) if asked else None
+    calls = problem.network_calls(rule, config.steps, often)
     features = functools.reduce(Moments.merge, [g.moments() for g in by_seed])
     return {
         "rule": str(spec),
@@ -167,6 +169,7 @@ def record(
         "of_their_class": None if near else of_their_class(problem, rule, by_seed),
         "seconds_per_image": float(np.median(seconds)) if seconds else None,
         "network_calls_per_image": None if calls is None else calls * spec.cost,
+        "negatives_asked_per_image": often,
         **near,
     }
 
@@ -211,7 +214,10 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
         "of their class % [95%]": right,
         "ms per image": lambda r: milliseconds(r["seconds_per_image"]),
         "calls per kept image": "network_calls_per_image",
+        "negatives asked": "negatives_asked_per_image",
     }
+    if all(r["negatives_asked_per_image"] is None for r in records):
+        del columns["negatives asked"]
     if all(r["of_their_class"] is None for r in records):
         del columns["of their class % [95%]"]
     sparse = (r["report"].forward.sparse for r in records)

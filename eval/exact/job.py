@@ -40,6 +40,7 @@ from .options import Config
 DNG = guidance.dynamic_negative
 PLANE_WEIGHTS = (0.1, 0.45, 0.45)
 IDENTITY_STEPS = 100
+SKIP_BELOW, SKIPPED = 0.2, (4, 8, 16)
 
 
 class Plan(NamedTuple):
@@ -120,6 +121,10 @@ def digits_plans(mixture: Mixture) -> Iterator[Plan]:
     for count in (25, 50, 100):
         for name, rule in trackers.items():
             yield ddpm(name, rule, count)
+    for name, make in (("pair", posterior.pair), ("odds", posterior.odds)):
+        for every in SKIPPED:
+            rule = DNG(make(0.1), skip_below=SKIP_BELOW, every=every)
+            yield ddpm(f"{name}, looking at p >= {SKIP_BELOW} and one step in {every}", rule, 50)
     yield ddpm("pair", pair, 1000)
     yield ddpm("NP lambda = 1", guidance.negative_prompt(1.0), 1000)
     yield ddpm("NP lambda = 0.2", guidance.negative_prompt(0.2), 1000)
@@ -162,7 +167,8 @@ def measure(
     """Samples one rule and compares classes and tracked posterior with the closed form.
 
     A record of leak with its Wilson interval, KL less its bias, and mean |p - exact| at the last
-    noise level (error, with its standard error) and over all of them (error_chain).
+    noise level (error, with its standard error) and over all of them (error_chain); asked: share of
+    the steps at which a sample asked for the negative, None where the rule always does.
     """
 
     def exact(state, step: Step):
@@ -201,6 +207,7 @@ def measure(
         "error": error and error.final,
         "error_se": error and error.final_error,
         "error_chain": error and error.chain,
+        "asked": float(np.mean(trace["asked"])) if "asked" in trace else None,
     }
 
 
@@ -236,15 +243,18 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
     def chain(r: dict[str, Any]) -> str | None:
         return None if r["error_chain"] is None else f"{r['error_chain']:.1e}"
 
-    return Table.of(
-        titled(title, (r["sparse"] for r in records)),
-        records,
-        {
-            "rule": "what",
-            "steps": "steps",
-            "leak % [95%]": leak,
-            "KL [95%]": lambda r: interval(r["kl"], r["kl_low"], r["kl_high"], sparse=r["sparse"]),
-            "final |dp| (s.e.)": error,
-            "mean |dp| over the chain": chain,
-        },
-    )
+    def asked(r: dict[str, Any]) -> str | None:
+        return None if r["asked"] is None else f"{100 * r['asked']:.1f}"
+
+    columns: dict[str, Any] = {
+        "rule": "what",
+        "steps": "steps",
+        "leak % [95%]": leak,
+        "KL [95%]": lambda r: interval(r["kl"], r["kl_low"], r["kl_high"], sparse=r["sparse"]),
+        "final |dp| (s.e.)": error,
+        "mean |dp| over the chain": chain,
+        "negative asked %": asked,
+    }
+    if all(r["asked"] is None for r in records):
+        del columns["negative asked %"]
+    return Table.of(titled(title, (r["sparse"] for r in records)), records, columns)

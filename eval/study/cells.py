@@ -73,11 +73,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Found:
-    """What came out: labels uint8 [S, n], features float16 [S, n, F]; network calls per image."""
+    """What came out: labels uint8 [S, n], features float16 [S, n, F]; per image, [S]: network
+    calls, None where there is no network, and how often it asked for roles on demand, None where
+    the rule has none (dng_jax.experiments.generating)."""
 
     labels: np.ndarray
     features: np.ndarray
-    calls: int | None
+    calls: np.ndarray | None
+    asked: np.ndarray | None = None
 
 
 def load(folder: Path, cell: Cell) -> Found | None:
@@ -87,7 +90,10 @@ def load(folder: Path, cell: Cell) -> Found | None:
         return None
     try:
         found = arrays.read_npz(path)
-        record, calls = json.loads(str(found["record"])), int(found["calls"])
+        record, calls = json.loads(str(found["record"])), np.asarray(found["calls"], float)
+        # One number for all settings, as cells were written once.
+        calls = np.broadcast_to(calls, (len(cell.settings),))
+        asked = np.broadcast_to(found.get("asked", 0.0), calls.shape)
         labels, features = found["labels"], found["features"]
     except (InputError, LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -96,9 +102,11 @@ def load(folder: Path, cell: Cell) -> Found | None:
         raise InputError(f"{path} was made with other settings: remove it, or choose another --out")
     shape = (len(cell.settings), cell.samples)
     fits = labels.shape == shape and features.ndim == 3 and features.shape[:2] == shape
+    fits = fits and bool(np.isfinite(calls).all() and np.isfinite(asked).all())
     if not fits or labels.dtype.kind not in "iu" or features.dtype.kind != "f":
         raise InputError(f"{path} does not hold what it says it does: remove it, and --resume")
-    return Found(labels, features, calls if calls > 0 else None)
+    counted = [counts if (counts > 0).all() else None for counts in (calls, asked)]
+    return Found(labels, features, *counted)
 
 
 def save(folder: Path, cell: Cell, found: Found) -> None:
@@ -109,7 +117,8 @@ def save(folder: Path, cell: Cell, found: Found) -> None:
             part,
             labels=found.labels,
             features=found.features,
-            calls=found.calls or 0,
+            calls=0 if found.calls is None else found.calls,
+            asked=0 if found.asked is None else found.asked,
             record=json.dumps(runs.to_json(cell)),
         )
 
@@ -144,8 +153,15 @@ def run_together(problem: Problem, cells: Sequence[Cell]) -> list[Found]:
     # The reference comes in whole rounds of the allowed classes: what is too much is left out.
     labels = found.labels[:, : cell.samples].astype(np.min_scalar_type(problem.info.num_classes))
     features = _small(found.features[:, : cell.samples])
-    calls = problem.network_calls(rules[0], cell.steps)
-    return [Found(labels[a:b], features[a:b], calls) for a, b in itertools.pairwise(ends)]
+    asked = [None] * len(rules) if found.asked is None else found.asked.tolist()
+    calls = np.array(
+        [problem.network_calls(r, cell.steps, a) or 0 for r, a in zip(rules, asked, strict=True)]
+    )
+    counts = (calls if calls.all() else None, found.asked)
+    return [
+        Found(labels[a:b], features[a:b], *(None if c is None else c[a:b] for c in counts))
+        for a, b in itertools.pairwise(ends)
+    ]
 
 
 def _small(features: np.ndarray) -> np.ndarray:

@@ -88,7 +88,8 @@ def curves(study: Study, cells: Cells) -> Summary:
     areas = compared(pairs, lambda a, b: tradeoff.area(found[a], found[b]))
     own = {a: tradeoff.at_levels(found[a], tables.LEVELS) for a in trackers}
     quality = {name: quality_of(study, joined[name]) for name in found}
-    calls = {family: parts[0].found.calls for family, parts in joined.items()}
+    calls = {family: mean_of([j.found.calls for j in parts]) for family, parts in joined.items()}
+    asked = {family: mean_of([j.found.asked for j in parts]) for family, parts in joined.items()}
     record: dict[str, Any] = {
         "curves": stored(found),
         "matched": matched,
@@ -100,6 +101,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         "harm_by_chance": harm_by_chance(study, joined),
         "own": {a: vars(found) for a, found in own.items()},
         "calls": calls,
+        "asked": asked,
     }
     title = (
         f"{shown(config.dataset)}, mean over {len(sets)} forbidden classes,"
@@ -107,7 +109,7 @@ def curves(study: Study, cells: Cells) -> Summary:
         f" {config.steps} steps"
     )
     made = [
-        tables.settings_table(title, found, quality, calls),
+        tables.settings_table(title, found, quality, calls, asked),
         tables.matched_table(found, matched),
         tables.levels_table(own, levels),
         tables.areas_table(areas),
@@ -263,10 +265,20 @@ def join(cells: Cells) -> dict[str, list[Joined]]:
 
 
 def _joined(parts: list[tuple[Cell, Found]]) -> Joined:
-    first, one = parts[0]
+    first, _ = parts[0]
     labels = np.concatenate([found.labels for _, found in parts], axis=1)
     features = np.concatenate([found.features for _, found in parts], axis=1)
-    return Joined(first.forbidden, first.settings, Found(labels, features, one.calls))
+    calls, asked = (
+        mean_of([getattr(found, name) for _, found in parts]) for name in ("calls", "asked")
+    )
+    return Joined(first.forbidden, first.settings, Found(labels, features, calls, asked))
+
+
+def mean_of(counts: list[np.ndarray | None]) -> np.ndarray | None:
+    """Mean of counts at each setting, [S] each, over cells of one size; None where one is not
+    counted."""
+    known = [c for c in counts if c is not None]
+    return np.mean(known, axis=0) if len(known) == len(counts) else None
 
 
 def sets_of(cells: Cells) -> list[tuple[int, ...]]:

@@ -62,10 +62,12 @@ def marked(title: str, records: Sequence[Record]) -> str:
     return cells.titled(title, (r["sparse"] for r in records))
 
 
-def settings_table(title: str, found, quality, calls) -> Table:
-    """Every family and scale: leak, divergences, distances, network calls."""
+def settings_table(title: str, found, quality, calls, asked) -> Table:
+    """Every family and scale: leak, divergences, distances, network calls, negatives asked for
+    where a rule does without some."""
     records = [
-        {"rule": label(name, scale), "calls": calls_per_kept(name, scale, calls[name])}
+        {"rule": label(name, scale), "calls": calls_per_kept(name, scale, calls[name], i)}
+        | {"asked": None if asked[name] is None else asked[name][i]}
         | {measure: values[i] for measure, values in quality[name].items()}
         | point(c, i)
         for name, c in found.items()
@@ -81,7 +83,8 @@ def settings_table(title: str, found, quality, calls) -> Table:
             "precision": lambda r: f"{r['precision']:.3f}",
             "recall": lambda r: f"{r['recall']:.3f}",
             "calls per kept image": "calls",
-        },
+        }
+        | ({} if all(v is None for v in asked.values()) else {"negatives asked": "asked"}),
     )
 
 
@@ -179,6 +182,8 @@ def label(family: str, scale: float | None) -> str:
     return str(rule_specs.parse(family).with_scale(scale))
 
 
-def calls_per_kept(family: str, scale: float | None, calls: int | None) -> float | None:
-    """Network calls per image that is kept, from those per chain."""
-    return None if calls is None else calls * rule_specs.parse(family).with_scale(scale).cost
+def calls_per_kept(
+    family: str, scale: float | None, calls: np.ndarray | None, i: int
+) -> float | None:
+    """Network calls per image that is kept, from those per chain at the i-th setting."""
+    return None if calls is None else calls[i] * rule_specs.parse(family).with_scale(scale).cost

@@ -163,6 +163,22 @@ def test_settings_of_a_rule_go_before_those_of_the_job(digits):
     np.testing.assert_allclose(np.exp(tracker.initial), 0.01, rtol=1e-5)
 
 
+def test_skip_and_every_reach_the_rule_and_leave_the_tracker_alone(digits):
+    rule = built(digits, "dng:odds=5,skip=.25,every=3,prior=.01")
+    assert (float(rule.skip_below), float(rule.every)) == (0.25, 3)
+    assert rule.on_demand == digits.negatives
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, rule.tracker, built(digits, "dng:odds,prior=.01").tracker)
+    )
+    for words, said in (
+        ("dng:pair,every=3", "every belongs to skip, give both"),
+        ("dng,skip=.2", "needs the tracker pair or odds"),
+        ("dng:pair,skip=.2,every=2.5", "dng:pair=1,skip=0.2,every=2.5: every must be a whole"),
+    ):
+        with pytest.raises(InputError, match=said):
+            built(digits, words)
+
+
 def test_cfg_feedback_and_intervals_are_the_rules_of_the_library(digits):
     np.testing.assert_equal(built(digits, "cfg=-2"), guidance.classifier_free(-2))
     table = digits.table("ddpm", 8)

@@ -30,6 +30,7 @@ def test_a_number_and_its_interval():
 def removal_table(counts):
     record = {"rule": "np=1", "report": class_report(counts, ALLOWED), "frechet_distance": 1.0}
     record |= {"seconds_per_image": None, "network_calls_per_image": 50, "of_their_class": None}
+    record |= {"negatives_asked_per_image": None}
     return class_removal.table_of("a", [record])
 
 
@@ -43,7 +44,7 @@ def exact_table(counts):
     kl = class_report(counts, ALLOWED).forward
     record = {"what": "np", "steps": 5, "leak": 0, "leak_low": 0, "leak_high": 0, "error": None}
     record |= {"kl": kl.corrected, "kl_low": kl.low, "kl_high": kl.high, "sparse": kl.sparse}
-    return exact.table_of("a", [record | {"error_chain": None}])
+    return exact.table_of("a", [record | {"error_chain": None, "asked": None}])
 
 
 def dimension_table(counts):

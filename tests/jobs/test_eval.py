@@ -128,12 +128,14 @@ def test_the_label_network_calls_once_per_role(tmp_path):
     config = removal(
         tmp_path / "run",
         source=Source(network="label"),
-        rules=("unguided", "np=0.3", "dng:classes"),
+        rules=("unguided", "np=0.3", "dng:classes", "dng:pair,skip=.2,every=2"),
         samples=8,
         steps=2,
         forbid=("1",),
     )
-    assert [r["network_calls_per_image"] for r in class_removal.main(config)] == [2, 4, 20]
+    records = class_removal.main(config)
+    assert [r["network_calls_per_image"] for r in records] == [2, 4, 20, 3]
+    assert [r["negatives_asked_per_image"] for r in records] == [None, None, None, 1]
 
 
 def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):

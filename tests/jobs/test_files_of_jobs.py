@@ -20,7 +20,7 @@ from hopfield_jax import projections
 from train import logs
 
 CELL = cells.Cell("curves", (0,), "np", (cells.Setting(0.1), cells.Setting(0.3)), 5, "ddpm", 0, 3)
-FOUND = cells.Found(np.zeros((2, 3), np.uint8), np.zeros((2, 3, 4), np.float16), 5)
+FOUND = cells.Found(np.zeros((2, 3), np.uint8), np.zeros((2, 3, 4), np.float16), np.full(2, 5.0))
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
@@ -76,6 +76,8 @@ def test_a_cell_that_was_altered_is_refused(tmp_path):
         {"labels": np.zeros((2, 3))},
         {"features": np.zeros((2, 3, 4), np.int8)},
         {"features": np.zeros((2, 3))},
+        {"calls": np.array([5.0, np.inf])},
+        {"asked": np.array([np.nan, 1.0])},
     ],
 )
 def test_a_cell_of_other_arrays_is_refused(tmp_path, changed):
@@ -84,10 +86,12 @@ def test_a_cell_of_other_arrays_is_refused(tmp_path, changed):
         cells.load(tmp_path, CELL)
 
 
-def test_a_cell_of_infinitely_many_calls_is_refused(tmp_path):
-    cells.save(tmp_path, CELL, dataclasses.replace(FOUND, calls=np.inf))
-    with pytest.raises(InputError, match=r"cannot be read \(cannot convert float infinity"):
-        cells.load(tmp_path, CELL)
+def test_counts_of_a_cell_come_back_and_one_number_stands_for_all_settings(tmp_path):
+    for calls, asked in ((FOUND.calls, np.array([1.5, 0.25])), (np.float64(5), None)):
+        cells.save(tmp_path, CELL, dataclasses.replace(FOUND, calls=calls, asked=asked))
+        found = cells.load(tmp_path, CELL)
+        np.testing.assert_array_equal(found.calls, [5.0, 5.0])
+        np.testing.assert_equal(found.asked, asked)
 
 
 @pytest.mark.parametrize(

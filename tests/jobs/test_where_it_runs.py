@@ -163,8 +163,10 @@ FAR = (f"interval(0.1,5,dng:pair,calibration={'deep/' * 60}c.json)", f"own:{'x' 
 def test_a_cell_of_a_rule_with_a_long_name_can_be_written(tmp_path, family):
     where = ("ddpm", 2**64 - 1, 3)
     cell = cells.Cell("several", tuple(range(995, 1000)), family, (cells.Setting(1.0),), 5, *where)
-    cells.save(tmp_path, cell, cells.Found(np.zeros((1, 3), int), np.zeros((1, 3, 2)), 5))
-    assert cells.load(tmp_path, cell).calls == 5
+    cells.save(
+        tmp_path, cell, cells.Found(np.zeros((1, 3), int), np.zeros((1, 3, 2)), np.array([5.5]))
+    )
+    assert cells.load(tmp_path, cell).calls.tolist() == [5.5]
 
 
 def test_a_picture_that_the_disk_refuses_is_not_blamed_on_its_name(tmp_path):
