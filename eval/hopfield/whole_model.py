@@ -55,7 +55,8 @@ def read(config: Config) -> Layers:
         tokens.append(len(seen.tokens))
         cut += seen.cut
     notes = [f"{cut} of {len(texts)} sequences were cut to {max(tokens)} tokens"] if cut else []
-    return Layers(Path(config.model).resolve().name, reports, tokens, notes)
+    name = "/".join(Path(config.model).resolve().parts[-2:])
+    return Layers(name, reports, tokens, notes)
 
 
 def paragraphs(path: str, most: int) -> list[str]:
@@ -91,28 +92,38 @@ def outcome(config: Config, layers: Layers, folder: Path) -> Outcome:
         f" {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
     )
     tables = [layer_table(source, found), head_table(source, found)]
+    told, k_s = heads.foretold(found), float(np.median(found.K_s))
+    prediction = (
+        f"{told.above_single} of the {told.above} heads of beta_eff above K_s = {k_s:.1f} settle at"
+        f" single keys, {told.below_single} of the {told.below} others"
+    )
     results = {
         "source": source,
+        "foretold": told._asdict(),
         "tokens": layers.tokens,
         "heads": {k: v.tolist() for k, v in found._asdict().items()},
         "rank_correlation": rho._asdict(),
     }
     left = sum(r.unsettled for layer in layers.reports for h in layer for r in h)
     starts = sum(r.starts for layer in layers.reports for h in layer for r in h)
-    notes = [*layers.notes, correlation]
+    notes = [*layers.notes, correlation, prediction]
     if left:
         notes.append(
             f"{left} of {starts} starts reached no proved minimum; what is said of minima leaves"
             " them out"
         )
-    title = f"{layers.name}: {len(layers.tokens)} sequences of {spread} tokens"
-    draw = partial(head_maps.head_maps, *pictured(found), folder / "heads.png", rho, title=title)
+    title = f"{layers.name}: {len(layers.tokens)} sequences of {spread} tokens, medians"
+    draw = partial(
+        head_maps.head_maps,
+        found.beta_eff,
+        found.entropy,
+        found.regime,
+        folder / "heads.png",
+        rho,
+        marks={"$K_s$": k_s},
+        title=title,
+    )
     return Outcome(results, tables, notes, [draw])
-
-
-def pictured(found: HeadMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the figure takes of a map."""
-    return found.beta_eff, found.entropy, found.regime
 
 
 def layer_table(source: str, found: HeadMap) -> Table:

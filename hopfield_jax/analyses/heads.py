@@ -33,8 +33,9 @@ RESAMPLES = 2000
 
 class HeadMap(NamedTuple):
     """[L, H] each; symbols as in this file's head. agreement: share of the sequences with that
-    regime; participation: median keys per state at the minima; exist: median number of equidistant
-    keys up to which such a beta_eff has pattern minima."""
+    regime. Medians over sequences: participation, keys per state at the minima; exist, the number
+    of equidistant keys up to which such a beta_eff has pattern minima; K_s of as many equidistant
+    keys as there are."""
 
     beta_eff: np.ndarray
     entropy: np.ndarray
@@ -42,6 +43,16 @@ class HeadMap(NamedTuple):
     agreement: np.ndarray
     participation: np.ndarray
     exist: np.ndarray
+    K_s: np.ndarray
+
+
+class Foretold(NamedTuple):
+    """Heads of beta_eff above K_s and not above it, and how many of each settle at single keys."""
+
+    above: int
+    above_single: int
+    below: int
+    below_single: int
 
 
 def regime(report: HeadReport) -> str:
@@ -70,7 +81,15 @@ def head_map(reports: Sequence[Sequence[Sequence[HeadReport]]]) -> HeadMap:
         agreement=counts.max(axis=0) / len(reports),
         participation=_settled_median(gathered(lambda r: r.participation)),
         exist=np.median(gathered(lambda r: r.exist), axis=0),
+        K_s=np.median(gathered(lambda r: r.K_s), axis=0),
     )
+
+
+def foretold(found: HeadMap) -> Foretold:
+    """Whether heads retrieve single keys where as many equidistant keys would have their minima."""
+    above, single = found.beta_eff > found.K_s, found.regime == "single keys"
+    counts = (above, above & single, ~above, ~above & single)
+    return Foretold(*(int(c.sum()) for c in counts))
 
 
 def rank_correlation(a, b, seed: int = 0) -> Interval:

@@ -5,15 +5,17 @@ Arrays in, one file out, in the manner of hopfield_jax.plots.curves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from dng_jax.plots.style import COLOURS, MARKERS, save, tidy
-from hopfield_jax.plots.curves import BETA_EFF, apart, log_x
+from hopfield_jax.plots.curves import BETA_EFF, apart, log_x, mark, plain_log
 
 LETTERS = {
     "one attractor": "1",
@@ -30,16 +32,18 @@ def head_maps(
     path: str | Path,
     correlation: tuple[float, float, float],
     *,
+    marks: Mapping[str, float] | None = None,
     title: str | None = None,
 ) -> Path:
     """beta_eff [L, H] > 0, entropy [L, H] in 0..1, regime str [L, H], of analyses.heads.
 
-    correlation: the rank correlation of the first two and its interval, (value, low, high).
+    correlation: the rank correlation of the first two and its interval, (value, low, high). marks:
+    values of beta_eff by name.
     """
     layers = len(beta_eff)
-    figure = Figure(figsize=(9.6, 1.2 + max(2.4, 0.34 * layers)), layout="constrained")
+    figure = Figure(figsize=(10.4, 1.3 + max(2.4, 0.34 * layers)), layout="constrained")
     apart(figure)
-    cold, spread, against = figure.subplots(1, 3, width_ratios=[1.25, 1.25, 1])
+    cold, spread, against = figure.subplots(1, 3, width_ratios=[1.2, 1.2, 1])
     low, high = beta_eff.min(), beta_eff.max()
     _map(figure, cold, beta_eff, LogNorm(low, max(high, 1.001 * low)), BETA_EFF, _short(beta_eff))
     letters = np.vectorize(lambda name: LETTERS[name])(regime)
@@ -60,11 +64,15 @@ def head_maps(
                 label=f"{letter}: {name}",
             )
     log_x(against)
-    against.set(ylim=(0, 1.02), xlabel=BETA_EFF)
+    against.set(ylim=(0, 1.02), xlabel=r"$\beta_{\mathrm{eff}}$")
+    rows = mark(against, marks or {}, named=True)
     against.set_ylabel(r"entropy / $\log T$", fontsize=9)
     value, least, most = correlation
     against.set_title(
-        rf"rank correlation {value:.2f} [{least:.2f}, {most:.2f}]", fontsize=9, loc="left"
+        f"rank correlation\n{value:.2f} [{least:.2f}, {most:.2f}]",
+        fontsize=9,
+        loc="left",
+        pad=6 + 10 * rows,
     )
     against.legend(frameon=False, fontsize=8)
     if title:
@@ -81,7 +89,11 @@ def _map(
     axes.set_yticks(np.arange(0, layers, 1 + layers // 16))
     axes.tick_params(labelsize=9, length=0)
     axes.set_title(label, fontsize=9, loc="left")
-    figure.colorbar(image, ax=axes, shrink=0.9, format="%g")
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    if isinstance(norm, LogNorm):
+        plain_log(bar.ax.yaxis, *_ends(norm))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    bar.ax.tick_params(labelsize=8)
     if heads > 16:
         return  # too narrow to be written in
     for (i, j), value in np.ndenumerate(values):
@@ -97,5 +109,11 @@ def _map(
         )
 
 
+def _ends(norm: Normalize) -> tuple[float, float]:
+    assert norm.vmin is not None
+    assert norm.vmax is not None
+    return norm.vmin, norm.vmax
+
+
 def _short(values: np.ndarray) -> np.ndarray:
-    return np.vectorize(lambda v: f"{v:.1f}" if v < 10 else f"{v:.0f}")(values)
+    return np.vectorize(lambda v: f"{v:.1f}" if v < 9.95 else f"{v:.0f}")(values)
