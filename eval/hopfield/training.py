@@ -37,7 +37,7 @@ RESAMPLES = 1000
 ABSCISSAE = {
     "beta": r"inverse temperature $\beta$",
     "beta_eff": curves.BETA_EFF,
-    "logit_spread": "logit spread at the start",
+    "logit_spread": "logit spread, start",
     "beta_d": r"$\beta d$, norm left out",
 }
 HEADINGS = {
@@ -48,10 +48,10 @@ HEADINGS = {
 }
 OBSERVED = {
     "accuracy": "test accuracy",
-    "entropy_start": "entropy at the start",
-    "entropy_end": "entropy at the end",
+    "entropy_start": "entropy, start",
+    "entropy_end": "entropy, end",
     "gradient_mean": "log gradient, mean",
-    "key_gradient_start": "log key gradient at the start",
+    "key_gradient_start": "log key gradient, start",
     "key_gradient_mean": "log key gradient, mean",
 }
 FACTORS = {"norm": ("N", "d"), "N": ("norm", "d"), "d": ("norm", "N"), "all three": ()}
@@ -303,6 +303,7 @@ def draw(
     """Accuracy, and entropy before and after, over beta, beta_eff and the spread of logits."""
     n = config.counts[len(config.counts) // 2]
     own = [line for line in lines if line["states"] == states and line["N"] == n]
+    own.sort(key=lambda line: (config.norms.index(line["norm"]), line["d"]))
     seen = ("entropy_start", "accuracy", "entropy_end")
     panels = []
     for name in seen:
@@ -317,13 +318,15 @@ def draw(
                     MARKERS[k % len(MARKERS)],
                     LINES[k % len(LINES)],
                 )
-                title = f"d = {line['d']}, norm {line['norm']:g} sqrt(d)"
+                title = rf"$d = {line['d']}$, $|k| = {line['norm']:g}\sqrt{{d}}$ at the start"
                 x = line["x"][abscissa]
                 drawn.append((title, Curve(x, y, "line", *style, tuple(band))))
-            row.append(Panel(drawn, OBSERVED[name], label, marks_of(config, abscissa, n)))
+            unit = r" / $\log N$" if name.startswith("entropy") else ""
+            row.append(Panel(drawn, OBSERVED[name] + unit, label, marks_of(config, abscissa, n)))
         panels.append(row)
     title = f"{config.dataset}, N = {n}, {TITLES[states]}, {config.seeds} seeds"
-    grids.grid(panels, folder / f"training_{states}.png", title=title)
+    path, columns = folder / f"training_{states}.png", len(config.norms)
+    grids.grid(panels, path, columns=columns, title=title)
 
 
 def marks_of(config: Config, abscissa: str, n: int) -> dict[str, float]:

@@ -123,7 +123,9 @@ def peak(x, y, own: int, weights: np.ndarray) -> Peak:
         high += 1
     at = np.exp(fine)
     ends = float(at[low]), float(at[high])
-    return Peak(_interval(at[top]), _interval(value), _interval(value - here), ends)
+    # `own` may lie between the points that were looked at, and be a hair higher than all of them.
+    lost = np.maximum(value - here, 0)
+    return Peak(_interval(at[top]), _interval(value), _interval(lost), ends)
 
 
 def common(x, y, weights: np.ndarray) -> Common:

@@ -4,8 +4,9 @@ A member is one HopfieldLayer (hopfield_jax.layers) trained as a classifier: bet
 of its keys and of its states, and a seed. Members of one shape (N, d) are one program, vmapped over
 all of them; a CPU is driven step by step, an accelerator gets all steps as one scan. Every member
 draws initial values, and batch n by fold_in(key, n), from its own key = fold_in(key, seed): members
-of one seed differ by beta and norms alone, so that their differences are paired. Adam with one rate
-for all, a fixed number of steps, no schedule.
+of one seed differ by beta and norms alone, so that their differences are paired. Adam at one rate
+for all members, a fixed number of steps, no schedule; the projection W [D, d], whose entries begin
+sqrt(D) times smaller than those of unit-variance keys, has the rate divided by sqrt(D).
 
     beta_eff         of the keys at the start, beta N/(N-1) tr Cov (hopfield_jax.spectrum)
     logit spread     root mean square over inputs of the standard deviation of s over the keys,
@@ -13,8 +14,9 @@ for all, a fixed number of steps, no schedule.
     entropy          mean over inputs of -sum_i p_i log p_i, in units of log N: 1 where all keys
                      weigh the same, 0 where one key takes all
     gradient         global norm of d loss/d parameters on a batch
-    key gradient     |K| |d loss/d K|, what a relative change of the keys' size does: the same for
-                     every pair of beta and norm of one function
+    key gradient     |K| |d loss/d K|, the gradient for keys in units of their size: the same for
+                     every beta and norm that make one function
+    beta d           beta_eff of keys of unit-variance entries: the norm at the start left out
 
 Equations: hopfield_jax.layers. Whether curves fall together: hopfield_jax.analyses.data_collapse.
 """
@@ -97,8 +99,8 @@ def train(
 ) -> Trained:
     """Trains every member on batches of the examples and measures it on the test.
 
-    steps, batch >= 1; rate > 0, of Adam. float32. InputError where the layer has fewer outputs than
-    there are classes.
+    steps, batch >= 1; rate > 0, of Adam; key: of all members. float32. InputError where the layer
+    has fewer outputs than there are classes.
     """
     classes = int(max(examples.y.max(), test.y.max())) + 1
     if classes > module.outputs:

@@ -16,8 +16,17 @@ from dng_jax.plots.style import save, tidy
 from hopfield_jax.plots.curves import Panel, apart, draw, finish
 
 
-def grid(rows: Sequence[Sequence[Panel]], path: str | Path, *, title: str | None = None) -> Path:
-    """Rows of as many panels each; the first row names marks, the last x, the first column y."""
+def grid(
+    rows: Sequence[Sequence[Panel]],
+    path: str | Path,
+    *,
+    columns: int = 3,
+    title: str | None = None,
+) -> Path:
+    """Rows of as many panels each; the first row names marks, the last x, the first column y.
+
+    columns: of the legend below, which is filled column by column.
+    """
     if not rows or not rows[0] or len({len(row) for row in rows}) != 1:
         raise InputError("a grid needs rows of panels, all of one length and none of them empty")
     across, down = len(rows[0]), len(rows)
@@ -39,7 +48,7 @@ def grid(rows: Sequence[Sequence[Panel]], path: str | Path, *, title: str | None
         list(entries.values()),
         list(entries),
         loc="outside lower center",
-        ncols=min(len(entries), across),
+        ncols=min(len(entries), columns),
         frameon=False,
         fontsize=8,
     )
