@@ -15,9 +15,9 @@ variance in the mean square. It may exceed 1, where curves disagree about what i
              sum se^2 / sum (y - mean y)^2 over the same points
 
 Seeds that are shared between curves cancel, so that U may lie below its noise.
-Intervals of U: bootstrap over the seeds, drawn jointly for all curves, since they share them;
-redrawn means are noisier than the means, which raises U, so the draws are laid around the value
-found (less their own mean); ends below 0 are 0. NumPy, float64.
+Intervals: bootstrap over the seeds, drawn jointly for all curves, since they share them. Redrawn
+means are noisier than the means, which raises U and what a point loses against a top, so the draws
+of these are laid around the value found (less their own mean); ends below 0 are 0. NumPy, float64.
 """
 
 from __future__ import annotations
@@ -96,19 +96,14 @@ def collapse(x, y, groups: Sequence[Sequence[int]], weights: np.ndarray) -> Coll
         squared += ((values - foretold @ means) ** 2).sum(axis=0)
         spread += ((values - values.mean(axis=0)) ** 2).sum(axis=0) if len(values) else 0
         error += float(flat[chosen].var(axis=1, ddof=1).sum() / flat.shape[1])
-    found = squared / (2 * spread)
-    draws = found[1:] - found[1:].mean()
-    low, high = np.maximum(found[0] + np.quantile(draws, TAILS), 0)
-    return Collapse(
-        Interval(float(found[0]), float(low), float(high)), error / float(spread[0]), points
-    )
+    return Collapse(_raised(squared / (2 * spread)), error / float(spread[0]), points)
 
 
 def peak(x, y, own: int, weights: np.ndarray) -> Peak:
     """Where y [B, S] over x [B] > 0 is highest, and what is lost at the point `own`.
 
-    Of the smoothed means, since the highest of many noisy points would be too high. Intervals are
-    quantiles of the resamples `weights` [R, S].
+    Of the smoothed means, since the highest of many noisy points would be too high. weights [R, S]
+    of `resampled`.
     """
     t = np.log(np.asarray(x, np.float64))
     fine = np.append(np.linspace(t[0], t[-1], FINE), t[own])
@@ -125,14 +120,14 @@ def peak(x, y, own: int, weights: np.ndarray) -> Peak:
     ends = float(at[low]), float(at[high])
     # `own` may lie between the points that were looked at, and be a hair higher than all of them.
     lost = np.maximum(value - here, 0)
-    return Peak(_interval(at[top]), _interval(value), _interval(lost), ends)
+    return Peak(_interval(at[top]), _interval(value), _raised(lost), ends)
 
 
 def common(x, y, weights: np.ndarray) -> Common:
     """The x > 0 that serves all curves y [A, B, S] over x [A, B] best, where all of them are known.
 
-    What a curve loses there: its smoothed top less its smoothed value. The interval of the loss is
-    of the best x of each resample. InputError where no x lies in the range of all curves.
+    What a curve loses there: its smoothed top less its smoothed value; each resample has its own
+    best x. InputError where no x lies in the range of all curves.
     """
     t, y = np.log(np.asarray(x, np.float64)), np.asarray(y, np.float64)
     low, high = t[:, 0].max(), t[:, -1].min()
@@ -147,7 +142,7 @@ def common(x, y, weights: np.ndarray) -> Common:
     loss = np.mean(losses, axis=0)
     best = loss.argmin(axis=0)
     worst = max(float(own[best[0], 0]) for own in losses)
-    return Common(_interval(np.exp(shared)[best]), _interval(loss.min(axis=0)), worst)
+    return Common(_interval(np.exp(shared)[best]), _raised(loss.min(axis=0)), worst)
 
 
 def smoother(t: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -172,6 +167,12 @@ def mean(y, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y = np.asarray(y, np.float64)
     low, high = np.quantile(y @ weights.T, TAILS, axis=-1)
     return y.mean(axis=-1), low, high
+
+
+def _raised(column: np.ndarray) -> Interval:
+    # Of a value >= 0 and its resamples, which noise has raised.
+    low, high = column[0] + np.quantile(column[1:] - column[1:].mean(), TAILS)
+    return Interval(float(column[0]), float(max(low, 0)), float(max(high, column[0])))
 
 
 def _interval(column: np.ndarray) -> Interval:
