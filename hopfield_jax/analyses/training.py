@@ -9,7 +9,7 @@ for all members, a fixed number of steps, no schedule; the projection W [D, d], 
 sqrt(D) times smaller than those of unit-variance keys, has the rate divided by sqrt(D).
 
     beta_eff         of the keys at the start, beta N/(N-1) tr Cov (hopfield_jax.spectrum)
-    logit spread     root mean square over inputs of the standard deviation of s over the keys,
+    logit spread     root mean square over inputs of the standard deviation of s_0 over the keys,
                      at the start: about beta |xi| |k|/sqrt(d) for states unrelated to the keys
     entropy          mean over inputs of -sum_i p_i log p_i, in units of log N: 1 where all keys
                      weigh the same, 0 where one key takes all
@@ -23,7 +23,7 @@ Equations: hopfield_jax.layers. Whether curves fall together: hopfield_jax.analy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -111,8 +111,8 @@ def train(
     state = _start(module, optimiser, members, keys, width)
     step = _make_step(module, optimiser, batch)
     images, labels = jnp.asarray(examples.x), jnp.asarray(examples.y)
-    held = jnp.asarray(test.x), jnp.asarray(test.y)
-    before, keys_before = _measure(module, state, *held), np.asarray(state.params["keys"])
+    measure = _make_measure(module, jnp.asarray(test.x), jnp.asarray(test.y))
+    before, keys_before = measure(state), np.asarray(state.params["keys"])
     # A CPU is quick to call and slow to compile; an accelerator is the other way round.
     if jax.default_backend() == "cpu":
         history = []
@@ -123,7 +123,7 @@ def train(
     else:
         state, metrics = several(step, steps)(state, images, labels)
         course = {name: np.asarray(value) for name, value in metrics.items()}
-    after = _measure(module, state, *held)
+    after = measure(state)
     return Trained(
         right=after.right,
         beta_eff=_beta_eff(members.beta, keys_before),
@@ -198,18 +198,28 @@ class _Measured(NamedTuple):
     spread: np.ndarray
 
 
-def _measure(module: HopfieldLayer, state: _State, images, labels) -> _Measured:
+def _make_measure(module: HopfieldLayer, images, labels) -> Callable[[_State], _Measured]:
     # Of K members on all images: how many they classify well, what their attention is like.
-    def one(member):
-        found = associate(module, member[0], images, member[1])
+    once = module.clone(updates=1)
+
+    def one(images, labels, member):
+        params, beta = member
+        found = associate(module, params, images, beta)
         log_p = jax.nn.log_softmax(found.scores)
         entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=1).mean() / np.log(module.patterns)
-        spread = jnp.sqrt(jnp.var(found.scores, axis=1).mean())
+        first = found if module.updates == 1 else associate(once, params, images, beta)
+        spread = jnp.sqrt(jnp.var(first.scores, axis=1).mean())
         return jnp.sum(jnp.argmax(found.output, axis=1) == labels), entropy, spread
 
-    members = (state.params, state.beta)
-    run = jax.jit(lambda m: jax.lax.map(one, m, batch_size=AT_ONCE))
-    return _Measured(*(np.asarray(v) for v in run(members)))
+    @jax.jit
+    def run(members, images, labels):
+        return jax.lax.map(partial(one, images, labels), members, batch_size=AT_ONCE)
+
+    def measure(state: _State) -> _Measured:
+        values = run((state.params, state.beta), images, labels)
+        return _Measured(*(np.asarray(v) for v in values))
+
+    return measure
 
 
 def _beta_eff(beta: np.ndarray, keys: np.ndarray) -> np.ndarray:

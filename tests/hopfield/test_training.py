@@ -257,6 +257,7 @@ def test_the_job_writes_every_member_and_every_curve(tmp_path, capsys):
         (("--counts", "8", "8"), "--counts must be one or more different numbers"),
         (("--rate", "nan"), "--rate must be a finite number > 0, got nan"),
         (("--span", "1"), "--span must be a finite number > 1, got 1"),
+        (("--norms", "1", "8", "--span", "8"), "set --span to at least 14, got 8"),
         (("--dataset", "didgits"), "did you mean 'digits'?"),
     ],
 )
