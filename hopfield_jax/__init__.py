@@ -15,8 +15,11 @@ What it is made of; solvers, analyses and plots stand on all that is above them:
     diffusion    noise levels as beta: a denoiser of finitely many images is an update
     attention    heads of a transformer as networks: how cold is each
     projections  their keys and queries, from stored weights and inputs
+    encoders     the same of every layer of a transformer on disk
+    layers       a trainable layer that looks up patterns (Flax), imported by name
     solvers      fixed points of many rows, their certificates and derivatives, all derived there
-    analyses     sweeps, transitions, basins, capacity, metastable states, landscapes, retrieval
+    analyses     sweeps, transitions, basins, capacity, metastable states, landscapes, retrieval,
+                 heads; training, imported by name
     plots        figures, imported by name: they need matplotlib
 
     from hopfield_jax import find_minima, memory, patterns
@@ -30,6 +33,7 @@ from hopfield_jax import (
     attention,
     diffusion,
     distances,
+    encoders,
     energy,
     equidistant,
     patterns,
@@ -63,6 +67,7 @@ __all__ = [
     "certify_sweep",
     "diffusion",
     "distances",
+    "encoders",
     "energy",
     "equidistant",
     "find_fixed_points",

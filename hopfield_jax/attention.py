@@ -25,8 +25,8 @@ the keys, however large, changes nothing.
 
 Every key is visible to every query: no causal mask, no rotary or other position added after the
 projection. Keys [H, T, d_head] are arrays; hopfield_jax.projections computes them from stored
-weights. With fewer key heads than query heads, key head h serves the queries
-h H/H_k .. (h+1) H/H_k - 1.
+weights, hopfield_jax.encoders catches them in a whole model. With fewer key heads than query heads,
+key head h serves the queries h H/H_k .. (h+1) H/H_k - 1.
 float64 throughout, in JAX's x64 mode where states are followed.
 """
 
@@ -61,6 +61,7 @@ class HeadReport:
     beta_eff has pattern minima, and lowest ones. starts: how many states were followed, unsettled:
     how many of them reached no proved minimum (they ran out of steps, or ended at a saddle or so
     near a fold that nothing is proved); minima: distinct proved ones that the others reached.
+    entropy_step: of the weights after one step, in units of log T, mean over all starts.
     participation_step, participation: medians over all starts, and over the settled ones (NaN where
     none settled).
     """
@@ -80,6 +81,7 @@ class HeadReport:
     exist: float
     lowest: float
     starts: int
+    entropy_step: float
     participation_step: float
     participation: float
     unsettled: int
@@ -158,6 +160,7 @@ def _report(
         exist=limits.exist,
         lowest=limits.lowest,
         starts=len(states),
+        entropy_step=float(found.entropy.mean() / math.log(tokens)),
         participation_step=float(np.median(found.step)),
         participation=float(np.median(found.end[settled])) if settled.any() else math.nan,
         unsettled=int((~settled).sum()),
@@ -166,9 +169,10 @@ def _report(
 
 
 class _Retrieved(NamedTuple):
-    # Ends [R, d] of the starts; which are proved minima; participations.
+    # Ends [R, d] of the starts; which are proved minima; entropies after one step; participations.
     state: np.ndarray
     settled: np.ndarray
+    entropy: np.ndarray
     step: np.ndarray
     end: np.ndarray
 
@@ -190,11 +194,9 @@ def _retrieve(
             end[doubtful] = finer.state
             proof = certify(network, finer.state, scale, tolerance=tolerance)
             settled[doubtful] = proof.minimum
-        step, last = (
-            np.asarray(order_parameters(weights(network, x, scale)).participation)
-            for x in (states, end)
-        )
-    return _Retrieved(end, settled, step, last)
+        step, last = (order_parameters(weights(network, x, scale)) for x in (states, end))
+    entropy, *kept = (np.asarray(v) for v in (step.entropy, step.participation, last.participation))
+    return _Retrieved(end, settled, entropy, *kept)
 
 
 def _spaced(states: np.ndarray, most: int) -> np.ndarray:

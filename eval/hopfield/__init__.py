@@ -10,6 +10,8 @@
     python -m eval.hopfield metastable                    windows of groups, trees of minima
     python -m eval.hopfield spectrum --patterns keys.npy  what a set predicts, and what it does
     python -m eval.hopfield diffusion                     where guidance switches on, and why there
+    python -m eval.hopfield training                      classifiers trained over beta and beta_eff
+    python -m eval.hopfield attention --model DIR --text FILE    the heads of a whole transformer
     python -m eval.hopfield attention                     the heads of an attention layer:
         --file model.safetensors --heads 12 --inputs-file hidden.safetensors --inputs hidden
         --key layer.0.attention.self.key.weight --query layer.0.attention.self.query.weight

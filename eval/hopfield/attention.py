@@ -1,9 +1,10 @@
 """beta_eff of every head of an attention layer, and what it retrieves; see eval.hopfield.
 
-Without --file a demonstration: no trained network, but random projections of digits as tokens. The
-file holds a layer's projection weights, read by name; the inputs are what the layer projects,
-[T, D], one sequence after its normalisation. Neither a causal mask nor rotary positions are
-applied. Equations: hopfield_jax.attention, hopfield_jax.projections.
+With --model all layers of a transformer on a text (whole_model.py). Without it and without --file a
+demonstration: no trained network, but random projections of digits as tokens. The file holds a
+layer's projection weights, read by name; the inputs are what the layer projects, [T, D], one
+sequence after its normalisation. Neither a causal mask nor rotary positions are applied. Equations:
+hopfield_jax.attention, hopfield_jax.projections.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import numpy as np
 
 from dng_jax import data
 from dng_jax.errors import InputError
+from dng_jax.jobs.options import option
 from dng_jax.jobs.tables import Table, write_csv
 from hopfield_jax import attention, patterns, projections, theory
 from hopfield_jax.attention import HeadReport
 from hopfield_jax.plots import figures
 
+from . import whole_model
 from .common import Outcome, bounded, count_of
 from .options import Attention as Config
+from .whole_model import Layers
 
 Heads = tuple[str, list[HeadReport]]
-NAMES = ("key", "query", "fused", "key_bias", "query_bias", "fused_bias", "inputs", "inputs_file")
+WEIGHTS = ("key", "query", "fused", "key_bias", "query_bias", "fused_bias", "inputs", "inputs_file")
 MOST_TOKENS = 16_384  # keys are compared each with each
 PHASES = {
     "centroid": "one attractor",
@@ -36,17 +40,28 @@ PHASES = {
 }
 
 
-def prepare(config: Config) -> Heads:
+def prepare(config: Config) -> Heads | Layers:
     """Where the keys are from, and the report of every head: what is bad shows on the way."""
     bounded(2, MOST_TOKENS, tokens=config.tokens)
     bounded(1, 1024, heads=config.heads, kv_heads=config.kv_heads)
     bounded(1, 4096, head_dim=config.head_dim)
+    bounded(1, 1000, sequences=config.sequences)
+    if config.model is not None:
+        unused = ("file", *WEIGHTS, "heads", "kv_heads", "head_dim", "scale")
+        if given := [option(name) for name in unused if getattr(config, name) is not None]:
+            raise InputError(f"{given[0]} belongs to one layer, --model has its own: leave it out")
+        return whole_model.read(config)
+    for name in ("text", "sequences"):
+        if getattr(config, name) is not None:
+            raise InputError(f"--{name} is what a --model reads: name one, or leave it out")
     source, keys, queries = demonstration(config) if config.file is None else stored(config)
     return source, attention.report(keys, queries, config.scale)
 
 
-def run(config: Config, prepared: Heads, folder: Path) -> Outcome:
+def run(config: Config, prepared: Heads | Layers, folder: Path) -> Outcome:
     """beta_eff of every head, and what its queries retrieve."""
+    if isinstance(prepared, Layers):
+        return whole_model.outcome(config, prepared, folder)
     source, heads = prepared
     rows = [dataclasses.asdict(r) for r in heads]
     write_csv(folder / "heads.csv", rows)
@@ -70,7 +85,7 @@ def run(config: Config, prepared: Heads, folder: Path) -> Outcome:
 
 def demonstration(config: Config) -> tuple[str, np.ndarray, np.ndarray]:
     """Digits as tokens under random projections: no trained network is embedded here."""
-    given = [f"--{name.replace('_', '-')}" for name in NAMES if getattr(config, name) is not None]
+    given = [option(name) for name in WEIGHTS if getattr(config, name) is not None]
     if given:
         raise InputError(f"{given[0]} names a tensor, but no --file to read it from")
     if config.kv_heads is not None or config.layout != "out_in":

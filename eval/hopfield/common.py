@@ -149,5 +149,8 @@ def plain(name: str) -> str:
 
 
 def count_of(limit: float) -> str:
-    """A limit on a number of patterns as a person reads it: 158, or 1.0e+19."""
-    return f"{math.floor(limit)}" if limit < 1e6 else f"{limit:.1e}"
+    """A limit on a number of patterns, rounded down for people: 158, 2,930, 451,000, 1.0e+19."""
+    if limit >= 1e6:
+        return f"{limit:.1e}"
+    unit = 10 ** max(0, len(str(math.floor(limit))) - 3)
+    return f"{math.floor(limit / unit) * unit:,}"

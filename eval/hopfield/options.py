@@ -201,8 +201,16 @@ class Diffusion(Options):
 
 @dataclass(frozen=True)
 class Attention(Options):
-    """beta_eff of every head of an attention layer, and what it retrieves."""
+    """beta_eff of every head of an attention layer or a whole transformer, and what it
+    retrieves."""
 
+    model: str | None = None
+    """Folder of a transformer as Hugging Face's transformers saves one, in place of --file: all
+    layers of an encoder."""
+    text: str | None = None
+    """UTF-8 file that --model reads: a sequence per paragraph, blank lines between them."""
+    sequences: int | None = None
+    """Sequences of --text, 1 to 1000, the longest paragraphs; default 8."""
     file: str | None = None
     """safetensors file of the projection weights; default: random ones of the demonstration."""
     key: str | None = None
@@ -232,9 +240,38 @@ class Attention(Options):
     shapes."""
     tokens: int | None = None
     """Keys per head, the first so many tokens, 2 to 16,384; default: all of a file, 64 of the
-    demonstration."""
+    demonstration, as many as --model takes of each sequence."""
     scale: float | None = None
     """Inverse temperature of the softmax, above 0; default: 1/sqrt(d_head)."""
+
+
+@dataclass(frozen=True)
+class Training(Options):
+    """Classifiers trained at many temperatures: do they fall on one curve in beta_eff?"""
+
+    dataset: str = "digits"
+    """Images and classes to learn: digits, mnist or another data set."""
+    counts: tuple[int, ...] = (16, 64, 256)
+    """Numbers N of stored patterns, 2 to 4096 each."""
+    dimensions: tuple[int, ...] = (16, 64)
+    """Dimensions d of the patterns, 2 to 4096 each."""
+    norms: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Norms of the patterns at the start, over sqrt(d), above 0: 1 is entries of unit variance."""
+    betas: int = 13
+    """Values of beta, an odd number of 3 to 101, evenly spaced in their logarithm about
+    1/sqrt(d)."""
+    span: float = 64.0
+    """Largest beta over 1/sqrt(d), and 1/sqrt(d) over the least, above 1."""
+    seeds: int = 8
+    """Trainings of each kind, 2 to 1000, over which intervals are."""
+    updates: int = 1
+    """Updates of the state before it is read out, 1 to 100."""
+    steps: int = 300
+    """Training steps, 1 to 1,000,000."""
+    batch: int = 64
+    """Images in a batch, 1 to 65536."""
+    rate: float = 0.03
+    """Learning rate of Adam, above 0; of the projection, divided by the root of its inputs."""
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -249,4 +286,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "spectrum": Spectrum,
     "diffusion": Diffusion,
     "attention": Attention,
+    "training": Training,
 }

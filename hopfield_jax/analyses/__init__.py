@@ -50,6 +50,13 @@ minima against deviations between groups from beta_low = K_s(G)/a_b. Deviations 
 the eigenvalue beta a_w P_g/k of J, a_w = M^2 - c1, which reaches 1 at beta_high
 (theory.ultrametric_window). For (G, k, M^2, c1, c0) = (4, 4, 1, .8, 0): 3.787 to 20.0.
 
+8. Heads (heads.py). What the queries of a transformer's heads retrieve: one attractor, metastable
+states of several keys, or single keys; and how the entropy of attention goes with beta_eff.
+
+9. Training (training.py, imported by name; data_collapse.py). Layers whose patterns are trained, at
+a grid of beta, norm, N and d: over which abscissa their curves fall together, by the share U that
+one curve leaves unexplained of another, and which value serves best.
+
 Everything here counts certified minima alone, and names what did not converge.
 Sources: Koulischer et al. 2023 (arXiv 2311.18434) for the question of temperature; Ramsauer et al.
 2020 (arXiv 2008.02217) for top90. The rest is derived here; numbers were measured in float64.
@@ -58,6 +65,8 @@ Sources: Koulischer et al. 2023 (arXiv 2311.18434) for the question of temperatu
 from hopfield_jax.analyses import (
     basins,
     capacity,
+    data_collapse,
+    heads,
     landscape,
     metastable,
     retrieval,
@@ -70,6 +79,8 @@ __all__ = [
     "basins",
     "capacity",
     "certify_sweep",
+    "data_collapse",
+    "heads",
     "hysteresis",
     "landscape",
     "metastable",

@@ -31,7 +31,8 @@ DOTS = (0, (1, 1.5))
 class Curve(NamedTuple):
     """x, y [S]; style: "stable" and "exact" solid, "unstable" dotted, "measured" symbols, "line"
     symbols joined by a line, "dashed". Points where y is NaN are left out. colour, marker
-    and line: default by the style and the order of the names."""
+    and line: default by the style and the order of the names. band: (low, high), [S] each, shaded
+    behind it."""
 
     x: object
     y: object
@@ -39,6 +40,7 @@ class Curve(NamedTuple):
     colour: str | None = None
     marker: str | None = None
     line: str | tuple | None = None
+    band: tuple | None = None
 
 
 class Panel(NamedTuple):
@@ -144,6 +146,8 @@ def draw(axes: Axes, curves, entries: dict[str, Artist]) -> None:
         if curve.line is not None:
             options["linestyle"] = curve.line
         (drawn,) = axes.plot(x, y, label=name or None, **options)  # type: ignore[arg-type]
+        if curve.band is not None:
+            axes.fill_between(x, *curve.band, color=colour, alpha=0.2, linewidth=0, zorder=1)
         if name:
             entries.setdefault(name, drawn)
 

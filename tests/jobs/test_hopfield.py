@@ -602,7 +602,8 @@ def test_attention_takes_all_tokens_and_says_how_many(tmp_path):
 
 
 def test_limits_are_rounded_for_people():
-    assert (common.count_of(158.3), common.count_of(1.00757e19)) == ("158", "1.0e+19")
+    shown = [common.count_of(limit) for limit in (2.0, 158.3, 2937.9, 451_833.2, 1.00757e19)]
+    assert shown == ["2", "158", "2,930", "451,000", "1.0e+19"]
 
 
 @pytest.mark.parametrize(
