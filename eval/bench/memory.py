@@ -26,7 +26,7 @@ from . import jax_side, workers
 from .options import Config
 from .workers import Worker
 
-SAMPLES, STEPS = 256, 50
+SAMPLES, STEPS = 1024, 20
 GROWTH = 4
 KEPT = {"images": (), "images, x_t": ("x",), "images, x_t, predicted x_0": SAVE}
 

@@ -19,12 +19,11 @@ class Config:
     """What is measured: sampling, pytorch, kernels, growth, start, memory, throughput, hopfield or
     text-to-image."""
     samples: int | None = None
-    """Images per run, at least 1; default: 256, in the suite throughput 512, in growth 32, and in
-    pytorch and kernels what takes a network about a second."""
+    """Images per run, at least 1; default: a number of each suite, 256 in sampling."""
     steps: int | None = None
-    """Sampling steps, 1 to 1000; default: 50, in the suite growth 10, and in pytorch 2 to 5."""
+    """Sampling steps, 1 to 1000; default: a number of each suite, 50 in sampling."""
     pairs: int = 7
-    """Alternating pairs per figure, at least 1; 3 for the sweep."""
+    """Rounds of the programs that take turns, at least 1; 3 for the sweep."""
     networks: tuple[str, ...] = ()
     """Of the suite throughput PRESET[:CONDITIONING] (default: mnist-small; mnist and cifar10 want a
     GPU); of pytorch (default: all) and kernels (default: mnist-heads) bundled networks, and cifar10

@@ -94,7 +94,7 @@ def started(code: str, variables: dict[str, str]) -> list[float]:
     )
     seconds = time.perf_counter() - began
     if done.returncode:
-        last = [*done.stderr.splitlines(), "no message"][-1]
+        last = (done.stderr.splitlines() or ["no message"])[-1]
         raise InputError(f"a process to be timed ended with exit code {done.returncode}: {last}")
     lines = done.stdout.splitlines()
     return [seconds, *(json.loads(lines[-1]) if code == IMAGE else ())]

@@ -95,14 +95,16 @@ def test_the_loop_draws_the_same_images_from_the_same_noise(name):
     from eval.bench import jax_side, networks, torch_loop, torch_unet
 
     module, params = networks.load(name)
-    table, keys = jax_side.table_of(12), sample_keys(3, 8)
+    # Half of a chain: at its end every posterior is as small as it may be.
+    table = jax.tree.map(lambda column: column[:6], jax_side.table_of(12))
+    keys = sample_keys(3, 8)
     shape = module.config.image_shape
     x = initial_noise(keys, shape, table)
     rule = guidance.dynamic_negative(posterior.pair(0.3))
     ours = sample(jax_side.denoiser(name), table, rule, keys, x)
     of_step = jax.vmap(lambda key: jax.random.normal(key, shape))
     fold = jax.vmap(jax.random.fold_in, (0, None))
-    drawn = iter([of_step(fold(keys, step)) for step in range(12)])
+    drawn = iter([of_step(fold(keys, step)) for step in range(6)])
 
     def chw(images):
         return torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)
@@ -111,7 +113,7 @@ def test_the_loop_draws_the_same_images_from_the_same_noise(name):
     images, log_p = torch_loop.sample(predict, table, chw(x), 0.3, lambda _: chw(next(drawn)))
     np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), ours.x, atol=2e-4)
     np.testing.assert_allclose(log_p.numpy(), ours.state[:, 0], atol=2e-2)
-    assert np.ptp(log_p.numpy()) > 1  # it moved, and not for all alike
+    assert len(np.unique(log_p.numpy())) > 4  # it moved, and is not held at a bound
 
 
 @pytest.mark.slow
