@@ -6,7 +6,7 @@ Every distinct layer (kind, shape of its input, outputs) alone on one core, as i
 network, times how often it occurs; attention is one layer. What is not in the sum of the layers is
 between them: on this side XLA writes activations and sums into its loops, and PyTorch's eager mode
 passes over memory once for each. A run calls a layer REPEATED times, since one call may take
-microseconds.
+microseconds; what a call costs by itself is in every line, so for few images the sum says little.
 """
 
 from __future__ import annotations
