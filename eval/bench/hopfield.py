@@ -11,6 +11,9 @@ loops       128 (512) betas x 128 (16) starts, float32: every start is followed 
         association   in PyTorch, as hopfield-layers iterates its association: on the weights, with
                       a head's activity as a mask over queries, keys and weights. Its criterion, the
                       norm of all changes together, is replaced by the largest: fewer updates.
+        association, its own rule
+                      the same with its own criterion: the Frobenius norm of the change of the
+                      weights, over all queries, and its own threshold, 1e-4, so less exact
             `find_fixed_points` takes all rows at once and returns residuals and energies besides.
     wide        equidistant patterns, N = 64 in d = 128; betas over [0.9 K_s, 1.1 N], geometric
     fine        the same within 1% of K_s, where the update slows down
@@ -35,8 +38,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,8 +50,18 @@ from dng_jax.jobs.tables import Table
 from hopfield_jax import find_fixed_points, memory, patterns, theory
 from hopfield_jax.solvers import fixed_points, iterations, spaces
 
-from . import throughput, timing
-from .loops import MAX_STEPS, TOLERANCE, Problem, association, numpy_loop, plain, torch_loop
+from . import roofline, scaling, timing
+from .loops import (
+    MAX_STEPS,
+    TOLERANCE,
+    Problem,
+    association,
+    association_own_rule,
+    numpy_loop,
+    plain,
+    torch_loop,
+)
+from .memory import peak_memory
 
 APART = 1e-3  # of the spread: rows farther apart than this ended at different fixed points
 OCTAVES = 3
@@ -76,7 +87,11 @@ def measure(config) -> Iterator[tuple[str, Any, Table]]:
         "fine": transition(n, d, s, b, fine=True),
         "flat": flat(*(max(size // shrink, 4) for size in (1024, 256, 512, 16))),
     }
-    kinds = {"association": torch_loop(association), "PyTorch": torch_loop(plain)}
+    kinds = {
+        "association": torch_loop(association),
+        "association, its own rule": torch_loop(association_own_rule),
+        "PyTorch": torch_loop(plain),
+    }
     loops = {
         f"{name}, against {kind}": versus(problem, loop, pairs)
         for name, problem in problems.items()
@@ -93,7 +108,7 @@ def measure(config) -> Iterator[tuple[str, Any, Table]]:
     }
     yield "share", forms, share_table(forms)
     grown = growth(shrink, pairs)
-    yield "growth", grown, growth_table(grown)
+    yield "growth", grown, scaling.table_of(grown)
 
 
 def transition(N: int, d: int, betas: int, starts: int, *, fine: bool) -> Problem:
@@ -194,9 +209,9 @@ def share(form, N: int, d: int, pairs: int, steps: int = 16) -> dict[str, float]
         )
 
     held = space.begin(space.seen(starts), betas)
-    ratio = timing.ratio_of_pairs(lambda: iterate(space, held, betas), throughput.product(), pairs)
+    product, peak = roofline.product()
+    ratio = timing.ratio_of_pairs(lambda: iterate(space, held, betas), product, pairs)
     operations = steps * rows * (4 * N * d if form == "state" else 2 * N**2)
-    peak = 2 * throughput.SIDE**3
     low, middle, high = operations / peak / np.array([ratio.high, ratio.median, ratio.low])
     return {
         "rows": rows,
@@ -216,23 +231,11 @@ def growth(shrink: int, pairs: int) -> dict[str, Any]:
     for axis in small:
         sizes = [small[axis] * 2**k for k in range(OCTAVES + 1)]
         runs_of = [_retrieval(d=d, **(small | {axis: size})) for size in sizes]
-        for run in runs_of:
-            timing.seconds(run)
-        # all sizes in turn, so that a slow minute falls on each
-        times = np.array([[timing.seconds(run) for run in runs_of] for _ in range(pairs)])
-        out[axis] = {"sizes": sizes, **exponent(sizes, np.median(times, axis=0))}
+        out[axis] = scaling.measured(dict(zip(sizes, runs_of, strict=True)), pairs)
     return out
 
 
 SMALL = {"patterns": 1024, "states": 32, "betas": 32}
-
-
-def exponent(sizes, seconds) -> dict[str, Any]:
-    """The slope of log seconds against log size, and by what share the worst point is off it."""
-    x, y = np.log(sizes), np.log(seconds)
-    slope, intercept = np.polyfit(x, y, 1)
-    worst = np.abs(y - slope * x - intercept).max()
-    return {"seconds": seconds, "exponent": float(slope), "off": float(np.expm1(worst))}
 
 
 def _retrieval(d: int, patterns: int, states: int, betas: int) -> Callable[[], Any]:
@@ -257,7 +260,7 @@ def many_patterns(N: int, d: int, states: int, pairs: int) -> dict[str, Any]:
     noise = rng.standard_normal((states, d), dtype=np.float32) / np.sqrt(d)
     starts = x[:states] + noise / 2
     network = memory(x)
-    built = _peak_memory()
+    built = peak_memory()
     run = functools.partial(find_fixed_points, network, starts, 100.0, tolerance=TOLERANCE)
     found = run()
     return {
@@ -269,7 +272,7 @@ def many_patterns(N: int, d: int, states: int, pairs: int) -> dict[str, Any]:
         "patterns_mb": x.nbytes / 1e6,
         "logits_mb": 4 * N * states / 1e6,
         "peak_mb_before": built,
-        "peak_mb": _peak_memory(),
+        "peak_mb": peak_memory(),
     }
 
 
@@ -328,21 +331,6 @@ def share_table(forms: dict[str, Any]) -> Table:
     )
 
 
-def growth_table(growth: dict[str, Any]) -> Table:
-    """Seconds over sizes."""
-    return Table.of(
-        "Growth: seconds ~ size^exponent",
-        [{"size": name} | found for name, found in growth.items()],
-        {
-            "size": "size",
-            "values": lambda r: " ".join(map(str, r["sizes"])),
-            "s": lambda r: " ".join(f"{s:.3g}" for s in r["seconds"]),
-            "exponent": lambda r: f"{r['exponent']:.2f}",
-            "off the line by": lambda r: f"{r['off']:.0%}",
-        },
-    )
-
-
 def many_table(many: dict[str, Any]) -> Table:
     """Seconds and memory of very many patterns."""
     memory = {
@@ -366,12 +354,3 @@ def many_table(many: dict[str, Any]) -> Table:
 
 def _single(*arrays) -> Problem:
     return Problem(*(np.ascontiguousarray(a, np.float32) for a in arrays))
-
-
-def _peak_memory() -> float:
-    """MB of the device's memory at its highest so far; of the process where the device is a CPU."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"] / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -15,6 +15,7 @@ import numpy as np
 
 TOLERANCE = 1e-6
 MAX_STEPS = 10_000
+OWN_THRESHOLD = 1e-4  # update_steps_eps of hopfield-layers
 
 
 class Problem(NamedTuple):
@@ -99,6 +100,20 @@ def plain(torch, x, starts, beta, limit):
 
 def association(torch, x, starts, beta, limit):
     """The same in the order and with the masks of hopfield-layers, for one head."""
+    # an upper bound of the states' change where patterns have norm 1 and are orthogonal
+    return _associated(torch, x, starts, beta, lambda change: change.norm(dim=-1)[0] <= limit)
+
+
+def association_own_rule(torch, x, starts, beta, limit):
+    """The same until the Frobenius norm of the change of all weights is at most OWN_THRESHOLD."""
+
+    def rests(change):
+        return (change.norm() <= OWN_THRESHOLD).expand(len(starts))
+
+    return _associated(torch, x, starts, beta, rests)
+
+
+def _associated(torch, x, starts, beta, rests):
     k, q = x[None], beta * starts[None]
     active = torch.ones((1, 1, 1), dtype=torch.bool, device=x.device)
     xi, old, count = None, None, 0
@@ -115,8 +130,7 @@ def association(torch, x, starts, beta, limit):
             xi = xi.masked_scatter(active, torch.softmax(chosen, dim=-1))
         count += 1
         if old is not None:
-            # an upper bound of the states' change where patterns have norm 1 and are orthogonal
-            change = (xi - old).norm(dim=-1)
-            active = ((change.max() > limit) & (count < MAX_STEPS)).reshape(1, 1, 1)
+            resting = rests(xi - old)
+            active = (~resting.all() & (count < MAX_STEPS)).reshape(1, 1, 1)
         old = xi
-    return (xi @ k)[0], change[0] <= limit, count * len(starts)
+    return (xi @ k)[0], resting, count * len(starts)

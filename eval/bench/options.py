@@ -16,15 +16,25 @@ class Config:
     """Benchmarks."""
 
     suite: tyro.conf.Positional[str] = "sampling"
-    """What is measured: sampling, throughput, hopfield or text-to-image."""
-    samples: int = 512
-    """Images per run of the suites sampling and throughput, at least 1."""
-    steps: int = 50
-    """Sampling steps of the suite sampling, 1 to 1000."""
+    """What is measured: sampling, pytorch, kernels, growth, start, memory, throughput, hopfield or
+    text-to-image."""
+    samples: int | None = None
+    """Images per run, at least 1; default: a number of each suite, 256 in sampling."""
+    steps: int | None = None
+    """Sampling steps, 1 to 1000; default: a number of each suite, 50 in sampling."""
     pairs: int = 7
-    """Alternating pairs per figure, at least 1; 3 for the sweep."""
-    networks: tuple[str, ...] = ("mnist-small",)
-    """Networks of the throughput suite, PRESET[:CONDITIONING]; mnist and cifar10 want a GPU."""
+    """Rounds of the programs that take turns, at least 1; 3 for the sweep."""
+    networks: tuple[str, ...] = ()
+    """Of the suite throughput PRESET[:CONDITIONING] (default: mnist-small; mnist and cifar10 want a
+    GPU); of pytorch (default: all) and kernels (default: mnist-heads) bundled networks, and cifar10
+    with random weights."""
+    threads: tuple[int, ...] = ()
+    """Cores that the suite pytorch holds either side to, one after the other; default: 1, and all
+    that there are."""
+    dtype: str = "float32"
+    """Of convolutions and products in the suite pytorch: float32 or bfloat16."""
+    compiled: bool = True
+    """Time torch.compile in the suite pytorch too; compiling takes it up to a minute a network."""
     batch: int = 256
     """Images per training step in the throughput suite, at least 1."""
     shrink: int = 1

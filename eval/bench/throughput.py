@@ -2,8 +2,7 @@
 
     share = (program's operations / seconds) / (2 m^3 devices / seconds of the products)
 
-Operations are those XLA counts in the program before it optimises (2 m n k for a product, the same
-for a convolution written as one); the products are float32, m = 2048, one on every device at once.
+Operations and products (float32, m = 2048, one on every device at once): eval.bench.roofline.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dng_jax import (
@@ -31,16 +29,16 @@ from dng_jax.jobs import devices
 from dng_jax.jobs.tables import Table
 from dng_jax.training import presets
 
-from . import timing
+from . import roofline, timing
 from .options import Config
 
-SIDE = 2048
+NETWORKS, SAMPLES = ("mnist-small",), 512
 SAMPLING_STEPS = 5
 
 
 def measure(config: Config) -> Iterator[tuple[str, dict[str, Any], Table]]:
     """One part per network: {"training": ..., "sampling": ...}, medians over the pairs."""
-    for name in config.networks:
+    for name in config.networks or NETWORKS:
         found = _network(name, config)
         yield name, found, table_of(name, found)
 
@@ -48,17 +46,18 @@ def measure(config: Config) -> Iterator[tuple[str, dict[str, Any], Table]]:
 def _network(name: str, config: Config) -> dict[str, Any]:
     module = nets.UNet(presets.diffusion(*name.split(":", 1)).network)
     training, operations = _training(module, config.batch)
-    sampling, per_call = _sampling(module, config.samples)
+    samples = config.samples or SAMPLES
+    sampling, per_call = _sampling(module, samples)
     return {
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(_params(module))),
         "training": _figure(training, operations, config.batch, config.pairs),
-        "sampling": _figure(sampling, per_call, config.samples * SAMPLING_STEPS, config.pairs),
+        "sampling": _figure(sampling, per_call, samples * SAMPLING_STEPS, config.pairs),
     }
 
 
 def _figure(run: Callable, operations: float, images: int, pairs: int) -> dict[str, float]:
-    ratio = timing.ratio_of_pairs(run, product(), pairs)
-    peak = 2 * SIDE**3 * jax.device_count()  # operations of the products
+    product, peak = roofline.product()
+    ratio = timing.ratio_of_pairs(run, product, pairs)
     share = operations / peak / np.array([ratio.median, ratio.high, ratio.low])
     return {
         "images_per_second": images / ratio.a,
@@ -68,14 +67,6 @@ def _figure(run: Callable, operations: float, images: int, pairs: int) -> dict[s
         "share_low": float(share[1]),
         "share_high": float(share[2]),
     }
-
-
-def product() -> Callable:
-    """Two SIDE x SIDE float32 matrices multiplied, on every device at once."""
-    count = jax.device_count()
-    a = devices.spread(jnp.ones((count, SIDE, SIDE)))
-    multiply = jax.jit(lambda a: jnp.einsum("nij,njk->nik", a, a, precision="highest"))
-    return lambda: multiply(a)
 
 
 def _training(module, batch: int) -> tuple[Callable, float]:
@@ -88,8 +79,10 @@ def _training(module, batch: int) -> tuple[Callable, float]:
     images = rng.integers(0, 256, (4 * batch, *shape), dtype=np.uint8)
     labels = rng.integers(0, module.config.num_classes, 4 * batch).astype(np.int32)
     state, images, labels = jax.device_put((state, images, labels), whole)
-    step = training.make_diffusion_step(module, optimiser, schedules.linear(), batch, 0.999, split)
-    return lambda: step(state, images, labels), _operations(step, state, images, labels)
+    step: Any = training.make_diffusion_step(
+        module, optimiser, schedules.linear(), batch, 0.999, split
+    )
+    return lambda: step(state, images, labels), roofline.counted(step.lower(state, images, labels))
 
 
 def _sampling(module, count: int) -> tuple[Callable, float]:
@@ -97,18 +90,13 @@ def _sampling(module, count: int) -> tuple[Callable, float]:
     table, rule = steps.ddpm(schedules.linear(), SAMPLING_STEPS), guidance.unguided()
     keys = sample_keys(0, count)
     keys, x = devices.spread((keys, initial_noise(keys, shape, table)))
-    row = jax.tree.map(lambda a: a[0], table)
-    per_call = _operations(jax.jit(lambda x: denoise(x, row, ("base",))["base"]), x)
+    per_call = roofline.of_a_step(denoise, table, x, rule.roles)
     return lambda: sample(denoise, table, rule, keys, x).x, per_call * SAMPLING_STEPS
 
 
 def _params(module):
     optimiser = training.make_optimiser(2, 1e-4, 1)
     return training.init_state(module, optimiser, jax.random.key(0)).params
-
-
-def _operations(program, *args) -> float:
-    return float(program.lower(*args).cost_analysis()["flops"])
 
 
 def table_of(name: str, found: dict[str, Any]) -> Table:

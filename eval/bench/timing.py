@@ -7,7 +7,7 @@ run waiting for its result; the figure is the median of the ratios of pairs, wit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,32 @@ class Ratio:
 
 def ratio_of_pairs(a: Callable[[], Any], b: Callable[[], Any], pairs: int) -> Ratio:
     """Runs a and b in turn after one warm-up each."""
-    seconds(a), seconds(b)
-    times = np.array([(seconds(a), seconds(b)) for _ in range(pairs)])
-    ratios = times[:, 0] / times[:, 1]
-    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75))
-    first, second = np.median(times, axis=0)
-    return Ratio(float(median), float(low), float(high), pairs, float(first), float(second))
+    times = in_turn({"a": timed(a), "b": timed(b)}, pairs)
+    return ratio(times["a"], times["b"])
+
+
+def in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, np.ndarray]:
+    """{name: seconds [rounds]} of runs that answer their seconds, each once more to warm up."""
+    for run in runs.values():
+        run()
+    times = np.array([[run() for run in runs.values()] for _ in range(rounds)])
+    return dict(zip(runs, times.T, strict=True))
+
+
+def timed(run: Callable[[], Any]) -> Callable[[], float]:
+    """The same, answering its seconds."""
+    return lambda: seconds(run)
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> Ratio:
+    """That of seconds [rounds] that were taken in turn."""
+    low, median, high = (float(q) for q in np.quantile(a / b, (0.25, 0.5, 0.75)))
+    return Ratio(median, low, high, len(a), float(np.median(a)), float(np.median(b)))
+
+
+def shown(ratio: Ratio, digits: int = 2) -> str:
+    """A ratio as a cell: median [quartiles]."""
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(ratio.median, ratio.low, ratio.high, d=digits)
 
 
 def seconds(run: Callable[[], Any]) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from dng_jax import InputError
 from dng_jax.jobs.options import RunOptions
-from eval.bench import hopfield, loops
+from eval.bench import hopfield, loops, scaling
 from eval.bench import job as bench
 from hopfield_jax import find_fixed_points, memory
 
@@ -26,7 +26,7 @@ def test_the_suite_writes_every_figure_and_says_where_torch_is_missing(
     config = bench.Config("hopfield", shrink=32, pairs=1, run=RunOptions(str(tmp_path / "b")))
     results = bench.main(config)["results"]
     compared = results["loops"]
-    assert len(compared) == 3 * 3
+    assert len(compared) == 3 * 4
     for name, found in compared.items():
         if not name.endswith("NumPy"):
             assert found == "no torch for this device: pip install torch"
@@ -86,12 +86,27 @@ def test_the_torch_loop_is_the_numpy_loop():
         assert abs(ours.updates - theirs.updates) <= slack
 
 
+def test_hopfield_layers_own_rule_looks_at_all_weights_together():
+    torch = pytest.importorskip("torch")
+    problem = hopfield.transition(8, 12, betas=6, starts=16, fine=False)
+    x, starts = map(torch.tensor, problem[:2])
+    beta = float(problem.betas[-1])
+    strict, _, more = loops.association(torch, x, starts, beta, torch.tensor(1e-6))
+    ends, rests, fewer = loops.association_own_rule(torch, x, starts, beta, None)
+    assert rests.shape == (16,)
+    assert rests.all()
+    assert fewer < more
+    # One update further, the Frobenius norm of all weights is below the threshold.
+    states = torch.softmax(beta * ends @ x.T, -1) - torch.softmax(beta * strict @ x.T, -1)
+    assert 0 < states.norm() < 2 * loops.OWN_THRESHOLD
+
+
 def test_exponents():
     sizes = [8, 16, 32, 64]
-    found = hopfield.exponent(sizes, 3e-3 * np.array(sizes) ** 1.25)
+    found = scaling.exponent(sizes, 3e-3 * np.array(sizes) ** 1.25)
     assert found["exponent"] == pytest.approx(1.25)
     assert found["off"] == pytest.approx(0, abs=1e-9)
-    assert hopfield.exponent(sizes, np.array([1.0, 2, 4, 16]))["off"] > 0.2
+    assert scaling.exponent(sizes, np.array([1.0, 2, 4, 16]))["off"] > 0.2
 
 
 def test_sizes_that_make_no_sense_are_named():

@@ -952,6 +952,16 @@ def test_throughput_counts_operations(tmp_path):
 def test_bench_reports_ratios_and_a_second_sweep_compiles_nothing(tmp_path):
     run = RunOptions(str(tmp_path / "b"))
     results = bench.main(bench.Config(samples=8, steps=2, pairs=2, run=run))
-    found = results["results"]["sampling"]
-    assert found["programs a second sweep compiles"] == 0
-    assert all(r.median > 0 for r in found.values() if hasattr(r, "median"))
+    found = results["results"]
+    assert found["sweep"]["programs_of_a_second_sweep"] == 0
+    assert (found["sweep"]["settings"], found["sweep"]["images"]) == (32, 2)
+    assert found["sweep"]["sweep_over_runs"].median > 0
+    rules = {
+        network: [r["rule"] for r in found[network]["rules"]] for network in ("heads", "label")
+    }
+    assert rules["heads"] == [*rules["label"], "DNG classes"]
+    unguided, np, dng = found["label"]["rules"]
+    assert unguided["over_unguided"].median == np["over_np"].median == 1
+    # Both labels go through the network, for either rule.
+    assert np["floor_seconds"] == dng["floor_seconds"]
+    assert np["floor_seconds"] == pytest.approx(2 * unguided["floor_seconds"], rel=0.01)
