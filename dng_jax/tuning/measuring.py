@@ -142,7 +142,7 @@ class Measurer:
         shape = Shape(self.width, self.batch, chunk)
         return blocks.lowered(self.problem, table, self.rule(setting), shape)
 
-    def _calls_of(self, setting: Setting) -> int | None:
+    def _calls_of(self, setting: Setting) -> float | None:
         if setting.program not in self._calls:
             calls = self.problem.network_calls(self.rule(setting), setting.steps)
             self._calls[setting.program] = calls
