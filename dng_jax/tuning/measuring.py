@@ -75,7 +75,7 @@ class Measurer:
     chunk: int | None = None
     advance: Callable[[int], object] = lambda images: None
     _shapes: dict[tuple[str, int], Shape] = field(default_factory=dict)
-    _calls: dict[tuple[str, int], int | None] = field(default_factory=dict)
+    _calls: dict[tuple[str, int], float | None] = field(default_factory=dict)
 
     def __call__(self, settings: Sequence[Setting]) -> list[dict[str, Any] | None]:
         """The measures of each setting, None where its predictions were not finite."""
