@@ -34,7 +34,7 @@ class Config:
     dtype: str = "float32"
     """Of convolutions and products in the suite pytorch: float32 or bfloat16."""
     compiled: bool = True
-    """Time torch.compile in the suite pytorch too; compiling takes it up to a minute a network."""
+    """Time torch.compile in the suite pytorch too; compiling takes it a minute or two a network."""
     batch: int = 256
     """Images per training step in the throughput suite, at least 1."""
     shrink: int = 1
