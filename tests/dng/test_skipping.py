@@ -116,7 +116,8 @@ def test_unseen_steps_are_one_jump_of_bayes_rule(kind, keys, x):
     assert lonely.any()
 
 
-@pytest.mark.parametrize("kind", ["pair", ONCE_MORE])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MAKE)
 def test_looking_at_every_step_is_the_plain_rule(kind, keys, x):
     tracker = MAKE[kind]([0.3, 0.2], negatives=("negative", "second"), temperature=0.5, offset=0.1)
     capped = DNG(tracker, 0.5, scale_max=SKIPPING_SCALE_MAX)
