@@ -3,10 +3,11 @@ r"""The front of a search on seeds that the search never saw.
 A setting is on the front because it is good, and because its noise was: of many settings measured
 on n images, those that look best were lucky, and on other images they look worse. So
 
-    front      found on the search's seed: the settings whose samples are complete
+    front      found on the search's seed: the settings whose samples are complete, the front and
+               as many ranks behind it as are to be judged
     fresh      the same settings on another seed; intervals as of dng_jax.metrics.tradeoff, samples
                redrawn by their number, alike in all settings, since they share noise
-    bias       mean over the front of (fresh - search): what the first look flatters, with an
+    bias       mean over these settings of (fresh - search): what the first look flatters, with an
                interval of the fresh mean; that of the search is what it is, the figure one would
                have reported
     chosen     the best of the fresh front; and because it was chosen on these images, its figures
@@ -74,19 +75,23 @@ def complete(told: Sequence[Told], samples: int) -> list[Told]:
 
 
 def candidates(told: Sequence[Told], goals: Goals, most: int) -> list[Told]:
-    """The front of complete trials over all measures of the goals, thinned to `most`; those that
-    keep the constraints are thinned last. By their first measure; empty where nothing is told."""
+    """The front of complete trials over all measures of the goals, and what only it dominates, and
+    so on up to `most`: where few images were drawn, one lucky setting may dominate all others.
+
+    Of a rank that is too large those that keep the constraints come first, thinned where they are
+    crowded. By their first measure; empty where nothing is told.
+    """
     if not told:
         return []
     values = np.array([[t.found[m] for m in goals.measures] for t in told])  # type: ignore[index]
-    chosen = fronts.front(values)
-    kept = np.array([goals.violation(told[i].found or {}) == 0 for i in chosen])
-    inside, outside = chosen[kept], chosen[~kept]
-    inside = inside[fronts.spread(values[inside], most)] if len(inside) else inside
-    room = most - len(inside)
-    outside = outside[fronts.spread(values[outside], room)] if room > 0 and len(outside) else []
-    every = sorted([*inside, *outside], key=lambda i: tuple(values[i]))
-    return [told[i] for i in every]
+    kept = np.array([goals.violation(t.found or {}) == 0 for t in told])
+    rank, chosen = fronts.ranks(values), np.zeros(0, int)
+    for level in np.unique(rank):
+        for members in (np.flatnonzero((rank == level) & side) for side in (kept, ~kept)):
+            room = most - len(chosen)
+            if room > 0 and len(members):
+                chosen = np.append(chosen, members[fronts.spread(values[members], room)])
+    return [told[i] for i in sorted(chosen, key=lambda i: tuple(values[i]))]
 
 
 def curve(

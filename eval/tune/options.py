@@ -53,7 +53,7 @@ class Config:
     fresh_seed: int = 2
     """Seed of the front's judgement, 0 to 2^64 - 2; the chosen setting is told from the next."""
     judged: int = 12
-    """Settings of the front that are judged, at least 1."""
+    """Settings that are judged, at least 1: the front, and the ranks behind it."""
     judge_samples: int = 2048
     """Images of each of them, at least 2."""
     against: tuple[str, ...] = ()

@@ -17,8 +17,9 @@ AXES = {
     "kl": "KL(target || generated) (nats)",
 }
 CAPTION = (
-    "Every setting searched (dots), the front as the search saw it (hollow) and the same settings"
-    " on a fresh seed (filled, 95% intervals)."
+    "Every setting searched (dots; where halving stopped it, on fewer images), the front and the"
+    " ranks behind it as the search saw them (hollow), and the same settings on a fresh seed"
+    " (filled, 95% intervals)."
 )
 
 

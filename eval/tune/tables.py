@@ -31,8 +31,8 @@ def front(results: Record) -> Table:
     trials, samples = results["trials"], results["samples"]
     title = (
         f"{results['dataset']} without {results['forbidden']}: the front of {trials['told']}"
-        f" settings, {samples['search'][-1]} images each, and the same on {samples['fresh']} images"
-        " of a fresh seed"
+        f" settings and the ranks behind it, {samples['search'][-1]} images each, and the same on"
+        f" {samples['fresh']} images of a fresh seed"
     )
     return Table.of(
         cells.titled(title, (r["sparse"] for r in records)),
@@ -79,7 +79,7 @@ def best(results: Record) -> Table:
 def bias(results: Record) -> Table:
     """What choosing and judging on the same noise flatters."""
     return Table.of(
-        "What the search flattered: means over the front, fresh seed less search",
+        "What the search flattered: means over the judged settings, fresh seed less search",
         results["bias"],
         {
             "measure": "measure",

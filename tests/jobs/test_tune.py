@@ -120,7 +120,9 @@ def test_the_front_of_complete_trials_and_the_sentence_where_none_fits():
     ]
     complete = judging.complete(told, 24)
     assert [t.number for t in complete] == [0, 1, 2, 3]
-    assert [t.number for t in judging.candidates(complete, goal, 9)] == [0, 1, 2]
+    assert [t.number for t in judging.candidates(complete, goal, 3)] == [0, 1, 2]
+    # The front, and then what it alone dominates.
+    assert [t.number for t in judging.candidates(complete, goal, 9)] == [0, 1, 2, 3]
     assert [t.number for t in judging.candidates(complete, goal, 2)] == [1, 2]
     found = [t.found for t in complete]
     assert judging.chosen(found, goal) == (1, True)
