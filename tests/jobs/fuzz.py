@@ -58,7 +58,7 @@ from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli as programs
-from dng_jax.jobs import runs
+from dng_jax.jobs import page, runs
 from dng_jax.metrics import Reference
 from dng_jax.training.checkpoints import Checkpoints
 from dng_jax.weights import pretrained, tensors
@@ -382,7 +382,7 @@ def readers(root: Path) -> dict[str, Reader]:
         "classifier": "x",
         "classes": ["0"],
     }
-    (folder / "a.png").write_bytes(report.PNG + b"picture")
+    (folder / "a.png").write_bytes(page.PNG + b"picture")
     runs.write_json(folder / "results.json", facts)
 
     labels = struct.pack(">II", 2049, 9) + bytes(range(9))
