@@ -78,7 +78,7 @@ def test_what_is_drawn_lies_in_the_range(share, low, factor):
         ("dng:pair scael=.1..1", "unknown leaf of dng:pair 'scael': did you mean 'scale'"),
         (
             "dng:pair radius=1..2",
-            "choose from scale, tau, delta, drift, prior, lo, hi, steps",
+            "choose from scale, tau, delta, drift, prior, skip, every, lo, hi, steps",
         ),
         ("dng:classes prior=.1..2", "unknown leaf of dng:classes 'prior'"),
         ("dng:pair scale=2..1", "from 2 down to 1: swap the ends"),
