@@ -263,11 +263,19 @@ def _scan(denoise, table, rule, keys, carry, save, observe):
 
 
 def _on_demand(denoise, carry: Carry, row, rule):
-    x, masks = carry.x, wanted(rule, carry.state, row)
-    if set(masks) != set(on_demand(rule)) or any(m.shape != x.shape[:1] for m in masks.values()):
+    x, roles = carry.x, on_demand(rule)
+    if not {*roles} <= {*rule.roles} - {"base"} or not callable(getattr(rule, "wants", None)):
         raise InputError(
-            f"wants of the rule {type(rule).__name__} must return a mask of shape {x.shape[:1]} for"
-            f" each role of on_demand, {', '.join(on_demand(rule))}"
+            f"the rule {type(rule).__name__} has {', '.join(roles)} on demand: these must be roles"
+            " of its own other than base, and it must have wants(state, row)"
+        )
+    masks = wanted(rule, carry.state, row)
+    if set(masks) != {*roles} or any(
+        jnp.shape(m) != x.shape[:1] or jnp.asarray(m).dtype != jnp.bool_ for m in masks.values()
+    ):
+        raise InputError(
+            f"wants of the rule {type(rule).__name__} must return a mask, bool {x.shape[:1]}, for"
+            f" each role of on_demand, {', '.join(roles)}"
         )
     preds, ran = predict_some(denoise, x, row, rule.roles, masks)
     zero = zeros_per_sample(x)

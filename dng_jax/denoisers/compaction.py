@@ -1,10 +1,10 @@
 """Predictions for some images of a batch: a network is run on those alone that need it.
 
     order     the images that want a role first, then the others          a stable sort
-    blocks    the order in parts of an eighth of the batch; a part that nobody wants is not run
-    whole     the batch as it is, where more than half of it wants the role
+    blocks    the order in parts of a sixteenth of the batch; a part that nobody wants is not run
+    whole     the batch as it is, where every part would be run
 
-So a role costs at most its images, rounded up to an eighth of the batch, and nothing where there is
+So a role costs its images, rounded up to a sixteenth of the batch, and nothing where there is
 none; whether a part is run is a `cond` on the whole part, never on an image. Parts have one size,
 which compiles the network once for them and once for the whole batch. Answers for images that did
 not want them are zeros, or predictions: unspecified.
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from dng_jax.rules import Predictions
 from dng_jax.steps import StepRow
 
-BLOCKS = 8
+BLOCKS = 16
 
 
 def answer_some(
@@ -81,10 +81,10 @@ def on_some(
         _, parts = jax.lax.scan(block, None, (jnp.arange(blocks) * size, padded))
         return parts.reshape(blocks * size, *x.shape[1:])[jnp.argsort(order)]
 
-    many = 2 * needed > len(x)
-    answers = jax.lax.cond(many, ask, in_blocks, x)
+    every = needed > (blocks - 1) * size
+    answers = jax.lax.cond(every, ask, in_blocks, x)
     in_parts = jnp.minimum(-(-needed // size) * size, len(x))
-    return answers, jnp.where(many, len(x), in_parts).astype(jnp.int32)
+    return answers, jnp.where(every, len(x), in_parts).astype(jnp.int32)
 
 
 def _explicitly_spread(x: jax.Array) -> bool:

@@ -64,8 +64,9 @@ class Generated:
     samples, as many as were to be kept, images float32 [S, <=n, H, W, C] in [-1, 1] and trace
     {name: [S, T, <=n, ...]}; seconds_per_image: median over the pieces of a chain, without those
     that compile, None where none is left; asked float [S]: how often a sample asked for a role that
-    its rule has on demand (dng_jax.rules), all roles and steps together, mean over all n; None of
-    other rules.
+    its rule has on demand (dng_jax.rules), all roles and steps together, mean over all n; ran float
+    [S]: how often these were evaluated per sample, which is more (dng_jax.denoisers.compaction) and
+    depends on the batch; None of other rules.
     """
 
     labels: np.ndarray
@@ -75,6 +76,7 @@ class Generated:
     trace: dict[str, np.ndarray]
     seconds_per_image: float | None
     asked: np.ndarray | None = None
+    ran: np.ndarray | None = None
 
     @property
     def features(self) -> np.ndarray:
@@ -102,6 +104,7 @@ class _Batch(NamedTuple):
     images: np.ndarray
     trace: dict[str, np.ndarray]
     asked: np.ndarray | None
+    ran: np.ndarray | None
 
 
 def generate(
@@ -153,7 +156,8 @@ def generate(
         name: joined([b.trace[name] for b in batches], axis=2)[:, :, : draw.kept]
         for name in batches[0].trace
     }
-    counts = [b.asked for b in batches if b.asked is not None]
+    asked = [b.asked for b in batches if b.asked is not None]
+    ran = [b.ran for b in batches if b.ran is not None]
     return Generated(
         joined([b.labels for b in batches]),
         tuple(b.features for b in batches),
@@ -161,7 +165,8 @@ def generate(
         joined([b.images for b in batches])[:, : draw.kept],
         trace,
         float(np.median(rates)) * len(table.index) if rates else None,
-        joined(counts).mean(axis=1) if counts else None,
+        joined(asked).mean(axis=1) if asked else None,
+        joined(ran).mean(axis=1) if ran else None,
     )
 
 
@@ -221,6 +226,10 @@ def _batches(
         keys = sample_keys(draw.seed, devices.divisible(size), start + first)
         keys, x = devices.spread((keys, initial_noise(keys, problem.info.shape, table)))
         x, trace = run(denoiser, keys, x, start + first, size, clock=clock)
+        asked, ran = (
+            np.asarray(trace[name])[:, :, :size].sum(axis=1) if name in trace else None
+            for name in ("asked", "run")
+        )
         images = np.asarray(x)[:, :size]
         labels, features = zip(*map(problem.classify, images), strict=True)
         kept = min(size, max(0, draw.kept - first))
@@ -229,7 +238,8 @@ def _batches(
             np.stack(features),
             images[:, :kept].copy(),  # or the whole batch would stay in memory
             {name: np.asarray(a[:, :, :kept]) for name, a in trace.items()},
-            np.asarray(trace["asked"])[:, :, :size].sum(axis=1) if "asked" in trace else None,
+            asked,
+            ran,
         )
 
 

@@ -122,19 +122,19 @@ class Problem:
         """The named step table of the problem's own schedule; InputError for unknown names."""
         return steps.TABLES[choose(sampler, steps.TABLES, "sampler")](self.schedule, count)
 
-    def network_calls(self, rule: Any, count: int, asked: float | None = None) -> float | None:
+    def network_calls(self, rule: Any, count: int, ran: float | None = None) -> float | None:
         """Network evaluations per image of `count` steps; None where there is no network.
 
-        asked: how often an image asked for a role that the rule has on demand, all roles and steps
-        together (`Generated.asked`); None of other rules.
+        ran: how often roles that the rule has on demand were evaluated per image, all roles and
+        steps together (`Generated.ran`); None of other rules.
         """
         calls = getattr(self.denoiser, "calls", None)
         each = None if calls is None else calls(rule.roles)
-        if calls is None or each is None or asked is None:
+        if calls is None or each is None or ran is None:
             return None if each is None else count * each
         sometimes = on_demand(rule)
         least = calls([role for role in rule.roles if role not in sometimes])
-        return count * least + asked * (each - least) / len(sometimes)
+        return count * least + ran * (each - least) / len(sometimes)
 
 
 @dataclass(frozen=True)

@@ -152,9 +152,11 @@ def record(
     by_seed_counts = [class_counts(g.labels, problem.info.num_classes) for g in by_seed]
     counts = np.sum(by_seed_counts, axis=0)
     seconds = [g.seconds_per_image for g in by_seed if g.seconds_per_image is not None]
-    asked = [g.asked.item() for g in by_seed if g.asked is not None]
-    often = float(np.mean(asked)) if asked else None
-    calls = problem.network_calls(rule, config.steps, often)
+    asked, ran = (
+        [often.item() for g in by_seed if (often := getattr(g, name)) is not None]
+        for name in ("asked", "ran")
+    )
+    calls = problem.network_calls(rule, config.steps, float(np.mean(ran)) if ran else None)
     features = functools.reduce(Moments.merge, [g.moments() for g in by_seed])
     return {
         "rule": str(spec),
@@ -169,7 +171,7 @@ def record(
         "of_their_class": None if near else of_their_class(problem, rule, by_seed),
         "seconds_per_image": float(np.median(seconds)) if seconds else None,
         "network_calls_per_image": None if calls is None else calls * spec.cost,
-        "negatives_asked_per_image": often,
+        "negatives_asked_per_image": float(np.mean(asked)) if asked else None,
         **near,
     }
 

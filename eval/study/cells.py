@@ -153,9 +153,9 @@ def run_together(problem: Problem, cells: Sequence[Cell]) -> list[Found]:
     # The reference comes in whole rounds of the allowed classes: what is too much is left out.
     labels = found.labels[:, : cell.samples].astype(np.min_scalar_type(problem.info.num_classes))
     features = _small(found.features[:, : cell.samples])
-    asked = [None] * len(rules) if found.asked is None else found.asked.tolist()
+    ran = [None] * len(rules) if found.ran is None else found.ran.tolist()
     calls = np.array(
-        [problem.network_calls(r, cell.steps, a) or 0 for r, a in zip(rules, asked, strict=True)]
+        [problem.network_calls(r, cell.steps, a) or 0 for r, a in zip(rules, ran, strict=True)]
     )
     counts = (calls if calls.all() else None, found.asked)
     return [

@@ -179,9 +179,8 @@ def test_a_denoiser_that_cannot_leave_out_images_gives_the_same(together, keys, 
     np.testing.assert_allclose(whole.x, together.x, atol=2e-5)
     np.testing.assert_array_equal(whole.trace["asked"], together.trace["asked"])
     np.testing.assert_array_equal(whole.trace["run"], 1.0)
-    # eight images: parts of one, or all of them where more than half ask
-    asked = np.asarray(together.trace["asked"]).mean(axis=1)
-    ran = np.where(asked > 0.5, 1.0, asked)
+    # eight images: parts of one
+    ran = np.asarray(together.trace["asked"]).mean(axis=1)
     np.testing.assert_allclose(together.trace["run"], np.repeat(ran[:, None], 8, 1), atol=1e-6)
     assert ran.mean() < 0.9
 
@@ -210,7 +209,7 @@ def test_it_can_be_differentiated(keys, x):
     np.testing.assert_allclose(slope, secant, rtol=0.05, atol=1e-4)
 
 
-@pytest.mark.parametrize("wanting", [0, 4, 19])
+@pytest.mark.parametrize("wanting", [0, 5, 13, 19])
 def test_a_network_is_run_on_those_who_ask(wanting):
     sizes: list[int] = []
 
@@ -223,8 +222,8 @@ def test_a_network_is_run_on_those_who_ask(wanting):
     answers, ran = jax.jit(functools.partial(on_some, ask))(x, wanted)
     jax.effects_barrier()
     np.testing.assert_allclose(np.asarray(answers)[np.asarray(wanted)], (x**3)[wanted])
-    # parts of an eighth, rounded up: 3
-    assert ran == (19 if 2 * wanting > 19 else -(-wanting // 3) * 3)
+    # parts of a sixteenth, rounded up: 2
+    assert ran == {0: 0, 5: 6, 13: 14, 19: 19}[wanting]
     assert sum(sizes) == ran
 
 
@@ -275,22 +274,35 @@ class Wants(Stateless):
     """A rule whose masks do not fit its roles."""
 
     masks: tuple[str, ...]
-    roles, on_demand = ("base", "negative"), ("negative",)
+    kind: type = bool
+    on_demand: tuple[str, ...] = ("negative",)
+    roles = ("base", "negative")
 
     def apply(self, state, step):
         return jnp.zeros_like(step.x), state, {}
 
     def wants(self, state, row):
-        return dict.fromkeys(self.masks, jnp.ones(3, bool))
+        count = 3 if self.kind is bool else 8
+        return dict.fromkeys(self.masks, jnp.ones(count, self.kind))
 
 
-jax.tree_util.register_dataclass(Wants, [], ["masks"])
+jax.tree_util.register_dataclass(Wants, [], ["masks", "kind", "on_demand"])
 
 
-@pytest.mark.parametrize("masks", [(), ("second",), ("negative",)])
-def test_masks_that_do_not_fit_are_refused(masks, keys, x):
-    with pytest.raises(InputError, match="wants of the rule Wants must return a mask of shape"):
-        sampling.sample(gaussians, TABLE, Wants(masks), keys, x)
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Wants(()), "wants of the rule Wants must return a mask, bool"),
+        (Wants(("second",)), "wants of the rule Wants must return a mask, bool"),
+        (Wants(("negative",)), "wants of the rule Wants must return a mask, bool"),
+        (Wants(("negative",), float), "wants of the rule Wants must return a mask, bool"),
+        (Wants(("base",), on_demand=("base",)), "roles of its own other than base"),
+        (Wants(("second",), on_demand=("second",)), "roles of its own other than base"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(rule, said, keys, x):
+    with pytest.raises(InputError, match=said):
+        sampling.sample(gaussians, TABLE, rule, keys, x)
 
 
 EIGHT = """
