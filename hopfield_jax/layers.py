@@ -9,11 +9,12 @@ their values, both trainable; one head, U updates:
 
 This is HopfieldLayer(input_size=D, hidden_size=d, pattern_size=C, quantity=N, num_heads=1,
 scaling=beta, update_steps_max=U-1, update_steps_eps tiny, lookup_weights_as_separated=True,
-stored_pattern_as_static=True, pattern_projection_as_static=True, disable_out_projection=True,
+stored_pattern_as_static=True, pattern_projection_as_static=True, pattern_projection_size=C,
+disable_out_projection=True,
 normalize_stored_pattern=False, normalize_pattern_projection=False, normalize_state_pattern=True
 without its affine part) of ml-jku/hopfield-layers (Ramsauer et al. 2021, arXiv 2008.02217), but for
-its initial values. The patterns pass no LayerNorm: it would fix their norm, and with it beta_eff at
-beta sqrt(d) times the share of their variance that is not common to all.
+its initial values. The patterns pass no LayerNorm: it would fix their norm at sqrt(d), and with it
+beta_eff at beta d times the share of their variance that is not common to all.
 
 Initial values, before `scaled`: entries of W from N(0, 1/D), of K from N(0, 1), of V from
 N(0, .02^2), b = 0. Hence states and keys of unit-variance entries, |xi_0| and |k_i| about sqrt(d),

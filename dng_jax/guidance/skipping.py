@@ -18,7 +18,7 @@ sum decide each for itself, whatever the others ask.
 Unguided steps leave more of the forbidden class at one lambda_0, so that it wants a larger one.
 Pushing on with the last gap of predictions instead leaves less at one lambda_0 and does more harm
 at one leak. Measured on the exact digits (0, 3 and 8 forbidden in turn, n = 2,000 each, 50 steps,
-skip_below .2, every 8, so 57 % of the calls of negative prompting; leak, KL):
+skip_below .2, every 8, asking for 57 % of the calls of negative prompting; leak, KL):
 
                               lambda_0 = 3      10               30
     no push                   2.38 %  .0237     1.20 %  .0128    0.57 %  .0167
