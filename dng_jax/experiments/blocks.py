@@ -37,11 +37,13 @@ class Item(NamedTuple):
 
 class Labelled(NamedTuple):
     """One item's labels int [B] and features float [B, F]; bad_step: the first step at which a
-    prediction was not finite, None without one."""
+    prediction was not finite, None without one; ran: how often roles that the rule has on demand
+    were evaluated per image (dng_jax.rules), all roles and steps together, None of other rules."""
 
     labels: np.ndarray
     features: np.ndarray
     bad_step: int | None
+    ran: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,20 @@ def labelled(
         part = items[at : at + shape.width]
         arguments = _arguments(problem, table, part, seed, shape)
         found = sweeps.sweep(*arguments, **_how(shape), finish=finish)
-        labels, features, bad = map(np.asarray, found)
+        labels, features, bad = map(np.asarray, found[:3])
+        ran = None if found[3] is None else np.asarray(found[3])
         for i in range(len(part)):
             if problem.classifier.traced is None:
                 named, described = problem.classify(features[i])
             else:
                 named, described = labels[i], features[i]
             first_bad = int(bad[i].min())
-            yield Labelled(named, described, first_bad if first_bad < len(table.index) else None)
+            yield Labelled(
+                named,
+                described,
+                first_bad if first_bad < len(table.index) else None,
+                None if ran is None else float(ran[i]),
+            )
 
 
 def lowered(
@@ -118,7 +126,8 @@ def _finish(problem: Problem) -> Any:
     return jax.tree_util.Partial(_labels, problem.classifier.traced)
 
 
-def _labels(classify: Any, result: Result) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _labels(classify: Any, result: Result) -> tuple[jax.Array | None, ...]:
+    ran = result.trace["run"].sum(axis=0).mean() if "run" in result.trace else None
     if classify is None:
-        return jnp.zeros(len(result.x), jnp.int32), result.x, result.bad_step
-    return *classify(result.x), result.bad_step
+        return jnp.zeros(len(result.x), jnp.int32), result.x, result.bad_step, ran
+    return *classify(result.x), result.bad_step, ran

@@ -28,12 +28,14 @@ from dng_jax.tuning.spaces import Setting
 @dataclass(eq=False)
 class Tally:
     """What was counted of one setting: labels of its samples in their order, moments of their
-    features, the first step with a prediction that was not finite."""
+    features, the first step with a prediction that was not finite, and of every part how often
+    roles on demand were evaluated per image (blocks.Labelled)."""
 
     setting: Setting
     parts: list[np.ndarray] = field(default_factory=list)
     moments: Moments | None = None
     bad_step: int | None = None
+    ran: list[float] = field(default_factory=list)
 
     @property
     def labels(self) -> np.ndarray:
@@ -51,6 +53,8 @@ class Tally:
             self.bad_step = found.bad_step
             return
         self.parts.append(found.labels)
+        if found.ran is not None:
+            self.ran.append(found.ran)
         before = self.moments or Moments.zero(found.features.shape[1])
         self.moments = before.update(found.features)
 
@@ -112,7 +116,7 @@ class Measurer:
         raw, bias = raw_and_bias(counts.astype(np.float64), allowed, target, "forward")
         leaked, n = int(counts[~allowed].sum()), int(counts.sum())
         low, high = wilson(leaked, n)
-        calls = self._calls_of(tally.setting)
+        calls = self._calls_of(tally)
         distance = np.nan
         if features and tally.moments is not None and tally.moments.count > 1:
             distance = self.problem.real.distance(tally.moments)
@@ -142,11 +146,13 @@ class Measurer:
         shape = Shape(self.width, self.batch, chunk)
         return blocks.lowered(self.problem, table, self.rule(setting), shape)
 
-    def _calls_of(self, setting: Setting) -> float | None:
-        if setting.program not in self._calls:
-            calls = self.problem.network_calls(self.rule(setting), setting.steps)
-            self._calls[setting.program] = calls
-        return self._calls[setting.program]
+    def _calls_of(self, tally: Tally) -> float | None:
+        ran = float(np.mean(tally.ran)) if tally.ran else None
+        key = tally.setting.program
+        if ran is not None or key not in self._calls:
+            rule, steps = self.rule(tally.setting), tally.setting.steps
+            self._calls[key] = self.problem.network_calls(rule, steps, ran)
+        return self._calls[key]
 
     def _sample(self, found: list[Tally], rules: list[Any], same: list[int], samples: int) -> None:
         setting = found[same[0]].setting

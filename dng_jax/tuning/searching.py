@@ -26,11 +26,14 @@ def search(
     evaluate: Evaluate,
     block: int,
     report: Callable[[int], object] = lambda told: None,
+    keep: Callable[[int], object] = lambda evaluated: None,
 ) -> int:
     """Fills the study; returns how many trials this process evaluated.
 
     evaluate: settings -> what was measured of each, None where its predictions were not finite.
-    report(n): n trials of the study are told, whoever told them.
+    report(n): n trials of the study are told, whoever told them. keep(n): this process has
+    evaluated n, said before it tells the last of them: with these the study may be full, and
+    another process judge it.
     """
     evaluated = 0
     while True:
@@ -39,9 +42,10 @@ def search(
         report(done)
         if asked:
             found = evaluate([one.setting for one in asked])
+            evaluated += len(asked)
+            keep(evaluated)
             for one, measured in zip(asked, found, strict=True):
                 study.tell(one, measured)
-            evaluated += len(asked)
         elif running:
             time.sleep(PATIENCE)  # whoever has them may die
         else:

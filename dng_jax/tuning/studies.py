@@ -188,7 +188,7 @@ class Study:
         return sum(t.user_attrs.get(TAKEN_OVER, 0) for t in trials)
 
     def sessions(self) -> list[dict[str, Any]]:
-        """What every process that ended well kept of its speed."""
+        """What every process kept of its speed."""
         held = self._study.user_attrs
         return [held[name] for name in held if name.startswith(SESSION)]
 

@@ -201,7 +201,9 @@ def search(study: Study, measurer: Measurer, block: int) -> None:
 
         # A block takes long: what it has drawn counts, until it is told.
         measurer.advance = lambda images: bar.advance(task, images / each)
-        evaluated = searching.search(study, measurer, block, told)
+
+        def kept(count: int) -> None:
+            study.keep_session(count, time.monotonic() - began)
+
+        searching.search(study, measurer, block, told, kept)
         measurer.advance = lambda images: None
-    if evaluated:
-        study.keep_session(evaluated, time.monotonic() - began)

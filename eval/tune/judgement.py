@@ -36,8 +36,11 @@ def written(
     told = study.told()
     key = runs.to_json([len(told), *(getattr(config, n) for n in WHAT)])
     if study.noted(JUDGED) == key and (folder / "results.json").exists():
+        results = read(folder)
+        if results["unmet"] is None and not (folder / "best.json").exists():
+            runs.write_json(folder / "best.json", results["best"])
         print(f"{folder} is judged already: results.json, tables.md, report.html")
-        return kept(read(folder))
+        return kept(results)
     complete = judging.complete(told, measurer.rungs[-1])
     front = judging.candidates(complete, study.plan.goals, config.judged)
     if not front:
@@ -57,7 +60,25 @@ def written(
     study.note(JUDGED, key)
     files = "results.json, tables.md, front.png, report.html"
     print(f"written to {folder}: {files}" + ", best.json" * (results["unmet"] is None))
+    if results["unmet"] is None and (doubt := doubted(results)):
+        print(doubt)
     return kept(results)
+
+
+def doubted(results: dict[str, Any]) -> str:
+    """What is to be known of a chosen setting that may not keep the constraints; nothing else."""
+    keeps = results["keeps"]
+    if not keeps["third"]:
+        return (
+            "best.json: the chosen setting kept the constraints on the seed that it was chosen on,"
+            " and does not on a third one: judge more images (--judge-samples), or tighten them"
+        )
+    if keeps["fresh"] == judging.BY_ESTIMATE:
+        return (
+            "best.json: by the estimate it keeps the constraints, the interval of its leak reaches"
+            " beyond: judge more images (--judge-samples), or tighten them"
+        )
+    return ""
 
 
 def kept(results: dict[str, Any]) -> dict[str, Any]:
@@ -89,9 +110,9 @@ def judged(
     families: dict[str, list[Tally]] = {FRONT: [t for t in tallies if t.bad_step is None]}
     for tally in hand_tallies:
         families.setdefault(tally.setting.spec.family, []).append(tally)
+    number, how = judging.chosen(found, goal)
     curves = judging.curve(fresh, families)
     searched = {str(t.setting): t.found or {} for t in front}
-    number, keeps = judging.chosen(found, goal)
     nearest = judging.unmet(goal, front[number].setting, found[number] or {})
     third = dataclasses.replace(fresh, seed=config.fresh_seed + 1)
     (best,) = third([front[number].setting])
@@ -139,7 +160,8 @@ def judged(
             "constraints": {c.measure: c.most for c in goal.constraints},
         },
         "best": best_of(config, front[number].setting, best),
-        "unmet": None if keeps else nearest,
+        "keeps": {"fresh": how, "third": best is not None and goal.violation(best) == 0},
+        "unmet": nearest if how == judging.NOT else None,
     }
     return runs.to_json(results)
 

@@ -60,20 +60,20 @@ def best(results: Record) -> Table:
         for name, most in results["goals"]["constraints"].items()
     )
     title = "The chosen setting on a third seed" + (f", constraint {limits}" if limits else "")
-    return Table.of(
-        title,
-        [chosen] if found else [],
-        {
-            "rule": "rule",
-            "steps": "steps",
-            "sampler": "sampler",
-            "leak % [95%]": lambda r: _leak(found),
-            "KL": lambda r: f"{found['kl']:.4f}",
-            "Frechet": lambda r: f"{found['frechet']:.2f}",
-            "calls": lambda r: f"{found['calls']:g}",
-            "images": lambda r: found["samples"],
-        },
-    )
+    columns: dict[str, Any] = {
+        "rule": "rule",
+        "steps": "steps",
+        "sampler": "sampler",
+        "leak % [95%]": lambda r: _leak(found),
+        "KL": lambda r: f"{found['kl']:.4f}",
+        "Frechet": lambda r: f"{found['frechet']:.2f}",
+        "calls": lambda r: f"{found['calls']:g}",
+        "images": lambda r: found["samples"],
+    }
+    if limits:
+        columns["keeps it when chosen"] = lambda r: results["keeps"]["fresh"]
+        columns["here"] = lambda r: "yes" if results["keeps"]["third"] else "no"
+    return Table.of(title, [chosen] if found else [], columns)
 
 
 def bias(results: Record) -> Table:

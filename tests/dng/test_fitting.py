@@ -57,6 +57,7 @@ def test_exact_evidence_asks_for_no_temperature(labelled):
     assert fit.final < fit.after
 
 
+@pytest.mark.slow
 def test_overconfident_evidence_is_cooled(labelled):
     evidence, labels = labelled
     # log-ratios five times too large: the honest ones are back at tau = .2

@@ -172,6 +172,7 @@ def test_scale_is_capped():
     np.testing.assert_allclose(eps, 1.7 - 3 * (2 - 1.7), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_mixture_base_is_the_model_where_the_posterior_is_exact(scale, denoise, mixture):
     # base = sum_k p_k eps_k holds with the exact p: put it into the tracker's state.

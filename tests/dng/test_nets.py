@@ -198,6 +198,7 @@ def test_label_form_reads_its_label_and_refuses_to_miss_it():
         nets.UNet(TINY).apply({"params": params}, x, logsnr, jnp.array([0, 0]))
 
 
+@pytest.mark.slow
 def test_a_head_learns_from_its_own_class_only():
     module = nets.UNet(TINY)
     x0 = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))

@@ -98,6 +98,7 @@ def test_no_setting_of_jax_changes_an_image(name, plain):
     np.testing.assert_allclose(double.x, plain(name), atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_noise_runs_in_float32(dtype):
     rule = RULES["pair"]
@@ -121,6 +122,7 @@ def test_a_network_may_answer_in_half_precision():
     np.testing.assert_allclose(found, exact, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.slow
 def test_replay_and_forward_evidence_under_every_setting():
     tracker = posterior.classes(4, [0])
     with switched(**SWITCHES):
@@ -168,6 +170,7 @@ HALVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("name", HALVES)
 def test_measures_and_levels_in_half_precision_are_those_of_float32(name, kind):
@@ -250,6 +253,7 @@ class TowardsInTurn(Stateless):
         return turn * self.scale * (step.preds[self.role] - step.base), state, {}
 
 
+@pytest.mark.slow
 def test_a_rule_of_ones_own_runs_sweeps_and_is_limited():
     always = TowardsInTurn(2.0, every=1)
     np.testing.assert_allclose(images(always).x, images(RULES["cfg"]).x, atol=1e-5)

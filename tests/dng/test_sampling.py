@@ -162,6 +162,7 @@ np.savez(sys.argv[1], **{k: np.asarray(v) for k, v in out.items()})
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_images_of_one(eight_devices, whole):
     got = eight_devices(EIGHT)
     assert (got["devices"], got["samples_devices"], got["settings_devices"]) == (8, 8, 8)

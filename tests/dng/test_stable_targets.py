@@ -25,6 +25,7 @@ def by_hand(x, x0, label, a, s, references, prior):
     return np.array(means), np.average(means, axis=0, weights=p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logsnr", [-8.0, -2.0, 1.0, 8.0])
 def test_targets_are_the_posterior_means_of_the_references(logsnr):
     rng = np.random.default_rng(0)

@@ -53,6 +53,7 @@ def same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_loss_decreases_and_resume_is_bitwise(setting, tmp_path):
     _, arrays, start, step = setting
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
@@ -82,6 +83,7 @@ def test_loss_decreases_and_resume_is_bitwise(setting, tmp_path):
     assert half["loss"] == pytest.approx((seen[0][-1]["loss"] + seen[0][-2]["loss"]) / 2)
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_are_the_same_steps(setting, tmp_path):
     _, arrays, start, step = setting
     scanned, metrics = training.several(step, 3)(start, *arrays)

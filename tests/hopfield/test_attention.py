@@ -256,6 +256,7 @@ def test_the_job_on_its_own_tokens(tmp_path, capsys):
     assert all(r["minima"] >= 1 for r in heads)
 
 
+@pytest.mark.slow
 def test_the_job_on_a_file(tmp_path, layer):
     x, w, _ = layer
     path = stored(tmp_path, a__key=w["k"], a__query=w["q"])

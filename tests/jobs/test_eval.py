@@ -166,6 +166,7 @@ def test_the_reference_draws_each_allowed_class_in_turn(digits):
     assert found.images.shape[1] == 10
 
 
+@pytest.mark.slow
 def test_a_sweep_is_its_rules_one_by_one_and_batches_are_parts_of_it(digits):
     table = digits.table("ddpm", 4)
     rules = [guidance.negative_prompt(s, negatives=digits.negatives) for s in (0.2, 1.0)]
@@ -783,6 +784,7 @@ def two_networks(tmp_path_factory):
     return SimpleNamespace(source=source, module=module, params=state.params)
 
 
+@pytest.mark.slow
 def test_the_two_network_setup_of_the_paper(two_networks, tmp_path):
     rules, source = ("unguided", "retrained", "np=0.3", "dng:pair"), two_networks.source
     base, other = source.network, *source.negatives
@@ -798,6 +800,7 @@ def test_the_two_network_setup_of_the_paper(two_networks, tmp_path):
         np.testing.assert_array_equal(np.load(a)["images"], np.load(b)["images"])
 
 
+@pytest.mark.slow
 def test_networks_of_each_class_are_found_by_its_number(two_networks, tmp_path):
     base, template = two_networks.source.network, two_networks.source.network.replace("0.", "{k}.")
     source = Source(network=base, negatives=(template,), retrained=template)

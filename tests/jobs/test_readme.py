@@ -27,7 +27,10 @@ def printed(code: str, scope: dict) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("page", EXAMPLES)
+@pytest.mark.parametrize(
+    "page",
+    [p if p == "README.md" else pytest.param(p, marks=pytest.mark.slow) for p in EXAMPLES],
+)
 def test_every_example_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example may write files
     scope: dict = {}

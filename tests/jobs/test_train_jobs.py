@@ -303,6 +303,7 @@ def test_cifar10_preset_runs_end_to_end_in_little(tmp_path, monkeypatch):
     assert (out / "samples" / "step-000004.png").exists()
 
 
+@pytest.mark.slow
 def test_classifier_job_is_measured_on_the_test_split(tmp_path, capsys):
     out = tmp_path / "run"
     words = "--steps 40 --batch-size 32 --log-every 20 --save-every 20 --examples 300"

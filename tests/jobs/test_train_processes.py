@@ -72,6 +72,7 @@ def on_some_devices(tmp_path_factory):
         return dict(arrays)
 
 
+@pytest.mark.slow
 def test_the_loss_curve_does_not_depend_on_the_number_of_devices(on_some_devices):
     one = on_some_devices["devices_1"]
     assert len(one) == 6

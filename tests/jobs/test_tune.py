@@ -76,6 +76,22 @@ def test_the_samples_of_a_block_are_those_of_jobs(problem, measurer):
     assert len({tuple(t.labels) for t in first}) > 1
 
 
+@pytest.mark.slow
+def test_calls_of_a_rule_that_skips_are_those_that_ran(measurer):
+    one_each = problems.make("digits", ("0",), Source(network="label"))
+    calling = dataclasses.replace(measurer, problem=one_each, rungs=(16,), batch=16)
+    space = spaces.parse(["dng:pair scale=0..100 skip=.01..0.9 every=1,50"], steps=STEPS)
+    (family,) = space.families
+
+    def calls(skip, every):
+        at = {"scale": 1.0, "skip": skip, "every": every}
+        return calling([space.setting(space.point(family, at))])[0]["calls"]
+
+    assert calls(0.9, 1.0) == 2 * STEPS  # asks at every step
+    rarely, often = calls(0.9, 50.0), calls(0.05, 50.0)
+    assert STEPS + 1 <= rarely < often <= 2 * STEPS
+
+
 def test_a_block_is_one_program(measurer):
     full = dataclasses.replace(measurer, rungs=(24,))
     first = full.tallies(pairs(0.0, 50.0))
@@ -125,9 +141,14 @@ def test_the_front_of_complete_trials_and_the_sentence_where_none_fits():
     assert [t.number for t in judging.candidates(complete, goal, 9)] == [0, 1, 2, 3]
     assert [t.number for t in judging.candidates(complete, goal, 2)] == [1, 2]
     found = [t.found for t in complete]
-    assert judging.chosen(found, goal) == (1, True)
+    assert judging.chosen(found, goal) == (1, judging.SURELY)
+    doubtful = [found[0], found[1] | {"leak_high": 0.03}, found[2]]
+    assert judging.chosen(doubtful, goal) == (2, judging.SURELY)
+    assert judging.chosen(doubtful[:2], goal) == (1, judging.BY_ESTIMATE)
     strict = goals.parse(["kl"], ["leak<=-0"])
-    assert judging.chosen(found[:2], strict) == (1, False)
+    assert judging.chosen(found[:2], strict) == (1, judging.NOT)
+    with pytest.raises(InputError, match="no setting of the front gave finite predictions"):
+        judging.chosen([None], goal)
     said = judging.unmet(strict, told[1].setting, found[1])
     assert said.startswith("no setting keeps leak <= 0%: the nearest, dng:pair=2,tau=1 in 4 steps")
     assert "has leak 1%" in said
