@@ -49,6 +49,7 @@ def test_unit_variance_keys_have_the_root_of_the_dimension():
     np.testing.assert_allclose(attention.beta_eff(keys), 8, rtol=0.015)
 
 
+@pytest.mark.slow
 def test_one_step_is_attention_and_queries_choose_what_is_found():
     rng = np.random.default_rng(1)
     keys = rng.normal(size=(1, 6, 8)) * 3

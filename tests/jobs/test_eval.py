@@ -138,6 +138,7 @@ def test_the_label_network_calls_once_per_role(tmp_path):
     assert [r["negatives_asked_per_image"] for r in records] == [None, None, None, 1]
 
 
+@pytest.mark.slow
 def test_the_bundled_network_removes_a_digit_better_than_chance(tmp_path):
     records = class_removal.main(
         removal(tmp_path / "run", samples=128, steps=25, rules=("unguided", "dng:classes"))

@@ -230,6 +230,7 @@ def test_a_second_interrupt_leaves_at_once():
     assert stop.name == "SIGINT"
 
 
+@pytest.mark.slow
 def test_nan_and_full_disk_leave_with_2_and_one_sentence(tmp_path, capsys, monkeypatch):
     def main(job):
         with pytest.raises(SystemExit) as caught:
