@@ -16,7 +16,8 @@ guidance scale and number of steps.
     detector   what the tracker says of unguided scenes, with the related negative in them or not
     tracker    temperature, delta and drift, of variants b and d
     steps      other numbers of steps
-    claim      of the variants negative prompting and d at guidance scale 3, and nothing else
+    claim      of the variants negative prompting and d at guidance scale 3, d with a calibrated
+               tracker too, and nothing else
 
 Found on the exact model: variant d is the one to use with classifier-free guidance. What it tracks
 compares densities, the negative's with the empty prompt's, and says the same whatever the guidance

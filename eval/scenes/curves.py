@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dng_jax import arrays, disk, guidance, initial_noise, posterior, sample, sample_keys
 from dng_jax.denoisers.branches import REFERENCE, branches, prompts_of
 from dng_jax.errors import InputError
+from dng_jax.experiments import scene_calibrations
 from dng_jax.experiments.scene_models import SceneModel
 from dng_jax.jobs import runs
 from dng_jax.metrics import rms_distance
 from dng_jax.metrics.invasiveness import Outcomes
+from dng_jax.posterior.fitting import Fit
 from dng_jax.scenes import prompts
 from dng_jax.weights.diffusers_files import read_json
 
@@ -31,7 +35,9 @@ class Found:
     left: it is still shown; kept: the prompt is; size: RMS of the pixels; p: posterior at the end
 
     and under the unrelated one: changed, share of cells; distance, RMS; p_unrelated. unguided [n]:
-    whether the unguided scene shows the related negative; seconds it took.
+    whether the unguided scene shows the related negative; seconds it took. Of a calibrated tracker
+    profile [3, knots]: log-SNR, temperature, offset; nll [3]: before the fit, after it (means over
+    the chain, nats), at its end; of others empty.
     """
 
     scales: np.ndarray
@@ -44,6 +50,8 @@ class Found:
     p_unrelated: np.ndarray
     unguided: np.ndarray
     seconds: np.ndarray
+    profile: np.ndarray
+    nll: np.ndarray
 
     @property
     def outcomes(self) -> Outcomes:
@@ -53,11 +61,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Study:
-    """Options, the model, and the unguided scenes by what they follow: images and labels."""
+    """Options, the model, the unguided scenes by what they follow (images and labels), and the
+    trackers' calibrations by their curves."""
 
     config: Config
     model: SceneModel
     plain: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    fits: dict[str, Fit] = field(default_factory=dict)
 
     def unguided(self, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
         """Scenes [n, 8, 8 M, 1] and labels [n, M] of the base that the curve starts from."""
@@ -69,18 +79,46 @@ class Study:
             self.plain[key] = images, labels
         return self.plain[key]
 
-    def denoiser(self, curve: Curve, negative: str) -> Any:
-        """The roles of the curve's variant."""
+    def fit(self, curve: Curve) -> Fit:
+        """The calibration of the curve's tracker, on other unguided scenes than those it guides:
+        half as many, of the next seed."""
+        if curve.name not in self.fits:
+            concepts = scene_calibrations.CONCEPTS
+            rule = guidance.recorder(tuple(concepts), reference=REFERENCE)
+            denoise = self.denoiser(curve, concepts)
+            evidence, labels = [], []
+            for keys in self.batches(self.config.seed + 1, max(self.config.samples // 2, 2)):
+                result = self.sampled(curve, denoise, rule, keys)
+                evidence.append(guidance.recorded(result.trace))
+                labels.append(self.model.classify(self.model.decode(result.x)))
+            together = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *evidence)
+            table, raw = self.model.table(curve.steps), tracker(curve, self.config)
+            self.fits[curve.name] = scene_calibrations.fitted(
+                raw, together, table, np.concatenate(labels), min(8, curve.steps - 1)
+            )
+        return self.fits[curve.name]
+
+    def denoiser(self, curve: Curve, negative: str | Mapping[str, str]) -> Any:
+        """The roles of the curve's variant, for one negative or for roles of several."""
         told = prompts_of(curve.variant, self.config.prompt, negative)
-        return branches(self.model.denoiser(told), curve.variant, curve.w)
+        roles = ("negative",) if isinstance(negative, str) else tuple(negative)
+        return branches(self.model.denoiser(told), curve.variant, curve.w, negatives=roles)
+
+    def batches(self, seed: int, count: int) -> Iterator[jax.Array]:
+        """The keys of so many scenes, `batch` at a time."""
+        for first in range(0, count, self.config.batch):
+            yield sample_keys(seed, min(self.config.batch, count - first), first)
+
+    def sampled(self, curve: Curve, denoise: Any, rule: Any, keys: jax.Array) -> Any:
+        """What the sampler returns for these keys."""
+        table = self.model.table(curve.steps)
+        return sample(denoise, table, rule, keys, initial_noise(keys, self.model.shape, table))
 
     def drawn(self, curve: Curve, denoise: Any, rule: Any) -> tuple[np.ndarray, ...]:
         """Scenes [n, 8, 8 M, 1], labels [n, M], and the posterior at the end [n], NaN if none."""
         config, model, parts = self.config, self.model, []
-        table = model.table(curve.steps)
-        for first in range(0, config.samples, config.batch):
-            keys = sample_keys(config.seed, min(config.batch, config.samples - first), first)
-            result = sample(denoise, table, rule, keys, initial_noise(keys, model.shape, table))
+        for keys in self.batches(config.seed, config.samples):
+            result = self.sampled(curve, denoise, rule, keys)
             scenes, trace = model.decode(result.x), result.trace.get("posterior")
             p = np.full(len(scenes), np.nan) if trace is None else np.asarray(trace[-1])
             parts.append((scenes, model.classify(scenes), p))
@@ -95,18 +133,24 @@ def prior(curve: Curve, config: Config) -> float:
     return prompts.share(config.related, given, config.cells)
 
 
-def rules(curve: Curve, config: Config) -> list[Any]:
+def tracker(curve: Curve, config: Config, fit: Fit | None = None) -> Any:
+    """The curve's tracker, with its own temperature or that of a fit."""
+    return posterior.pair(
+        prior(curve, config),
+        temperature=curve.tau if fit is None else fit.temperature,
+        delta=curve.delta,
+        drift=curve.drift,
+        offset=0.0 if fit is None else fit.offset,
+        reference=REFERENCE,
+    )
+
+
+def rules(curve: Curve, study: Study) -> list[Any]:
     """The curve's rule at each of its scales."""
     if curve.family == "np":
         return [guidance.negative_prompt(scale) for scale in curve.scales]
-    tracker = posterior.pair(
-        prior(curve, config),
-        temperature=curve.tau,
-        delta=curve.delta,
-        drift=curve.drift,
-        reference=REFERENCE,
-    )
-    build = functools.partial(guidance.dynamic_negative, tracker, scale_max=curve.scale_max)
+    made = tracker(curve, study.config, study.fit(curve) if curve.calibrated else None)
+    build = functools.partial(guidance.dynamic_negative, made, scale_max=curve.scale_max)
     return [build(scale) for scale in curve.scales]
 
 
@@ -114,10 +158,11 @@ def measured(study: Study, curve: Curve) -> Found:
     """Samples a curve, both negatives, and says what its scenes show."""
     config, began = study.config, time.monotonic()
     plain, usual = study.unguided(curve)
+    guiding = rules(curve, study)
 
     def under(negative: str) -> tuple[np.ndarray, ...]:
         denoise = study.denoiser(curve, negative)
-        every = [study.drawn(curve, denoise, rule) for rule in rules(curve, config)]
+        every = [study.drawn(curve, denoise, rule) for rule in guiding]
         return tuple(np.stack(part) for part in zip(*every, strict=True))
 
     def shown(labels: np.ndarray, prompt: str) -> np.ndarray:
@@ -139,7 +184,17 @@ def measured(study: Study, curve: Curve) -> Found:
         p_other,
         shown(usual, config.related),
         np.asarray(time.monotonic() - began),
+        *fit_of(study, curve),
     )
+
+
+def fit_of(study: Study, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """`profile` and `nll` of `Found`."""
+    if not curve.calibrated:
+        return np.zeros((3, 0)), np.zeros(0)
+    fit = study.fit(curve)
+    profile = (fit.temperature.knots, fit.temperature.values, fit.offset.values)
+    return np.stack([np.asarray(part) for part in profile]), np.array([*fit[2:]])
 
 
 def stored(folder: Path, curve: Curve, samples: int, model: str) -> tuple[Found, str] | None:

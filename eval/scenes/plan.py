@@ -21,6 +21,8 @@ SCALES = {
 }
 SMALL_PRIOR = (1.0, 5.0, 20.0, 80.0, 320.0)  # of .01, the paper's: odds begin at 1/99
 DETECTOR = (0.0,)  # nothing is guided, and the tracker runs
+# A trained tracker sees less than the exact one, and a calibrated one more.
+CLAIMED = {False: (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), True: (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)}
 WITH_DELTA = (1.0, 2.0, 5.0, 10.0, 20.0)
 
 
@@ -30,8 +32,9 @@ class Curve:
 
     part: of the study; family: np, negative prompting, or dng, with the tracker `pair`; variant: of
     dng_jax.denoisers.branches; w: classifier-free guidance; prior: a number, or "true", the share
-    of the reference's scenes that show the related negative; the others as the tracker's and the
-    rule's.
+    of the reference's scenes that show the related negative; calibrated: with the temperature and
+    offset that fit unguided scenes of another seed (dng_jax.experiments.scene_calibrations), in the
+    place of tau; the others as the tracker's and the rule's.
     """
 
     part: str
@@ -45,6 +48,7 @@ class Curve:
     drift: float = 0.0
     scale_max: float | None = None
     steps: int = STEPS
+    calibrated: bool = False
 
     @property
     def name(self) -> str:
@@ -55,6 +59,8 @@ class Curve:
             value = getattr(self, field)
             if value != getattr(usual, field):
                 words.append(f"{field}{value:g}")
+        if self.calibrated:
+            words.append("calibrated")
         if self.scales == DETECTOR:
             words.append("detector")
         return "-".join(words)
@@ -123,8 +129,10 @@ def _all() -> Iterator[Curve]:
     for count in (15, 60):
         for family, variant in (("np", "a"), ("dng", "d"), ("dng", "b")):
             yield _curve("steps", family, variant, steps=count)
-    for family, variant in (("np", "a"), ("np", "b"), ("dng", "d")):
-        yield _curve(CLAIM, family, variant)
+    yield _curve(CLAIM, "np", "a")
+    for calibrated in (False, True):
+        yield _curve(CLAIM, "dng", "d", scales=CLAIMED[calibrated], calibrated=calibrated)
+    yield _curve(CLAIM, "np", "b")
 
 
 def _curve(part: str, family: str, variant: str, **numbers) -> Curve:

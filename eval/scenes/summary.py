@@ -21,14 +21,15 @@ from .plan import Curve
 CHORD = "+"
 FIELDS = (
     "part", "family", "variant", "w", "prior", "tau", "delta", "drift", "scale_max", "steps",
-    "scale", "left", "kept", "changed", "distance", "p", "p_left", "p_gone", "p_unrelated", "size",
-    "largest",
+    "calibrated", "scale", "left", "kept", "changed", "distance", "p", "p_left", "p_gone",
+    "p_unrelated", "size", "largest",
 )  # fmt: skip
 
 
 def summed(config: Config, found: Mapping[Curve, Found]) -> dict[str, Any]:
-    """points: a record of each curve and scale; removal: of each curve and level; seen: the figures
-    seen before, where the study has them; seconds: per 1,000 scenes and 30 steps."""
+    """points: a record of each curve and scale; removal: of each curve and level; fits: of each
+    calibrated curve; seen: the figures seen before, where the study has them; seconds: per 1,000
+    scenes and 30 steps."""
     points = [r for curve, f in found.items() for r in points_of(curve, f, config)]
     by_name = {curve.name: (curve, f) for curve, f in found.items()}
     removal = [
@@ -43,6 +44,7 @@ def summed(config: Config, found: Mapping[Curve, Found]) -> dict[str, Any]:
     return {
         "points": points,
         "removal": removal,
+        "fits": [fit_of(curve, f) for curve, f in found.items() if curve.calibrated],
         "seen": seen(config, points),
         "seconds": float(np.median([pace(curve, f) for curve, f in found.items()])),
     }
@@ -84,6 +86,17 @@ def points_of(curve: Curve, found: Found, config: Config) -> list[dict[str, Any]
     return records
 
 
+def fit_of(curve: Curve, found: Found) -> dict[str, Any]:
+    """What a calibrated tracker was given, and the negative log-likelihoods of the fit (nats)."""
+    parts = zip(("knots", "temperature", "offset"), found.profile, strict=True)
+    scores = zip(("before", "after", "final"), found.nll, strict=True)
+    return (
+        {"curve": curve.name}
+        | {name: values.tolist() for name, values in parts}
+        | {name: float(value) for name, value in scores}
+    )
+
+
 def average(values: np.ndarray) -> float:
     """The mean; NaN of nothing."""
     return float(values.mean()) if len(values) else float("nan")
@@ -116,6 +129,8 @@ def tables(config: Config, model: str, results: Mapping[str, Any]) -> list[Table
     for part in config.parts:
         records = [r for r in results["points"] if r["part"] == part]
         made.append(of_points(config, f"{title}: {part}", records))
+    if results["fits"]:
+        made.append(of_fits(title, results["fits"]))
     if results["seen"]:
         made.append(of_seen(title, results["seen"]))
     return made
@@ -161,6 +176,27 @@ def comparison(config: Config, title: str, removal: list[dict[str, Any]]) -> Tab
         {"rule": lambda rows: rows[0]["curve"], "prior": lambda rows: rows[0]["prior"]}
         | {"unguided %": lambda rows: number(100 * rows[0]["unguided"], 1)}
         | {f"{100 * level:g}% [95%]": at(i) for i, level in enumerate(config.levels)},
+    )
+
+
+def of_fits(title: str, fits: list[dict[str, Any]]) -> Table:
+    """Temperatures and offsets over log-SNR."""
+
+    def listed(name: str, digits: int):
+        return lambda r: " ".join(number(value, digits) for value in r[name])
+
+    return Table.of(
+        f"{title}: calibrated trackers, fitted on unguided scenes of another seed",
+        fits,
+        {
+            "rule": "curve",
+            "NLL before": lambda r: number(r["before"], 3),
+            "after": lambda r: number(r["after"], 3),
+            "at the end": lambda r: number(r["final"], 3),
+            "log-SNR": listed("knots", 1),
+            "temperature": listed("temperature", 2),
+            "offset": listed("offset", 2),
+        },
     )
 
 

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = (
     plan.Curve("variants", "np", "a", scales=(0.3, 1.0), steps=4),
     plan.Curve("variants", "dng", "d", scales=(1.0, 4.0), steps=4),
+    plan.Curve("variants", "dng", "d", scales=(4.0,), steps=4, calibrated=True),
 )
 
 
@@ -55,11 +56,14 @@ def test_the_study_writes_a_point_per_scale_and_a_factor_per_level(small):
         results = json.load(file)
     assert [(p["curve"], p["scale"]) for p in results["points"]] == [
         ("np-a-w3-steps4", 0.3), ("np-a-w3-steps4", 1.0),
-        ("dng-d-w3-steps4", 1.0), ("dng-d-w3-steps4", 4.0),
+        ("dng-d-w3-steps4", 1.0), ("dng-d-w3-steps4", 4.0), ("dng-d-w3-steps4-calibrated", 4.0),
     ]  # fmt: skip
-    assert [r["level"] for r in results["removal"]] == list(config.levels)
+    assert [r["level"] for r in results["removal"]] == 2 * list(config.levels)
+    (fit,) = results["fits"]
+    assert fit["after"] < fit["before"]
+    assert len(fit["temperature"]) == len(fit["offset"]) == len(fit["knots"]) == 3
     with open(f"{folder}/points.csv") as file:
-        assert len(list(csv.DictReader(file))) == 4
+        assert len(list(csv.DictReader(file))) == 5
     assert runs.to_json(first) == runs.to_json(second)
 
 
@@ -81,10 +85,12 @@ def test_outcomes_are_of_the_scenes_and_bounded(small):
 
 def test_the_claim_is_the_curves_of_the_variants_that_it_needs():
     needed = plan.curves((CLAIM,))
-    assert [curve.name for curve in needed] == ["np-a-w3", "np-b-w3", "dng-d-w3"]
+    names = ["np-a-w3", "dng-d-w3", "dng-d-w3-calibrated", "np-b-w3"]
+    assert [curve.name for curve in needed] == names
     every = {curve.name: curve for curve in plan.curves(PARTS)}
     for curve in needed:
-        assert dataclasses.replace(curve, part="variants") == every[curve.name]
+        usual = dataclasses.replace(curve, part="variants", calibrated=False)
+        assert usual == dataclasses.replace(every[usual.name], scales=curve.scales)
 
 
 def test_every_curve_has_a_name_a_variant_and_what_it_is_compared_with():
