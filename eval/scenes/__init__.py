@@ -16,8 +16,9 @@ guidance scale and number of steps.
     detector   what the tracker says of unguided scenes, with the related negative in them or not
     tracker    temperature, delta and drift, of variants b and d
     steps      other numbers of steps
-    claim      of the variants negative prompting and d at guidance scale 3, d with a calibrated
-               tracker too, and nothing else
+    claim      negative prompting and variant d at guidance scale 3, d with a calibrated tracker
+               too: for models that take long
+    guided     negative prompting with the guided negative, at guidance scale 3
 
 Found on the exact model: variant d is the one to use with classifier-free guidance. What it tracks
 compares densities, the negative's with the empty prompt's, and says the same whatever the guidance

@@ -14,7 +14,7 @@ from dng_jax.scenes import prompts
 
 from . import plan, summary
 from .curves import Found, Study, measured, store, stored
-from .options import CLAIM, PARTS, Config
+from .options import CLAIM, GUIDED, PARTS, Config
 from .plan import Curve
 
 
@@ -62,7 +62,7 @@ def commit_of(provenance: dict[str, Any]) -> str:
 def check(config: Config) -> None:
     """Refuses what makes no sense before anything is computed."""
     for part in config.parts:
-        choose(part, (*PARTS, CLAIM), "part")
+        choose(part, (*PARTS, CLAIM, GUIDED), "part")
     distinct(parts=config.parts, levels=config.levels)
     if not all(0 < level < 1 for level in config.levels):
         raise InputError(

@@ -11,7 +11,7 @@ from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import RunOptions
 
 PARTS = ("variants", "detector", "tracker", "steps")
-CLAIM = "claim"
+CLAIM, GUIDED = "claim", "guided"
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Config:
     unrelated: str = "a seven"
     """The negative that no scene of the prompt shows, so that nothing should change."""
     parts: tuple[str, ...] = PARTS
-    """Parts of the study: variants, detector, tracker, steps; or claim, of the variants what the
-    claim is made of, for models that take long."""
+    """Parts of the study: variants, detector, tracker, steps; for models that take long claim, of
+    the variants what the claim is made of, and guided, negative prompting with the guided
+    negative."""
     levels: tuple[float, ...] = (0.2, 0.1, 0.05)
     """Shares of scenes left with the related negative at which rules are compared, each strictly
     between 0 and 1."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .options import CLAIM
+from .options import CLAIM, GUIDED
 
 TRUE = "true"
 STEPS = 30
@@ -132,7 +132,7 @@ def _all() -> Iterator[Curve]:
     yield _curve(CLAIM, "np", "a")
     for calibrated in (False, True):
         yield _curve(CLAIM, "dng", "d", scales=CLAIMED[calibrated], calibrated=calibrated)
-    yield _curve(CLAIM, "np", "b")
+    yield _curve(GUIDED, "np", "b")
 
 
 def _curve(part: str, family: str, variant: str, **numbers) -> Curve:

@@ -20,7 +20,7 @@ from dng_jax.jobs.options import RunOptions
 from dng_jax.scenes import images
 from dng_jax.stable_diffusion import pipeline
 from eval.scenes import curves, job, plan
-from eval.scenes.options import CLAIM, PARTS, Config
+from eval.scenes.options import CLAIM, GUIDED, PARTS, Config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -84,7 +84,7 @@ def test_outcomes_are_of_the_scenes_and_bounded(small):
 
 
 def test_the_claim_is_the_curves_of_the_variants_that_it_needs():
-    needed = plan.curves((CLAIM,))
+    needed = plan.curves((CLAIM, GUIDED))
     names = ["np-a-w3", "dng-d-w3", "dng-d-w3-calibrated", "np-b-w3"]
     assert [curve.name for curve in needed] == names
     every = {curve.name: curve for curve in plan.curves(PARTS)}
