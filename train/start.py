@@ -271,8 +271,8 @@ def open_run(
     """Makes the run's folder, or finds it again; never writes over another run.
 
     run.json keeps the facts of init, and of images of one's own: a run goes on from the weights it
-    was started with, on the images that it was trained on. option: that init came with; always:
-    whether it is needed again where the run has saved states.
+    was started with, on the images that it was trained on. option: that init came with, and by
+    whose name run.json has it; always: whether it is needed again where the run has saved states.
     """
     problem = None
     if place.first:
@@ -280,7 +280,7 @@ def open_run(
             if resume and not (out / "run.json").exists():
                 raise InputError(f"{out} holds no run to resume: leave out --resume")
             facts = {
-                "init": _same_init(out, init, option, always) if resume else init and init.facts
+                option[2:]: _same_init(out, init, option, always) if resume else init and init.facts
             }
             if info is not None:
                 job = images.recorded(job, info, out, resume)
@@ -299,7 +299,7 @@ def open_run(
 
 def _same_init(out: Path, init: Init | None, option: str, always: bool) -> dict[str, str] | None:
     """What run.json has of the option; InputError where it was another, or is needed again."""
-    stored = (runs.read_run(out) or {}).get("init")
+    stored = (runs.read_run(out) or {}).get(option[2:])
     if stored is not None and not _is_init(stored):
         raise InputError(
             f"{out}/run.json does not say what the run started from: choose another --out"

@@ -110,6 +110,7 @@ def test_an_autoencoder_is_taken_as_it_is_and_kept_on_resume(finished, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, ours["vae"], theirs["vae"])
     card = (out / "model.md").read_text()
     assert "--autoencoder model" in card
+    assert "--init" not in card  # no such option: what is taken is the autoencoder alone
     assert disk.digest(model / "vae", "*.json", "*.safetensors")[:12] in card
     assert not (out / "autoencoder").exists()
     with pytest.raises(InputError, match="was to start from model: give --autoencoder again"):
