@@ -60,13 +60,15 @@ def log_normal(x, mean, variance):
     return -((x - mean) ** 2).sum(1) / (2 * variance)
 
 
-def replay(result, kind, prior, skip_below, every):
+def replay(result, kind, prior, skip_below, every, delta):
     """The tracked p and who looks, [T, B], by conditioning Gaussians from the last look."""
     at, base, negative = (
         np.asarray(result.trace[n], np.float64).reshape(16, 8, 4)
         for n in ("at", "base", "negative")
     )
-    alpha, sigma = (np.asarray(c, np.float64) for c in (TABLE.alpha, TABLE.sigma))
+    alpha, sigma, k_var = (
+        np.asarray(c, np.float64) for c in (TABLE.alpha, TABLE.sigma, TABLE.k_var)
+    )
     log = np.log(prior) if kind == "pair" else np.log(prior / (1 - prior))
     low, high = (np.log(1e-6), np.log(0.99)) if kind == "pair" else np.log([1e-6, 1 / 1e-6])
     all_p, looks = np.zeros((16, 8)), np.zeros((16, 8), bool)
@@ -95,18 +97,20 @@ def replay(result, kind, prior, skip_below, every):
             against = mu_b if kind == "pair" else mu_b - odds * (mu_n - mu_b)
             here = at[t + 1, b][None]
             ratio = log_normal(here, mu_n, variance) - log_normal(here, against, variance)
-            value = np.clip(anchor + ratio[0], low, high)
+            added = sum(delta / (2 * k_var[i]) for i in range(last, t + 1))
+            value = np.clip(anchor + ratio[0] + added, low, high)
     return all_p, looks
 
 
 ONCE_MORE = pytest.param("odds", marks=pytest.mark.slow)
 
 
+@pytest.mark.parametrize("delta", [0.0, 0.004, -0.002])
 @pytest.mark.parametrize("kind", ["pair", ONCE_MORE])
-def test_unseen_steps_are_one_jump_of_bayes_rule(kind, keys, x):
-    rule = DNG(MAKE[kind](0.4), 2.0, skip_below=0.15, every=4)
+def test_unseen_steps_are_one_jump_of_bayes_rule(kind, delta, keys, x):
+    rule = DNG(MAKE[kind](0.4, delta=delta), 2.0, skip_below=0.15, every=4)
     result = sampling.sample(gaussians, TABLE, rule, keys, x, observe=seen)
-    p, looks = replay(result, kind, 0.4, 0.15, 4)
+    p, looks = replay(result, kind, 0.4, 0.15, 4, delta)
     asked = np.asarray(result.trace["asked"])
     np.testing.assert_array_equal(asked, looks)
     np.testing.assert_allclose(result.trace["posterior"], p, rtol=2e-3, atol=2e-5)
