@@ -90,7 +90,8 @@ class Move(NamedTuple):
 @runtime_checkable
 class Rule(Protocol):
     """A guidance rule; see the module's equations. It may have `outside(step) -> delta` as well,
-    and `on_demand` with `wants(state, row)`."""
+    `on_demand` with `wants(state, row)`, and `check_table(table)`, which raises InputError for a
+    step table that it cannot run on."""
 
     @property
     def roles(self) -> tuple[str, ...]: ...

@@ -134,7 +134,7 @@ def sample(
     Compiles once per shape and kind of rule. May be called inside jit, vmap and grad.
     Nothing is checked for NaN here: look at Result.bad_step, or call `check_finite`.
     """
-    warn_deterministic(table, rule)
+    check_table(table, rule)
     warn_reference(denoise, rule)
     denoise, observe = as_pytree(denoise), as_pytree(observe)
     carry = start(rule, x)
@@ -175,7 +175,7 @@ def sample_chunks(
     done = int(carry.done)
     if done > total:
         raise InputError(f"cannot resume after {done} steps of a table of {total}")
-    warn_deterministic(table, rule)
+    check_table(table, rule)
     warn_reference(denoise, rule)
     denoise, observe = as_pytree(denoise), as_pytree(observe)
     began = time.monotonic()
@@ -442,11 +442,13 @@ def _names(save: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(choose(name, SAVE, "quantity to save") for name in save))
 
 
-def warn_deterministic(table: StepTable, rule: Rule) -> None:
-    """Warns the caller's caller where a tracker's table needs a probe that it does not have."""
-    if isinstance(table.std, jax.core.Tracer) or not _unprobed(rule):
+def check_table(table: StepTable, rule: Rule) -> None:
+    """InputError for a table on which a part of the rule cannot run (its `check_table`); warns the
+    caller's caller where a tracker's table needs a probe that it does not have."""
+    if isinstance(table.std, jax.core.Tracer):
         return
-    if nearly_deterministic(table):
+    refuse_table(table, rule)
+    if _unprobed(rule) and nearly_deterministic(table):
         warnings.warn(
             "a posterior tracker without divergence probe runs on a (nearly) deterministic step"
             f" table (std^2/k_var = {np.median(noise_ratio(table)):.2f}): its log-ratio lacks the"
@@ -455,6 +457,13 @@ def warn_deterministic(table: StepTable, rule: Rule) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def refuse_table(table: StepTable, rule: Any) -> None:
+    """The refusals of `check_table` alone; the table's columns must be known."""
+    for part in (rule, *_parts(rule)):
+        if hasattr(part, "check_table"):
+            part.check_table(table)
 
 
 def warn_reference(denoise: Denoise, rule: Rule) -> None:

@@ -28,8 +28,8 @@ from dng_jax.sampling import (
     Result,
     as_pytree,
     check_keys,
+    check_table,
     sample,
-    warn_deterministic,
     warn_reference,
 )
 from dng_jax.steps import StepTable
@@ -123,7 +123,7 @@ def _program(
         check_keys(keys[0], jnp.asarray(x[0]))
     else:
         check_keys(keys, jnp.asarray(x))
-    warn_deterministic(table, rules)
+    check_table(table, rules)
     warn_reference(denoise, rules)
     if shard is not None:
         choose(shard, ("samples", "settings"), "way to shard")

@@ -21,6 +21,7 @@ from dng_jax.experiments.rule_specs import (
     TrackerOptions,
 )
 from dng_jax.rules import class_roles
+from dng_jax.sampling import refuse_table
 from dng_jax.steps import StepTable
 
 
@@ -43,6 +44,8 @@ def build(
         )
     rule = _plain(spec, problem, options, sampler, steps)
     _answered(spec, rule, problem)
+    if "skip" in spec.numbers:
+        refused(spec, rule, problem.table(sampler, steps))
     if spec.interval is None:
         return rule
     low, high = spec.interval
@@ -100,6 +103,14 @@ def skipping(spec: Spec) -> dict[str, Any]:
         for word, name in zip(SKIPPED, ("skip_below", "every"), strict=True)
         if word in numbers
     }
+
+
+def refused(spec: Spec, rule: Any, table: StepTable) -> None:
+    """InputError where a rule cannot run on a table."""
+    try:
+        refuse_table(table, rule)
+    except InputError as error:
+        raise InputError(f"{spec}: {error}") from None
 
 
 def feedback(spec: Spec, table: StepTable | None, probes: int) -> Any:

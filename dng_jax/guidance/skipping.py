@@ -61,10 +61,15 @@ from dng_jax.rules import (
     pytree,
     zeros_per_sample,
 )
-from dng_jax.steps import StepRow
+from dng_jax.steps import StepRow, StepTable, nearly_deterministic
 
 EVERY = 8
 SKIPPING_SCALE_MAX = 5.0
+ANCESTRAL = (
+    "skip_below needs a tracker without probes and an ancestral table, since a table with less"
+    " noise needs probes, which ask for the negative at every step: take the table ddpm and no"
+    " probes, or leave skip_below out"
+)
 
 
 class Tracking(Rule, Protocol):
@@ -98,6 +103,11 @@ class Skipping:
     def on_demand(self) -> tuple[str, ...]:
         """The negatives."""
         return self.tracker.concepts
+
+    def check_table(self, table: StepTable) -> None:
+        """InputError for a (nearly) deterministic table."""
+        if nearly_deterministic(table):
+            raise InputError(ANCESTRAL)
 
     def init_state(self, x):
         never = zeros_per_sample(x) + jnp.inf
@@ -140,10 +150,7 @@ def skipping(rule: Tracking, skip_below: float, every: int = EVERY) -> Skipping:
             " at every step"
         )
     if tracker.probes:
-        raise InputError(
-            "probes ask for the negative at every step: give the tracker none, and an ancestral"
-            " table, or leave skip_below out"
-        )
+        raise InputError(ANCESTRAL)
     drift = tracker.drift
     if known(drift) and np.any(np.asarray(drift) != 0):
         raise InputError(

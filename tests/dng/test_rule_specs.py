@@ -177,6 +177,9 @@ def test_skip_and_every_reach_the_rule_and_leave_the_tracker_alone(digits):
     ):
         with pytest.raises(InputError, match=said):
             built(digits, words)
+    skip = parse("interval(.1,5,dng:pair,skip=.2)")
+    with pytest.raises(InputError, match=r"dng:pair=1,skip=0.2\): .* an ancestral table"):
+        rule_builders.build(skip, digits, TrackerOptions(), "ddim", 8)
 
 
 def test_cfg_feedback_and_intervals_are_the_rules_of_the_library(digits):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -258,7 +259,7 @@ def test_plain_rules_are_asked_as_ever(keys, x):
 
 REFUSED = {
     "needs the tracker pair or odds": lambda: DNG(posterior.classes(3, [0]), skip_below=0.1),
-    "probes ask for the negative": lambda: DNG(posterior.pair(probes=1), skip_below=0.1),
+    "skip_below needs .* an ancestral table": lambda: DNG(posterior.pair(probes=1), skip_below=0.1),
     "a drift is given back": lambda: DNG(posterior.pair(drift=0.5), skip_below=0.1),
     "whole number of steps, got 2.5": lambda: DNG(posterior.pair(), skip_below=0.1, every=2.5),
     "every must lie between 1": lambda: DNG(posterior.pair(), skip_below=0.1, every=0),
@@ -271,6 +272,26 @@ REFUSED = {
 def test_what_cannot_be_skipped_is_refused(said):
     with pytest.raises(InputError, match=said):
         REFUSED[said]()
+
+
+def test_a_deterministic_table_is_refused_in_the_same_words(keys, x):
+    with pytest.raises(InputError) as probed:
+        DNG(posterior.pair(probes=1), skip_below=0.1)
+    table = steps.ddim(schedules.linear(), 16)
+    limited = guidance.interval(guidance.sum_of(guidance.unguided(), SKIP))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for run in (
+            lambda: sampling.sample(gaussians, table, SKIP, keys, x),
+            lambda: sampling.sample(gaussians, table, limited, keys, x),
+            lambda: next(sampling.sample_chunks(gaussians, table, SKIP, keys, x)),
+            lambda: sweep(gaussians, table, [SKIP, SKIP], keys, x),
+        ):
+            with pytest.raises(InputError) as refused:
+                run()
+            assert str(refused.value) == str(probed.value)
+        half_noise = steps.ddim(schedules.linear(), 16, eta=0.8)
+        sampling.check_table(half_noise, limited)
 
 
 @dataclasses.dataclass(frozen=True)
