@@ -271,14 +271,16 @@ def _on_demand(denoise, carry: Carry, row, rule):
         )
     masks = wanted(rule, carry.state, row)
     if set(masks) != {*roles} or any(
-        jnp.shape(m) != x.shape[:1] or jnp.asarray(m).dtype != jnp.bool_ for m in masks.values()
+        jnp.shape(m) not in ((), x.shape[:1]) or jnp.asarray(m).dtype != jnp.bool_
+        for m in masks.values()
     ):
         raise InputError(
             f"wants of the rule {type(rule).__name__} must return a mask, bool {x.shape[:1]}, for"
             f" each role of on_demand, {', '.join(roles)}"
         )
-    preds, ran = predict_some(denoise, x, row, rule.roles, masks)
     zero = zeros_per_sample(x)
+    masks = {role: mask | (zero > 0) for role, mask in masks.items()}
+    preds, ran = predict_some(denoise, x, row, rule.roles, masks)
     asked = sum(mask.astype(zero.dtype) for mask in masks.values())
     return preds, {"asked": zero + asked, "run": zero + sum(ran.values()) / len(x)}
 

@@ -37,13 +37,13 @@ from dng_jax.denoisers.branches import POSITIVE, REFERENCE
 from dng_jax.errors import InputError
 from dng_jax.experiments import own_rules, rule_specs
 from dng_jax.experiments.paper_prompts import PRIOR
-from dng_jax.experiments.rule_builders import feedback
+from dng_jax.experiments.rule_builders import feedback, negative_prompt
 from dng_jax.experiments.rule_specs import Kind, Spec, TrackerOptions
 from dng_jax.steps import StepTable
 
 RULES = {
     "unguided": Kind(),
-    "np": Kind(1.0),
+    "np": rule_specs.RULES["np"]._replace(scale=1.0),
     "inplace": Kind(),
     "sld": Kind(1.0),
     "feedback": rule_specs.RULES["feedback"],
@@ -125,7 +125,7 @@ def _plain(spec: Spec, negatives: tuple[str, ...], w: float) -> Any:
     if spec.name == "unguided":
         return guidance.unguided()
     if spec.name == "np":
-        return guidance.negative_prompt(scale, negatives=negatives)
+        return negative_prompt(spec, negatives, scale)
     if spec.name == "inplace":
         if len(negatives) > 1:
             raise InputError(

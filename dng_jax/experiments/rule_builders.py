@@ -92,6 +92,17 @@ def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str,
     return make(prior, negatives=problem.negatives, **shared)
 
 
+def negative_prompt(spec: Spec, negatives: tuple[str, ...], scale: float) -> Any:
+    """Negative prompting of a spec, at one step in `every` where it names that."""
+    rule = guidance.negative_prompt(scale, negatives=negatives)
+    if "every" not in spec.numbers:
+        return rule
+    try:
+        return guidance.periodic(rule, spec.numbers["every"])
+    except InputError as error:
+        raise InputError(f"{spec}: {error}") from None
+
+
 def skipping(spec: Spec) -> dict[str, Any]:
     """The arguments of `dynamic_negative` that a spec's skip and every are; InputError for every
     alone."""
@@ -158,7 +169,7 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
         problem.retrained()  # refused now, if it is
         return guidance.unguided(RETRAINED)
     if spec.name == "np":
-        return guidance.negative_prompt(scale, negatives=problem.negatives)
+        return negative_prompt(spec, problem.negatives, scale)
     if spec.name == "sld":
         rules = [guidance.safe_latent(scale, negative=role) for role in problem.negatives]
         return rules[0] if len(rules) == 1 else guidance.sum_of(*rules)

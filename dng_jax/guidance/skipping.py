@@ -59,6 +59,7 @@ from dng_jax.rules import (
     one_each,
     per_sample,
     pytree,
+    whole,
     zeros_per_sample,
 )
 from dng_jax.steps import StepRow, StepTable, nearly_deterministic
@@ -157,9 +158,7 @@ def skipping(rule: Tracking, skip_below: float, every: int = EVERY) -> Skipping:
             "a drift is given back step by step, also where the negative was not asked for: set it"
             " to 0, or leave skip_below out"
         )
-    steps = number(every, "every", low=1)
-    if known(steps) and not np.all(np.asarray(steps) == np.round(np.asarray(steps))):
-        raise InputError(f"every must be a whole number of steps, got {every}")
+    steps = whole(every, "every", low=1)
     threshold = number(skip_below, "skip_below", low=0, high=1)
     if known(threshold) and not np.all(np.asarray(threshold) > 0):
         raise InputError(

@@ -261,7 +261,9 @@ REFUSED = {
     "needs the tracker pair or odds": lambda: DNG(posterior.classes(3, [0]), skip_below=0.1),
     "skip_below needs .* an ancestral table": lambda: DNG(posterior.pair(probes=1), skip_below=0.1),
     "a drift is given back": lambda: DNG(posterior.pair(drift=0.5), skip_below=0.1),
-    "whole number of steps, got 2.5": lambda: DNG(posterior.pair(), skip_below=0.1, every=2.5),
+    "every must be a whole number, got 2.5": lambda: DNG(
+        posterior.pair(), skip_below=0.1, every=2.5
+    ),
     "every must lie between 1": lambda: DNG(posterior.pair(), skip_below=0.1, every=0),
     "skip_below must lie above 0": lambda: DNG(posterior.pair(), skip_below=0.0),
     "skip_below must lie between 0 and 1": lambda: DNG(posterior.pair(), skip_below=1.5),
