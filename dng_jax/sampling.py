@@ -15,6 +15,7 @@ batch; and normals are drawn in float32, so that a seed means one image in float
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from dng_jax.errors import InputError, NonFiniteError, check_seed, choose
 from dng_jax.rules import (
@@ -34,6 +36,7 @@ from dng_jax.rules import (
     Step,
     chain_dtype,
     in_dtype,
+    known,
     on_demand,
     predict,
     predict_some,
@@ -47,6 +50,7 @@ from dng_jax.steps import StepTable, nearly_deterministic, noise_ratio
 _START = 0x7FFFFFFF  # fold_in tag of the initial noise: no row has this index
 _PRNG = "threefry2x32"
 SAVE = ("x", "denoised")
+BATCH = "batch"  # mesh axis that a batch is spread over (dng_jax.sweeps.distribute)
 
 
 class Carry(NamedTuple):
@@ -139,7 +143,8 @@ def sample(
     denoise, observe = as_pytree(denoise), as_pytree(observe)
     carry = start(rule, x)
     check_keys(keys, carry.x)
-    carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
+    with spread_as(carry.x):
+        carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
     return Result(carry.x, carry.state, trace, carry.bad_step)
 
 
@@ -181,7 +186,8 @@ def sample_chunks(
     began = time.monotonic()
     while done < total:
         rows = jax.tree.map(lambda column, a=done: column[a : a + chunk], table)
-        carry, trace = _scan(denoise, rows, rule, keys, carry, _names(save), observe)
+        with spread_as(carry.x):
+            carry, trace = _scan(denoise, rows, rule, keys, carry, _names(save), observe)
         done = min(done + chunk, total)
         check_finite(carry, total, first_sample)
         yield Progress(done, total, time.monotonic() - began, carry, trace)
@@ -198,6 +204,17 @@ def run_chunks(pieces: Iterator[Progress], report: Callable[[Progress], None] | 
         raise InputError("there was nothing left to sample: the table is finished")
     trace = {name: jnp.concatenate([t[name] for t in traces]) for name in traces[0]}
     return Result(last.carry.x, last.carry.state, trace, last.carry.bad_step)
+
+
+def spread_as(x: jax.Array, axis: int = 0) -> contextlib.AbstractContextManager:
+    """A context whose programs know that this axis of x, its batch, is spread over devices: the
+    compiler spreads it, but a trace does not see how. Nothing where it is not spread over BATCH, is
+    traced, or a mesh is set already."""
+    sharding = x.sharding if known(x) and isinstance(x, jax.Array) else None
+    spread = isinstance(sharding, NamedSharding) and BATCH in sharding.spec[axis : axis + 1]
+    if not spread or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
 
 
 def start(rule: Rule, x: jax.Array) -> Carry:

@@ -351,12 +351,17 @@ one = sample(both, table, rules[1], keys, x)
 spread = sample(both, table, rules[1], *sweeps.distribute((keys, x)))
 out = {"one": one.x, "spread": spread.x, "asked": one.trace["asked"],
        "spread_asked": spread.trace["asked"], "devices": len(spread.x.sharding.device_set)}
+program = sweeps.lowered(both, table, rules, keys, x, shard="samples").compile().as_text()
+out["moved"] = [program.count(f" {op}(") for op in ("all-gather", "all-to-all",
+                                                   "collective-permute", "all-reduce")]
+out["run"] = spread.trace["run"]
 for mode in ("map", "vmap"):
     out[mode] = sweep(both, table, rules, keys, x, mode=mode, shard="samples").x[1]
 mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
 with jax.set_mesh(mesh):
     batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    out["explicit"] = sample(both, table, rules[1], *jax.device_put((keys, x), batch)).x
+    explicit = sample(both, table, rules[1], *jax.device_put((keys, x), batch))
+    out |= {"explicit": explicit.x, "explicit_run": explicit.trace["run"]}
 np.savez(sys.argv[1], **{k: np.asarray(v) for k, v in out.items()})
 """
 
@@ -369,3 +374,7 @@ def test_eight_devices_give_the_images_of_one(eight_devices):
         np.testing.assert_allclose(got[name], got["one"], atol=2e-5)
     np.testing.assert_array_equal(got["asked"], got["spread_asked"])
     assert 0.3 < got["asked"].mean() < 0.9
+    # Each device looks at its own two images in parts of one; the count alone is sent.
+    assert got["moved"].tolist() == [0, 0, 0, 1]
+    for name in ("run", "explicit_run"):
+        np.testing.assert_allclose(got[name].mean(1), got["asked"].mean(1), atol=1e-6)
