@@ -211,8 +211,9 @@ def spread_as(x: jax.Array, axis: int = 0) -> contextlib.AbstractContextManager:
     compiler spreads it, but a trace does not see how. Nothing where it is not spread over BATCH, is
     traced, or a mesh is set already."""
     sharding = x.sharding if known(x) and isinstance(x, jax.Array) else None
-    spread = isinstance(sharding, NamedSharding) and BATCH in sharding.spec[axis : axis + 1]
-    if not spread or not jax.sharding.get_abstract_mesh().empty:
+    if not isinstance(sharding, NamedSharding) or BATCH not in sharding.spec[axis : axis + 1]:
+        return contextlib.nullcontext()
+    if not jax.sharding.get_abstract_mesh().empty:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
 
