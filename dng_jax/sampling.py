@@ -19,7 +19,6 @@ import contextlib
 import functools
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from dng_jax.compatibility import check_table, warn_reference
 from dng_jax.errors import InputError, NonFiniteError, check_seed, choose
 from dng_jax.rules import (
     Denoise,
@@ -45,7 +45,7 @@ from dng_jax.rules import (
     wanted,
     zeros_per_sample,
 )
-from dng_jax.steps import StepTable, nearly_deterministic, noise_ratio
+from dng_jax.steps import StepTable
 
 _START = 0x7FFFFFFF  # fold_in tag of the initial noise: no row has this index
 _PRNG = "threefry2x32"
@@ -460,55 +460,3 @@ def _is_array(leaf) -> bool:
 
 def _names(save: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(choose(name, SAVE, "quantity to save") for name in save))
-
-
-def check_table(table: StepTable, rule: Rule) -> None:
-    """InputError for a table on which a part of the rule cannot run (its `check_table`); warns the
-    caller's caller where a tracker's table needs a probe that it does not have."""
-    if isinstance(table.std, jax.core.Tracer):
-        return
-    refuse_table(table, rule)
-    if _unprobed(rule) and nearly_deterministic(table):
-        warnings.warn(
-            "a posterior tracker without divergence probe runs on a (nearly) deterministic step"
-            f" table (std^2/k_var = {np.median(noise_ratio(table)):.2f}): its log-ratio lacks the"
-            " divergence term and leaks at any step count; give the tracker probes=1, or an"
-            " ancestral table",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def refuse_table(table: StepTable, rule: Any) -> None:
-    """The refusals of `check_table` alone; the table's columns must be known."""
-    for part in (rule, *_parts(rule)):
-        if hasattr(part, "check_table"):
-            part.check_table(table)
-
-
-def warn_reference(denoise: Denoise, rule: Rule) -> None:
-    """Warns the caller's caller where the denoiser says that negatives are scored against another
-    role than "base" (dng_jax.denoisers.branches), and a tracker scores them against that."""
-    wanted = getattr(denoise, "reference", "base")
-    held = [getattr(part, "reference", None) for part in (rule, *_parts(rule))]
-    if wanted != "base" and "base" in held:
-        warnings.warn(
-            f"this denoiser's negatives are to be scored against the role '{wanted}', and a tracker"
-            " or recorder scores them against 'base', which is another variant: make it with"
-            f" reference='{wanted}', or name the variant that is meant",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _unprobed(rule: Rule) -> bool:
-    return any(getattr(part, "probes", None) == 0 for part in _parts(rule))
-
-
-def _parts(rule: Any) -> Iterator[Any]:
-    """The trackers and rules within a rule."""
-    held = (getattr(rule, name, None) for name in ("tracker", "rule"))
-    for part in (*held, *getattr(rule, "rules", ())):
-        if part is not None:
-            yield part
-            yield from _parts(part)

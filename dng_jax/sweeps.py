@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dng_jax.compatibility import check_table, warn_reference
 from dng_jax.errors import InputError, choose
 from dng_jax.rules import Denoise, Rule
 from dng_jax.sampling import (
@@ -29,10 +30,8 @@ from dng_jax.sampling import (
     Result,
     as_pytree,
     check_keys,
-    check_table,
     sample,
     spread_as,
-    warn_reference,
 )
 from dng_jax.steps import StepTable
 

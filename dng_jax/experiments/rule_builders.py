@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from dng_jax import guidance, posterior
+from dng_jax.compatibility import refuse_table
 from dng_jax.errors import InputError
 from dng_jax.experiments import calibrations, image_rules, own_rules
 from dng_jax.experiments.problems import Problem
@@ -21,7 +22,6 @@ from dng_jax.experiments.rule_specs import (
     TrackerOptions,
 )
 from dng_jax.rules import class_roles
-from dng_jax.sampling import refuse_table
 from dng_jax.steps import StepTable
 
 

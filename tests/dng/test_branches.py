@@ -11,6 +11,7 @@ import pytest
 
 from dng_jax import (
     InputError,
+    compatibility,
     denoisers,
     guidance,
     mixtures,
@@ -173,7 +174,7 @@ def test_a_variant_that_its_tracker_would_make_another_is_warned_of(variant):
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
                 for rule in rules:
-                    sampling.warn_reference(roles, rule)
+                    compatibility.warn_reference(roles, rule)
             assert len(found) == expected
             assert all("reference='reference'" in str(one.message) for one in found)
         return w

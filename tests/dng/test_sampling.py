@@ -221,7 +221,7 @@ def test_deterministic_table_without_probe_warns(rule, keys):
 
 
 def test_nothing_else_warns(keys, mixture):
-    from dng_jax.sampling import check_table
+    from dng_jax.compatibility import check_table
 
     probed = guidance.dynamic_negative(posterior.pair(0.2, probes=1))
     exact = guidance.dynamic_negative(posterior.oracle(mixture, [0]))

@@ -15,6 +15,7 @@ import pytest
 from dng_jax import (
     InputError,
     Stateless,
+    compatibility,
     denoisers,
     guidance,
     posterior,
@@ -293,7 +294,7 @@ def test_a_deterministic_table_is_refused_in_the_same_words(keys, x):
                 run()
             assert str(refused.value) == str(probed.value)
         half_noise = steps.ddim(schedules.linear(), 16, eta=0.8)
-        sampling.check_table(half_noise, limited)
+        compatibility.check_table(half_noise, limited)
 
 
 @dataclasses.dataclass(frozen=True)
