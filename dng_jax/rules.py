@@ -19,9 +19,9 @@ where it has such a method: what the rule falls back to. Without one it is 0, th
 
 A rule that does without some prediction for some images names those roles in `on_demand`, and says
 before each step which images need them: `wants(state, row) -> {role: bool [B]}`, one mask for every
-such role. It must not look at what it did not want: what stands there is unspecified. An image's
-mask follows from its own chain alone, so that it does not depend on its batch. All other roles are
-asked for every image.
+such role, or bool [] where all images are alike. It must not look at what it did not want: what
+stands there is unspecified. An image's mask follows from its own chain alone, so that it does not
+depend on its batch. All other roles are asked for every image.
 
 Chains run in float32, or in float64 where x is (JAX's x64 mode): the sampler brings numbers, step
 table and predictions to the dtype of x. Half precision is a matter of the network alone; a step's
@@ -90,7 +90,8 @@ class Move(NamedTuple):
 @runtime_checkable
 class Rule(Protocol):
     """A guidance rule; see the module's equations. It may have `outside(step) -> delta` as well,
-    and `on_demand` with `wants(state, row)`."""
+    `on_demand` with `wants(state, row)`, and `check_table(table)`, which raises InputError for a
+    step table that it cannot run on."""
 
     @property
     def roles(self) -> tuple[str, ...]: ...
@@ -160,6 +161,14 @@ def number(
         if finite and not np.isfinite(given).all():
             raise InputError(f"{name} must be finite, got {given.tolist()}")
     return jnp.asarray(value, jnp.float32)
+
+
+def whole(value, name: str, *, low: int = 0) -> jax.Array:
+    """`number` for whole numbers from low; float32, so that it can be swept over."""
+    found = number(value, name, low=low)
+    if known(found) and not np.all(np.asarray(found) == np.round(np.asarray(found))):
+        raise InputError(f"{name} must be a whole number, got {value}")
+    return found
 
 
 def count(value: int, name: str) -> int:

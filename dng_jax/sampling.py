@@ -15,17 +15,19 @@ batch; and normals are drawn in float32, so that a seed means one image in float
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
+from dng_jax.compatibility import check_table, warn_reference
 from dng_jax.errors import InputError, NonFiniteError, check_seed, choose
 from dng_jax.rules import (
     Denoise,
@@ -34,6 +36,7 @@ from dng_jax.rules import (
     Step,
     chain_dtype,
     in_dtype,
+    known,
     on_demand,
     predict,
     predict_some,
@@ -42,11 +45,12 @@ from dng_jax.rules import (
     wanted,
     zeros_per_sample,
 )
-from dng_jax.steps import StepTable, nearly_deterministic, noise_ratio
+from dng_jax.steps import StepTable
 
 _START = 0x7FFFFFFF  # fold_in tag of the initial noise: no row has this index
 _PRNG = "threefry2x32"
 SAVE = ("x", "denoised")
+BATCH = "batch"  # mesh axis that a batch is spread over (dng_jax.sweeps.distribute)
 
 
 class Carry(NamedTuple):
@@ -134,12 +138,13 @@ def sample(
     Compiles once per shape and kind of rule. May be called inside jit, vmap and grad.
     Nothing is checked for NaN here: look at Result.bad_step, or call `check_finite`.
     """
-    warn_deterministic(table, rule)
+    check_table(table, rule)
     warn_reference(denoise, rule)
     denoise, observe = as_pytree(denoise), as_pytree(observe)
     carry = start(rule, x)
     check_keys(keys, carry.x)
-    carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
+    with spread_as(carry.x):
+        carry, trace = _scan(denoise, table, rule, keys, carry, _names(save), observe)
     return Result(carry.x, carry.state, trace, carry.bad_step)
 
 
@@ -175,13 +180,14 @@ def sample_chunks(
     done = int(carry.done)
     if done > total:
         raise InputError(f"cannot resume after {done} steps of a table of {total}")
-    warn_deterministic(table, rule)
+    check_table(table, rule)
     warn_reference(denoise, rule)
     denoise, observe = as_pytree(denoise), as_pytree(observe)
     began = time.monotonic()
     while done < total:
         rows = jax.tree.map(lambda column, a=done: column[a : a + chunk], table)
-        carry, trace = _scan(denoise, rows, rule, keys, carry, _names(save), observe)
+        with spread_as(carry.x):
+            carry, trace = _scan(denoise, rows, rule, keys, carry, _names(save), observe)
         done = min(done + chunk, total)
         check_finite(carry, total, first_sample)
         yield Progress(done, total, time.monotonic() - began, carry, trace)
@@ -198,6 +204,18 @@ def run_chunks(pieces: Iterator[Progress], report: Callable[[Progress], None] | 
         raise InputError("there was nothing left to sample: the table is finished")
     trace = {name: jnp.concatenate([t[name] for t in traces]) for name in traces[0]}
     return Result(last.carry.x, last.carry.state, trace, last.carry.bad_step)
+
+
+def spread_as(x: jax.Array, axis: int = 0) -> contextlib.AbstractContextManager:
+    """A context whose programs know that this axis of x, its batch, is spread over devices: the
+    compiler spreads it, but a trace does not see how. Nothing where it is not spread over BATCH, is
+    traced, or a mesh is set already."""
+    sharding = x.sharding if known(x) and isinstance(x, jax.Array) else None
+    if not isinstance(sharding, NamedSharding) or BATCH not in sharding.spec[axis : axis + 1]:
+        return contextlib.nullcontext()
+    if not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh)
 
 
 def start(rule: Rule, x: jax.Array) -> Carry:
@@ -271,14 +289,16 @@ def _on_demand(denoise, carry: Carry, row, rule):
         )
     masks = wanted(rule, carry.state, row)
     if set(masks) != {*roles} or any(
-        jnp.shape(m) != x.shape[:1] or jnp.asarray(m).dtype != jnp.bool_ for m in masks.values()
+        jnp.shape(m) not in ((), x.shape[:1]) or jnp.asarray(m).dtype != jnp.bool_
+        for m in masks.values()
     ):
         raise InputError(
             f"wants of the rule {type(rule).__name__} must return a mask, bool {x.shape[:1]}, for"
             f" each role of on_demand, {', '.join(roles)}"
         )
-    preds, ran = predict_some(denoise, x, row, rule.roles, masks)
     zero = zeros_per_sample(x)
+    masks = {role: mask | (zero > 0) for role, mask in masks.items()}
+    preds, ran = predict_some(denoise, x, row, rule.roles, masks)
     asked = sum(mask.astype(zero.dtype) for mask in masks.values())
     return preds, {"asked": zero + asked, "run": zero + sum(ran.values()) / len(x)}
 
@@ -440,46 +460,3 @@ def _is_array(leaf) -> bool:
 
 def _names(save: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(choose(name, SAVE, "quantity to save") for name in save))
-
-
-def warn_deterministic(table: StepTable, rule: Rule) -> None:
-    """Warns the caller's caller where a tracker's table needs a probe that it does not have."""
-    if isinstance(table.std, jax.core.Tracer) or not _unprobed(rule):
-        return
-    if nearly_deterministic(table):
-        warnings.warn(
-            "a posterior tracker without divergence probe runs on a (nearly) deterministic step"
-            f" table (std^2/k_var = {np.median(noise_ratio(table)):.2f}): its log-ratio lacks the"
-            " divergence term and leaks at any step count; give the tracker probes=1, or an"
-            " ancestral table",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def warn_reference(denoise: Denoise, rule: Rule) -> None:
-    """Warns the caller's caller where the denoiser says that negatives are scored against another
-    role than "base" (dng_jax.denoisers.branches), and a tracker scores them against that."""
-    wanted = getattr(denoise, "reference", "base")
-    held = [getattr(part, "reference", None) for part in (rule, *_parts(rule))]
-    if wanted != "base" and "base" in held:
-        warnings.warn(
-            f"this denoiser's negatives are to be scored against the role '{wanted}', and a tracker"
-            " or recorder scores them against 'base', which is another variant: make it with"
-            f" reference='{wanted}', or name the variant that is meant",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _unprobed(rule: Rule) -> bool:
-    return any(getattr(part, "probes", None) == 0 for part in _parts(rule))
-
-
-def _parts(rule: Any) -> Iterator[Any]:
-    """The trackers and rules within a rule."""
-    held = (getattr(rule, name, None) for name in ("tracker", "rule"))
-    for part in (*held, *getattr(rule, "rules", ())):
-        if part is not None:
-            yield part
-            yield from _parts(part)

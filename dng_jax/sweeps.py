@@ -22,15 +22,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dng_jax.compatibility import check_table, warn_reference
 from dng_jax.errors import InputError, choose
 from dng_jax.rules import Denoise, Rule
 from dng_jax.sampling import (
+    BATCH,
     Result,
     as_pytree,
     check_keys,
     sample,
-    warn_deterministic,
-    warn_reference,
+    spread_as,
 )
 from dng_jax.steps import StepTable
 
@@ -74,9 +75,11 @@ def sweep(
     of images that then never leave the device. A pytree with __call__, or a plain function; what it
     returns gets the leading axis K.
     """
-    return _sweep(
-        *_program(denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, finish)
+    program = _program(
+        denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, finish
     )
+    with spread_as(program[_X], axis=1 if paired else 0):
+        return _sweep(*program)
 
 
 def lowered(
@@ -96,9 +99,12 @@ def lowered(
 
     Its `compile()` says what memory it takes; the same call of `sweep` then compiles nothing.
     """
-    return _sweep.lower(
-        *_program(denoise, table, rules, keys, x, mode, chunk, shard, (), None, paired, finish)
-    )
+    program = _program(denoise, table, rules, keys, x, mode, chunk, shard, (), None, paired, finish)
+    with spread_as(program[_X], axis=1 if paired else 0):
+        return _sweep.lower(*program)
+
+
+_X = 4  # its place among the arguments of a program
 
 
 def _program(
@@ -123,7 +129,7 @@ def _program(
         check_keys(keys[0], jnp.asarray(x[0]))
     else:
         check_keys(keys, jnp.asarray(x))
-    warn_deterministic(table, rules)
+    check_table(table, rules)
     warn_reference(denoise, rules)
     if shard is not None:
         choose(shard, ("samples", "settings"), "way to shard")
@@ -140,9 +146,9 @@ def _program(
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """One axis, "batch", over the devices (default: all)."""
+    """One axis, BATCH, over the devices (default: all)."""
     chosen = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(chosen),), ("batch",), (AxisType.Auto,), devices=chosen)
+    return jax.make_mesh((len(chosen),), (BATCH,), (AxisType.Auto,), devices=chosen)
 
 
 def distribute(tree, devices: Sequence[jax.Device] | None = None, axis: int = 0):
@@ -155,7 +161,7 @@ def distribute(tree, devices: Sequence[jax.Device] | None = None, axis: int = 0)
             f"an axis of {sorted(count)} does not divide over {over.size} devices:"
             f" choose a multiple of {over.size}"
         )
-    return jax.device_put(tree, NamedSharding(over, PartitionSpec(*[None] * axis, "batch")))
+    return jax.device_put(tree, NamedSharding(over, PartitionSpec(*[None] * axis, BATCH)))
 
 
 @functools.partial(jax.jit, static_argnames=("mode", "chunk", "save", "paired"))

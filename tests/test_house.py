@@ -23,7 +23,7 @@ FLOORS = {
 }
 # The kernel knows nothing of files, of jobs, or of what jobs are made of.
 KERNEL = ("rules", "steps", "schedules", "sampling", "sweeps", "guidance", "posterior", "mixtures",
-          "denoisers")  # fmt: skip
+          "denoisers", "compatibility")  # fmt: skip
 ABOVE = ("jobs", "experiments", "plots", "weights", "training", "data", "metrics", "nets")
 
 # What a page or a docstring may point to in the repository.

@@ -39,7 +39,16 @@ import jax
 import numpy as np
 
 from dng_jax.errors import InputError, choose, distinct_roles, find
-from dng_jax.rules import Denoise, Predictions, known, number, per_sample, predict, pytree
+from dng_jax.rules import (
+    Denoise,
+    Predictions,
+    known,
+    number,
+    per_sample,
+    predict,
+    predict_some,
+    pytree,
+)
 from dng_jax.sampling import as_pytree
 from dng_jax.steps import StepRow
 
@@ -98,6 +107,18 @@ class Branches:
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         raw = predict(self.denoise, x, row, self.asked(roles))
         return {role: _combined(self.weights[role], raw) for role in roles}
+
+    def some(self, x: jax.Array, row: StepRow, roles: Sequence[str], wanted):
+        """Predictions of some roles for some images, as far as what is wrapped can leave out any:
+        of raw roles, those that no other role is made of."""
+        always = self.asked([role for role in roles if role not in wanted])
+        masks: dict[str, jax.Array] = {}
+        for role, mask in wanted.items():
+            for part in self.asked((role,)):
+                if part not in always:
+                    masks[part] = masks[part] | mask if part in masks else mask
+        raw, ran = predict_some(self.denoise, x, row, self.asked(roles), masks)
+        return {role: _combined(self.weights[role], raw) for role in roles}, ran
 
 
 def branches(

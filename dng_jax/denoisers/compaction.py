@@ -9,21 +9,29 @@ none; whether a part is run is a `cond` on the whole part, never on an image. Pa
 which compiles the network once for them and once for the whole batch. Answers for images that did
 not want them are zeros, or predictions: unspecified.
 
-The answers are right under jit, vmap, scan and grad, and on batches spread over devices. What is
-saved is less there: under vmap a `cond` on mapped data becomes a `select`, which runs both sides
-(dng_jax.sweeps: mode "map" saves); of a batch spread over devices by the compiler, a part is
-gathered and run by every one of them; one with explicit axes is run as a whole, or not at all. The
-network sees an image in batches of several sizes: equal up to its rounding.
+A batch that is spread over devices, along the axis BATCH of dng_jax.sweeps or along an explicit
+one, is compacted shard by shard: every device orders its own images and runs its own parts, and
+nothing but the count is sent between them. Parts are then sixteenths of a shard, and the slowest
+shard is waited for.
+
+The answers are right under jit, vmap, scan and grad. What is saved is less under vmap, where a
+`cond` on mapped data becomes a `select`, which runs both sides (dng_jax.sweeps: mode "map" saves),
+and on a batch that only the compiler knows to be spread, along an axis of another name or within a
+jit of the caller's: there every device gathers and runs each part. The network sees an image in
+batches of several sizes: equal up to its rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
-from dng_jax.rules import Predictions
+from dng_jax.rules import Predictions, on_demand
+from dng_jax.sampling import BATCH
 from dng_jax.steps import StepRow
 
 BLOCKS = 16
@@ -60,15 +68,29 @@ def on_some(
 
     ask: x [n, ...] -> [n, ...], image by image, for any n.
     """
+    axis = _spread_along(x)
+    if axis is None:
+        return _compacted(ask, x, wanted)
+
+    def shard(x, wanted):
+        answers, ran = _compacted(ask, x, wanted)
+        return answers, jax.lax.psum(ran, axis)
+
+    batch = PartitionSpec(axis)
+    # Whatever ask brings along is whole on every device; its branches need not say so.
+    return jax.shard_map(
+        shard, in_specs=(batch, batch), out_specs=(batch, PartitionSpec()), check_vma=False
+    )(x, wanted)
+
+
+def _compacted(
+    ask: Callable[[jax.Array], jax.Array], x: jax.Array, wanted: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`on_some` on one device."""
     size = -(-len(x) // BLOCKS)
     blocks = -(-len(x) // size)
     needed = wanted.sum()
     kind = jax.eval_shape(ask, x)
-    if _explicitly_spread(x):
-        some = needed > 0
-        answers = jax.lax.cond(some, ask, lambda x: _nothing(x, kind), x)
-        return answers, jnp.where(some, len(x), 0).astype(jnp.int32)
-
     order = jnp.argsort(~wanted, stable=True)
     padded = jnp.resize(order, (blocks * size,)).reshape(blocks, size)
 
@@ -87,10 +109,31 @@ def on_some(
     return answers, jnp.where(every, len(x), in_parts).astype(jnp.int32)
 
 
-def _explicitly_spread(x: jax.Array) -> bool:
-    # Of arrays with explicit axes JAX refuses to sort or gather along an axis that is spread.
+def evaluations(denoise: Any, rule: Any, steps: int, ran: float | None = None) -> float | None:
+    """Network evaluations per image of so many steps; None where the denoiser does not count them.
+
+    ran: how often roles that the rule has on demand were evaluated per image, all roles and steps
+    together (the trace's "run", summed); None where they are at every step.
+    """
+    calls = getattr(denoise, "calls", None)
+    each = None if calls is None else calls(rule.roles)
+    if calls is None or each is None or ran is None:
+        return None if each is None else steps * each
+    sometimes = on_demand(rule)
+    least = calls([role for role in rule.roles if role not in sometimes])
+    return steps * least + ran * (each - least) / len(sometimes)
+
+
+def _spread_along(x: jax.Array) -> Any:
+    """The mesh axis that images are spread over, None where there is none, or none is known."""
     spec = jax.typeof(x).sharding.spec
-    return bool(len(spec)) and spec[0] is not None
+    if len(spec) and spec[0] is not None:
+        return spec[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if kinds.get(BATCH) != AxisType.Auto or len(x) % mesh.shape[BATCH]:
+        return None
+    return BATCH
 
 
 def _nothing(part: jax.Array, kind: jax.ShapeDtypeStruct) -> jax.Array:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from dng_jax import data, denoisers, disk, mixtures, nets, steps
+from dng_jax.denoisers.compaction import evaluations
 from dng_jax.errors import InputError, choose
 from dng_jax.experiments import classifiers, image_sets, models
 from dng_jax.experiments.classes import class_indices, class_title
@@ -32,7 +33,6 @@ from dng_jax.experiments.image_sets import ForbiddenImages
 from dng_jax.experiments.source import CLASS, DENOISERS, FEATURES, Source
 from dng_jax.metrics import Moments
 from dng_jax.mixtures import Mixture
-from dng_jax.rules import on_demand
 from dng_jax.schedules import Schedule, linear
 from dng_jax.steps import StepTable
 
@@ -128,13 +128,7 @@ class Problem:
         ran: how often roles that the rule has on demand were evaluated per image, all roles and
         steps together (`Generated.ran`); None of other rules.
         """
-        calls = getattr(self.denoiser, "calls", None)
-        each = None if calls is None else calls(rule.roles)
-        if calls is None or each is None or ran is None:
-            return None if each is None else count * each
-        sometimes = on_demand(rule)
-        least = calls([role for role in rule.roles if role not in sometimes])
-        return count * least + ran * (each - least) / len(sometimes)
+        return evaluations(self.denoiser, rule, count, ran)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ classifier-free guidance; base and negative are what the variant makes of them
     sld=1       Safe Latent Diffusion as its own paper has it ("medium"): w (A - u - 1 gamma)
     feedback=.9 Feedback Guidance towards the prompt, pi = .9; settings tau and offset, or the
                 activation times t0 and t1
-    dng:pair=1  Dynamic Negative Guidance; tracker pair (the usual one here) or odds
+    dng:pair=1  Dynamic Negative Guidance; tracker pair (the usual one here) or odds; skip and every
+                as with classes: the negatives are asked for where they may matter
     MODULE:FACTORY=SCALE, interval(LO,HI,RULE)
 
 The scales shown are those of a rule without one. np and sld have others here than with classes:
@@ -23,7 +24,8 @@ SCALE_MAX is the cap on lambda_t of dng. Without one, a posterior at its upper c
 lambda_0 of it, which no image survives; at lambda_0 = 1 the cap binds from p = .91 on, and with a
 drift it is what holds the image (dng_jax.guidance.dynamic_negative). The numbers of the DNG paper
 belong to a rule without a cap: with its lambda_0 of 12 to 27, 10 is reached from p = .27 to .45 on,
-so the study of the paper builds its rules with scale_max None.
+so the study of the paper builds its rules with scale_max None. A rule that skips has the cap of
+dng_jax.guidance.skipping.
 """
 
 from __future__ import annotations
@@ -37,17 +39,17 @@ from dng_jax.denoisers.branches import POSITIVE, REFERENCE
 from dng_jax.errors import InputError
 from dng_jax.experiments import own_rules, rule_specs
 from dng_jax.experiments.paper_prompts import PRIOR
-from dng_jax.experiments.rule_builders import feedback
+from dng_jax.experiments.rule_builders import feedback, negative_prompt, skipping
 from dng_jax.experiments.rule_specs import Kind, Spec, TrackerOptions
 from dng_jax.steps import StepTable
 
 RULES = {
     "unguided": Kind(),
-    "np": Kind(1.0),
+    "np": rule_specs.RULES["np"]._replace(scale=1.0),
     "inplace": Kind(),
     "sld": Kind(1.0),
     "feedback": rule_specs.RULES["feedback"],
-    "dng": rule_specs.RULES["dng"]._replace(settings=rule_specs.TRACKED),
+    "dng": rule_specs.RULES["dng"],
 }
 OF_RAW = ("inplace", "sld", "feedback")
 WITHOUT_NEGATIVES = ("unguided", "feedback")
@@ -125,7 +127,7 @@ def _plain(spec: Spec, negatives: tuple[str, ...], w: float) -> Any:
     if spec.name == "unguided":
         return guidance.unguided()
     if spec.name == "np":
-        return guidance.negative_prompt(scale, negatives=negatives)
+        return negative_prompt(spec, negatives, scale)
     if spec.name == "inplace":
         if len(negatives) > 1:
             raise InputError(
@@ -141,8 +143,8 @@ def _plain(spec: Spec, negatives: tuple[str, ...], w: float) -> Any:
 def _dynamic(
     spec: Spec, negatives: tuple[str, ...], options: TrackerOptions, scale_max: float | None
 ) -> Any:
-    numbers: dict[str, Any] = spec.numbers
-    options = dataclasses.replace(options, **numbers)
+    numbers = {n: v for n, v in spec.numbers.items() if n not in rule_specs.SKIPPED}
+    options = dataclasses.replace(options, **numbers)  # type: ignore[arg-type]
     make: Any = posterior.pair if spec.tracker == "pair" else posterior.odds
     tracker = make(
         PRIOR if options.prior is None else options.prior,
@@ -154,4 +156,10 @@ def _dynamic(
         reference=REFERENCE,
     )
     scale = 1.0 if spec.scale is None else spec.scale
-    return guidance.dynamic_negative(tracker, scale, scale_max=scale_max)
+    skipped = skipping(spec)
+    # A rule that skips has a lower cap of its own.
+    cap = None if skipped else scale_max
+    try:
+        return guidance.dynamic_negative(tracker, scale, scale_max=cap, **skipped)
+    except InputError as error:
+        raise InputError(f"{spec}: {error}") from None

@@ -44,6 +44,12 @@ class Drawn:
     images: np.ndarray
     trace: dict[str, np.ndarray]
 
+    @property
+    def ran(self) -> float | None:
+        """How often roles on demand were evaluated per image (dng_jax.denoisers.compaction)."""
+        run = self.trace.get("run")
+        return None if run is None else float(run.sum(axis=0).mean())
+
 
 class Cost(NamedTuple):
     """What a run takes, of one step and of one image.

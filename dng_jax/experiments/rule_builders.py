@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from dng_jax import guidance, posterior
+from dng_jax.compatibility import refuse_table
 from dng_jax.errors import InputError
 from dng_jax.experiments import calibrations, image_rules, own_rules
 from dng_jax.experiments.problems import Problem
@@ -43,6 +44,8 @@ def build(
         )
     rule = _plain(spec, problem, options, sampler, steps)
     _answered(spec, rule, problem)
+    if "skip" in spec.numbers:
+        refused(spec, rule, problem.table(sampler, steps))
     if spec.interval is None:
         return rule
     low, high = spec.interval
@@ -89,6 +92,17 @@ def tracker(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str,
     return make(prior, negatives=problem.negatives, **shared)
 
 
+def negative_prompt(spec: Spec, negatives: tuple[str, ...], scale: float) -> Any:
+    """Negative prompting of a spec, at one step in `every` where it names that."""
+    rule = guidance.negative_prompt(scale, negatives=negatives)
+    if "every" not in spec.numbers:
+        return rule
+    try:
+        return guidance.periodic(rule, spec.numbers["every"])
+    except InputError as error:
+        raise InputError(f"{spec}: {error}") from None
+
+
 def skipping(spec: Spec) -> dict[str, Any]:
     """The arguments of `dynamic_negative` that a spec's skip and every are; InputError for every
     alone."""
@@ -100,6 +114,14 @@ def skipping(spec: Spec) -> dict[str, Any]:
         for word, name in zip(SKIPPED, ("skip_below", "every"), strict=True)
         if word in numbers
     }
+
+
+def refused(spec: Spec, rule: Any, table: StepTable) -> None:
+    """InputError where a rule cannot run on a table."""
+    try:
+        refuse_table(table, rule)
+    except InputError as error:
+        raise InputError(f"{spec}: {error}") from None
 
 
 def feedback(spec: Spec, table: StepTable | None, probes: int) -> Any:
@@ -147,7 +169,7 @@ def _plain(spec: Spec, problem: Problem, options: TrackerOptions, sampler: str, 
         problem.retrained()  # refused now, if it is
         return guidance.unguided(RETRAINED)
     if spec.name == "np":
-        return guidance.negative_prompt(scale, negatives=problem.negatives)
+        return negative_prompt(spec, problem.negatives, scale)
     if spec.name == "sld":
         rules = [guidance.safe_latent(scale, negative=role) for role in problem.negatives]
         return rules[0] if len(rules) == 1 else guidance.sum_of(*rules)

@@ -5,7 +5,8 @@
               MODULE:FACTORY[=SCALE]
 
     unguided              the base model
-    np=0.3                negative prompting, lambda = 0.3
+    np=0.3                negative prompting, lambda = 0.3; every (np=2.4,every=8): at one step in
+                          so many, and nothing is asked at the others
     sld=0.5               Safe Latent Diffusion without a prompt, lambda = 0.5
     cfg=1.5               classifier-free guidance towards the allowed classes, one after the other
     feedback=0.9          Feedback Guidance towards them, pi = 0.9; settings tau and offset, or the
@@ -99,7 +100,7 @@ TRACKED = ("tau", "delta", "drift", "prior", CALIBRATION)
 SKIPPED = ("skip", "every")
 RULES = {
     "unguided": Kind(),
-    "np": Kind(0.3),
+    "np": Kind(0.3, settings=("every",)),
     "sld": Kind(0.5),
     "cfg": Kind(1.5, Range()),
     "feedback": Kind(0.9, Range(0, 1, open=True), ("tau", "offset", "t0", "t1")),

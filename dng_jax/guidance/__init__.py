@@ -31,6 +31,7 @@ the user (`guidance_scale`), lambda_t what it comes to at step t (traced as info
     sum_of             sum of the rules' deltas           one rule: that rule
     interval           the rule's, between two levels     outside: what it falls back to;
                                                           tracking goes on
+    periodic           the rule's, at every k-th step     every 1: that rule
     recorder           another rule's (default: none)     that rule; adds evidence to its info
 
 Why lambda_t = lambda_0 p / (1 - p). Mixing densities commutes with adding noise, so at every noise
@@ -65,7 +66,7 @@ al. 2024, arXiv 2404.07724.
 """
 
 from dng_jax.guidance.classifier_free import classifier_free
-from dng_jax.guidance.compose import interval, sum_of
+from dng_jax.guidance.compose import interval, periodic, sum_of
 from dng_jax.guidance.dynamic_negative import dynamic_negative
 from dng_jax.guidance.feedback import feedback, feedback_from_times
 from dng_jax.guidance.negative_prompt import negative_in_place, negative_prompt
@@ -85,6 +86,7 @@ __all__ = [
     "kernel_odds",
     "negative_in_place",
     "negative_prompt",
+    "periodic",
     "recorded",
     "recorder",
     "safe_denoiser",

@@ -4,7 +4,10 @@ Sum        delta = sum_i delta_i; every rule sees the base prediction
 Interval   delta where sigma_min < sigma_t / alpha_t <= sigma_max (limited-interval guidance,
            Kynkaanniemi et al. 2024, arXiv 2404.07724, eq. 5), elsewhere what the rule falls back
            to: CFG and negative_in_place to their prompt (w = 1), DNG to the base, a sum to the sum.
-           The rule's tracker runs throughout.
+           The rule's tracker runs throughout. A rule that carries nothing along the chain and
+           falls back to the base is asked for nothing outside.
+Periodic   delta at steps 0, k, 2k, ... of the table, for all images alike; at the others nothing is
+           asked for, and the base is taken
 
 A level within 8 units of rounding of a bound counts as equal to it, so that a bound that was read
 off a schedule in any precision is the level it was read from: sigma_max inside, sigma_min outside.
@@ -20,6 +23,7 @@ from dng_jax.errors import InputError
 from dng_jax.rules import (
     Move,
     Rule,
+    Stateless,
     Step,
     fall_back,
     known,
@@ -29,6 +33,7 @@ from dng_jax.rules import (
     per_sample,
     pytree,
     wanted,
+    whole,
 )
 
 
@@ -85,12 +90,17 @@ class Interval:
 
     @property
     def on_demand(self) -> tuple[str, ...]:
-        """The rule's, which tracks on outside the interval."""
-        return tuple(role for role in on_demand(self.rule) if role != "base")
+        """The rule's, which tracks on outside the interval; of one that need not, all."""
+        own = self.rule.roles if _forgets(self.rule) else on_demand(self.rule)
+        return tuple(role for role in own if role != "base")
 
     def wants(self, state, row) -> dict[str, jax.Array]:
         """What the rule wants."""
-        return {role: wanted(self.rule, state, row)[role] for role in self.on_demand}
+        masks = wanted(self.rule, state, row)
+        if _forgets(self.rule):
+            inside = self._inside(row)
+            return {role: inside & masks.get(role, True) for role in self.on_demand}
+        return {role: masks[role] for role in self.on_demand}
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -101,14 +111,9 @@ class Interval:
 
     def apply(self, state, step: Step):
         delta, state, info = self.rule.apply(state, step)
-        level = step.row.sigma / step.row.alpha
-        # Tables and bounds were rounded to float32 at least, whatever the chain is in.
-        rounding = 8 * max(float(jnp.finfo(t).eps) for t in (level.dtype, jnp.float32))
-        low, high = (
-            one_each(getattr(self, n), step.x, n) * (1 + rounding)
-            for n in ("sigma_min", "sigma_max")
-        )
-        inside = per_sample((level > low) & (level <= high), step.x)
+        for name in ("sigma_min", "sigma_max"):
+            one_each(getattr(self, name), step.x, name)
+        inside = per_sample(self._inside(step.row), step.x)
         return jnp.where(inside, delta, fall_back(self.rule, step)), state, info
 
     def outside(self, step: Step):
@@ -117,6 +122,44 @@ class Interval:
 
     def update(self, state, step: Step, move: Move):
         return self.rule.update(state, step, move)
+
+    def _inside(self, row) -> jax.Array:
+        level = jnp.asarray(row.sigma / row.alpha)
+        # Tables and bounds were rounded to float32 at least, whatever the chain is in.
+        rounding = 1 + 8 * max(float(jnp.finfo(t).eps) for t in (level.dtype, jnp.float32))
+        return (level > self.sigma_min * rounding) & (level <= self.sigma_max * rounding)
+
+
+@pytree
+class Periodic(Stateless):
+    """A rule that guides at one step in so many. Make it with `periodic`."""
+
+    rule: Rule
+    every: jax.Array
+
+    @property
+    def on_demand(self) -> tuple[str, ...]:
+        """All of its roles but the base."""
+        return tuple(role for role in self.rule.roles if role != "base")
+
+    def wants(self, state, row) -> dict[str, jax.Array]:
+        """All images, at its steps."""
+        return dict.fromkeys(self.on_demand, self._now(row))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(["base", *self.rule.roles]))
+
+    def apply(self, state, step: Step):
+        delta, state, info = self.rule.apply(state, step)
+        return jnp.where(per_sample(self._now(step.row), step.x, "every"), delta, 0.0), state, info
+
+    def _now(self, row) -> jax.Array:
+        return jnp.asarray(row.index) % jnp.asarray(self.every).astype(jnp.int32) == 0
+
+
+def _forgets(rule: Rule) -> bool:
+    return isinstance(rule, Stateless) and not hasattr(rule, "outside")
 
 
 def sum_of(*rules: Rule) -> Sum:
@@ -137,3 +180,17 @@ def interval(rule: Rule, *, sigma_min: float = 0.0, sigma_max: float = np.inf) -
     if known(low) and known(high) and not np.all(np.asarray(low) < np.asarray(high)):
         raise InputError(f"need 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     return Interval(rule, low, high)
+
+
+def periodic(rule: Rule, every: float) -> Periodic:
+    """Limits a rule to every `every`-th step of a table, its first one included.
+
+    rule: one that carries nothing along the chain and falls back to the base, such as
+    `negative_prompt`; every: a whole number from 1, or one per image [B]. InputError otherwise.
+    """
+    if not _forgets(rule):
+        raise InputError(
+            f"a {type(rule).__name__} cannot be limited to one step in so many: take a rule that"
+            " carries nothing along the chain and falls back to the base"
+        )
+    return Periodic(rule, whole(every, "every", low=1))

@@ -108,7 +108,8 @@ def dynamic_negative(
 
     skip_below: p in (0, 1] below which an image does without the negative, but for every `every`-th
     step, a whole number from 1; a number or one per image [B] each; None asks at every step. Of the
-    trackers pair and odds without probes and drift (dng_jax.guidance.skipping).
+    trackers pair and odds without probes and drift, on an ancestral table
+    (dng_jax.guidance.skipping).
     """
     base = base or ("mixture" if tracker.knows_allowed else "model")
     choose(base, ("model", "mixture"), "base")

@@ -59,12 +59,18 @@ from dng_jax.rules import (
     one_each,
     per_sample,
     pytree,
+    whole,
     zeros_per_sample,
 )
-from dng_jax.steps import StepRow
+from dng_jax.steps import StepRow, StepTable, nearly_deterministic
 
 EVERY = 8
 SKIPPING_SCALE_MAX = 5.0
+ANCESTRAL = (
+    "skip_below needs a tracker without probes and an ancestral table, since a table with less"
+    " noise needs probes, which ask for the negative at every step: take the table ddpm and no"
+    " probes, or leave skip_below out"
+)
 
 
 class Tracking(Rule, Protocol):
@@ -98,6 +104,11 @@ class Skipping:
     def on_demand(self) -> tuple[str, ...]:
         """The negatives."""
         return self.tracker.concepts
+
+    def check_table(self, table: StepTable) -> None:
+        """InputError for a (nearly) deterministic table."""
+        if nearly_deterministic(table):
+            raise InputError(ANCESTRAL)
 
     def init_state(self, x):
         never = zeros_per_sample(x) + jnp.inf
@@ -140,19 +151,14 @@ def skipping(rule: Tracking, skip_below: float, every: int = EVERY) -> Skipping:
             " at every step"
         )
     if tracker.probes:
-        raise InputError(
-            "probes ask for the negative at every step: give the tracker none, and an ancestral"
-            " table, or leave skip_below out"
-        )
+        raise InputError(ANCESTRAL)
     drift = tracker.drift
     if known(drift) and np.any(np.asarray(drift) != 0):
         raise InputError(
             "a drift is given back step by step, also where the negative was not asked for: set it"
             " to 0, or leave skip_below out"
         )
-    steps = number(every, "every", low=1)
-    if known(steps) and not np.all(np.asarray(steps) == np.round(np.asarray(steps))):
-        raise InputError(f"every must be a whole number of steps, got {every}")
+    steps = whole(every, "every", low=1)
     threshold = number(skip_below, "skip_below", low=0, high=1)
     if known(threshold) and not np.all(np.asarray(threshold) > 0):
         raise InputError(

@@ -17,6 +17,41 @@ differences of neighbouring levels would lose digits:
 
 (1 where a row scores the posterior variance; where it scores g_i, the product makes g of it.)
 
+Why that is the variance. A step of DDIM(eta) (Song et al. 2021, arXiv 2010.02502, eq. 12) from
+level i to level i + 1, with x_0 held, has noise of variance std_i^2 = eta^2 k_var_i and shrinks
+x_i - alpha_i x_0 by c_i, c_i^2 = (sigma_(i+1)^2 - std_i^2)/sigma_i^2. The steps composed have
+
+    variance V <- c_i^2 V + std_i^2,   hence   1 - V/sigma_s^2 = prod_i (1 - std_i^2/sigma_(i+1)^2)
+
+At eta = 1 a factor is a_i^2 sigma_(i+1)^2/sigma_i^2; the product telescopes, V = sigma_s^2 g /
+sigma_t^2 = k_var: the single kernels with x_0 held compose to the jump's, without error. At
+eta < 1 V is smaller, 0 at eta = 0, and k_var is that of (1) all the same, which is Bayes' rule of
+the forward process; what is missing then is the divergence term, which asks for the negative at
+every step: such tables are refused (dng_jax.guidance.skipping).
+
+With x_0 not held, because it is not known,
+
+    Cov(x_s | x_t, k) = k_var I + (alpha_s g/sigma_t^2)^2 Cov(x_0 | x_t, k)                     (2)
+
+The single steps have the second part as well, but of the order of the step squared: it is what
+vanishes as steps become short, and a jump keeps it. For data N(m, S) it is k_var times
+
+    1 + alpha_s^2 g S / (sigma_s^2 (alpha_t^2 S + sigma_t^2))
+
+S = .25, linear schedule, 50 steps, a jump of 8 (a single step from the same level in brackets):
+1.00 (1.00) from step 10, 1.11 (1.01) from 26, 1.59 (1.03) from 34, 3.4 (1.06) from 38 and 27 (1.12)
+from 41, the last whose jump is scored (tests/dng/test_jump.py).
+By that factor a jump is too sure of a direction in which the class varies as much; in one in which
+it does not vary, by none. Cov(x_0 | x_t, k) is a Jacobian of the network, and is left out.
+
+Offsets. The steps between would have added delta/(2 k_var_i) each (dng_jax.posterior, section 5).
+So does the jump, which carries the sum of their weights:
+
+    log p_k gains [tau (2 inner_k - gram_kk)]/(2 k_var) + (delta/2) sum_i 1/k_var_i
+
+each part of it with the jump's inner, gram and k_var; of odds likewise. omega adds over log-SNR
+and needs nothing. A clamp acts at the end of a jump, not at the steps within.
+
 What else an unseen step could add, and why it is not that. In the mean over the steps of the base
 model, with D the kernel's gap k_eps (eps_k - eps_b):
 
@@ -42,6 +77,7 @@ chains that end in the class with p < .01), when one step in k is looked at:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -57,8 +93,8 @@ class Jump:
     """From where each image was last looked at to where it is now.
 
     state: the tracker's there; x [B, ...] and preds {role: [B, ...]} there, of the tracker's roles;
-    alpha, sigma [B]: its level. ratio, gained, variance [B]: a, g and the product of variances of
-    the steps since, 1, 0 and 1 before the first.
+    alpha, sigma [B]: its level. ratio, gained, variance, weight [B]: a, g, the product of variances
+    and the sum of 1/k_var of the steps since, 1, 0, 1 and 0 before the first.
     """
 
     state: Any
@@ -69,13 +105,14 @@ class Jump:
     ratio: jax.Array
     gained: jax.Array
     variance: jax.Array
+    weight: jax.Array
 
 
 def nowhere(tracker: KernelTracker, x: jax.Array) -> Jump:
     """A jump that `begun` replaces before it is used; shapes as there."""
     zero = zeros_per_sample(x)
     preds = dict.fromkeys(tracker.roles, jnp.zeros_like(x))
-    return Jump(tracker.init(x), x, preds, zero + 1, zero + 1, zero + 1, zero, zero + 1)
+    return Jump(tracker.init(x), x, preds, zero + 1, zero + 1, zero + 1, zero, zero + 1, zero)
 
 
 def begun(tracker: KernelTracker, jump: Jump, state: Any, step: Step, here: jax.Array) -> Jump:
@@ -83,7 +120,7 @@ def begun(tracker: KernelTracker, jump: Jump, state: Any, step: Step, here: jax.
     zero = zeros_per_sample(step.x)
     level = zero + step.row.alpha, zero + step.row.sigma
     preds = {role: step.preds[role] for role in tracker.roles}
-    new = Jump(state, step.x, preds, *level, zero + 1, zero, zero + 1)
+    new = Jump(state, step.x, preds, *level, zero + 1, zero, zero + 1, zero)
     return jax.tree.map(lambda a, b: jnp.where(per_sample(here, a), a, b), new, jump)
 
 
@@ -102,6 +139,7 @@ def continued(jump: Jump, row: StepRow) -> Jump:
         jump.ratio / row.k_x,
         jump.gained + jump.ratio**2 * gained,
         jump.variance * larger,
+        jump.weight + jnp.where(scored, 1 / jnp.where(scored, row.k_var, 1.0), 0.0),
     )
 
 
@@ -135,19 +173,21 @@ def landed(tracker: KernelTracker, jump: Jump, state: Any, row: StepRow, move: M
     """The tracker's state after a jump whose last row this is; `state` where that is not scored.
 
     In the place of the states between, not on top of them. Temperature and offset are those of the
-    level where the jump began, delta is added once; a drift is not given back, because what was
-    expected of the steps between is not known.
+    level where the jump began, delta adds what it would have added step by step; a drift is not
+    given back, because what was expected of the steps between is not known.
     """
 
-    def one(state, x, preds, row, x_next):
+    def one(state, x, preds, row, x_next, delta):
         alone = {role: eps[None] for role, eps in preds.items()}
         step = Step(row, x[None], alone, None, None)  # type: ignore[arg-type]
         ended = Move(x_next[None], x_next[None])
         before = jax.tree.map(lambda a: a[None], state)
-        after = tracker.observe(before, step, ended)
+        after = dataclasses.replace(tracker, delta=delta).observe(before, step, ended)
         return jax.tree.map(lambda a: a[0], after)
 
     rows = kernel(jump, row)
-    after = jax.vmap(one)(jump.state, jump.x, jump.preds, rows, move.x_next)
     scored = jnp.isfinite(rows.k_var)
+    # A tracker divides it by 2 k_var again.
+    delta = tracker.delta * jump.weight * jnp.where(scored, rows.k_var, 0.0)
+    after = jax.vmap(one)(jump.state, jump.x, jump.preds, rows, move.x_next, delta)
     return jax.tree.map(lambda a, b: jnp.where(per_sample(scored, a), a, b), after, state)

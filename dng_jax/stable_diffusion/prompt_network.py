@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dng_jax.denoisers.compaction import answer_some
 from dng_jax.denoisers.networks import LabelNetwork
 from dng_jax.errors import InputError, choose, find
 from dng_jax.rules import Predictions, pytree, static
@@ -53,6 +54,10 @@ class PromptNetwork:
     def calls(self, roles: Sequence[str]) -> int:
         """Network evaluations per image and step."""
         return len(roles)
+
+    def some(self, x: jax.Array, row: StepRow, roles: Sequence[str], wanted):
+        """Predictions of some roles for some images: see `answer_some`."""
+        return answer_some(self, x, row, roles, wanted)
 
     def __call__(self, x: jax.Array, row: StepRow, roles: Sequence[str]) -> Predictions:
         if self.mode == "batch":

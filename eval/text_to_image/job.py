@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dng_jax.denoisers.branches import negative_roles
+from dng_jax.denoisers.compaction import evaluations
 from dng_jax.errors import NonFiniteError
 from dng_jax.experiments import prompt_rules, rule_specs
 from dng_jax.experiments.prompted import Drawn, cost, draw, roles_of
@@ -78,11 +79,12 @@ def main(config: Config) -> list[dict[str, Any]]:
             bar.update(task, completed=which.count)
 
     # ---- write
-    records = [
-        record_of(name, rule, drawn[name], drawn.get("unguided"), made * config.steps)
-        for name, rule, made in zip(names, rules, calls, strict=True)
-        if name in drawn
-    ]
+    records = []
+    for name, rule in zip(names, rules, strict=True):
+        if name in drawn:
+            ran = drawn[name].ran
+            made = evaluations(networks[rule.variant], rule.rule, config.steps, ran) or 0
+            records.append(record_of(name, rule, drawn[name], drawn.get("unguided"), made))
     facts = {"config": config, "provenance": runs.provenance(), "cost": expected, "failed": failed}
     runs.write_json(folder / "results.json", facts | {"records": records})
     if drawn:

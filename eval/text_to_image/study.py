@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dng_jax.denoisers.branches import Branches
+from dng_jax.denoisers.compaction import evaluations
 from dng_jax.errors import InputError
 from dng_jax.experiments import prompt_rules
 from dng_jax.experiments.paper_prompts import ABRIDGED, NP_SCALES, PROMPTS, PaperPrompt
@@ -142,7 +143,7 @@ def one_prompt(
             unguided = unguided or found  # the first rule, whatever the negative is
             drawn[name] = found
             write_images(where / kind, name, found)
-            calls = (denoise.calls(made.rule.roles) or 0) * config.steps
+            calls = evaluations(denoise, made.rule, config.steps, found.ran) or 0
             records.append(said | record_of(name, made, found, unguided, calls))
         with runs.writing(where):
             title = f'"{prompt.prompt}" without "{negative}"'

@@ -34,7 +34,7 @@ MOST = 16  # columns of a contact sheet
 
 
 def record_of(
-    name: str, made: PromptRule, found: Drawn, unguided: Drawn | None, calls: int
+    name: str, made: PromptRule, found: Drawn, unguided: Drawn | None, calls: float
 ) -> dict[str, Any]:
     """What one rule showed, image by image; distances to the unguided images where there are some.
 

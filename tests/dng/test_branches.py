@@ -9,8 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dng_jax import InputError, guidance, mixtures, posterior, sampling, schedules, steps, sweep
-from dng_jax.denoisers import branches
+from dng_jax import (
+    InputError,
+    compatibility,
+    denoisers,
+    guidance,
+    mixtures,
+    posterior,
+    sampling,
+    schedules,
+    steps,
+    sweep,
+)
+from dng_jax.denoisers import branches, compaction
 from dng_jax.denoisers.branches import VARIANTS, negative_roles, prompts_of
 from tests.helpers import Counted, Log
 
@@ -163,7 +174,7 @@ def test_a_variant_that_its_tracker_would_make_another_is_warned_of(variant):
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
                 for rule in rules:
-                    sampling.warn_reference(roles, rule)
+                    compatibility.warn_reference(roles, rule)
             assert len(found) == expected
             assert all("reference='reference'" in str(one.message) for one in found)
         return w
@@ -235,3 +246,42 @@ def test_a_model_may_have_no_negative_prompt(variant):
 def test_bad_input_is_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def labelled(params, x, logsnr, label):
+    """A Gaussian per label, N(mean, 0.5^2), at unit alpha^2 + sigma^2."""
+    mean = jnp.array([0.0, 0.2, -0.3])[label][:, None, None]
+    alpha2 = jax.nn.sigmoid(logsnr)[:, None, None]
+    alpha, sigma2 = jnp.sqrt(alpha2), 1 - alpha2
+    return params * jnp.sqrt(sigma2) * (x - alpha * mean) / (0.25 * alpha2 + sigma2)
+
+
+def test_negatives_are_asked_for_on_demand(keys):
+    """Raw predictions that no other role is made of are left out, image by image."""
+    conditions = {"empty": 0, "prompt": 1, "negative": 2}
+    network = denoisers.label_network(labelled, jnp.ones(()), 2, conditions)
+    table = steps.ddpm(schedules.linear(), 10)
+    tracker = posterior.pair(0.3, reference="reference")
+    rule = guidance.dynamic_negative(tracker, 2.0, skip_below=0.35, every=4)
+    x = sampling.initial_noise(keys, (2, 2), table)
+    found = sampling.sample(branches(network, "d", W), table, rule, keys, x)
+    whole = sampling.sample(branches(lambda *a: network(*a), "d", W), table, rule, keys, x)
+    np.testing.assert_allclose(found.x, whole.x, atol=2e-5)
+    np.testing.assert_array_equal(found.trace["asked"], whole.trace["asked"])
+    # eight images are parts of one, so that what ran is what was asked for
+    asked = np.asarray(found.trace["asked"]).mean(1)
+    np.testing.assert_allclose(np.asarray(found.trace["run"]).mean(1), asked, atol=1e-6)
+    assert 0.2 < asked.mean() < 0.9
+    np.testing.assert_array_equal(whole.trace["run"], 1.0)
+    ran = float(found.trace["run"].sum(0).mean())
+    counted = compaction.evaluations(branches(network, "d", W), rule, 10, ran)
+    assert counted == pytest.approx(20 + ran)
+
+
+def test_what_another_role_is_made_of_is_asked_for_whole():
+    log = Log()
+    found = branches(Counted(scaled, (log,)), "b", W)
+    wanted = {"negative": jnp.zeros(3, bool), "positive": jnp.ones(3, bool)}
+    eps, ran = found.some(X, None, ("base", "negative", "positive"), wanted)
+    assert set(ran) == {"negative"}
+    np.testing.assert_allclose(eps["positive"], 10.0 * X, rtol=1e-6)

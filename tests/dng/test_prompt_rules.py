@@ -136,3 +136,18 @@ def test_lambda_is_capped_but_in_the_papers_own_rule():
     assert np.isinf(float(built("dng:pair=27", scale_max=None).rule.scale_max))
     prior = built("dng:pair", options=TrackerOptions(prior=0.3)).rule.tracker.initial
     assert float(prior[0]) == pytest.approx(np.log(0.3))
+
+
+def test_skip_and_every_ask_for_negatives_on_demand():
+    rule = built("dng:pair=5,skip=.2,every=4", 2).rule
+    assert rule.on_demand == ("negative:0", "negative:1")
+    assert (float(rule.skip_below), float(rule.every)) == (pytest.approx(0.2), 4)
+    assert rule.tracker.reference == "reference"
+    assert float(rule.rule.scale_max) == 5
+    assert built("np=2,every=8").rule.on_demand == ("negative",)
+    for words, said in (
+        ("dng:odds,every=4", "dng:odds=1,every=4: every belongs to skip, give both"),
+        ("dng:odds,skip=.2,drift=.5", "a drift is given back step by step"),
+    ):
+        with pytest.raises(InputError, match=said):
+            built(words)

@@ -119,7 +119,8 @@ def test_any_text_is_read_or_refused_in_one_sentence(text):
     [
         ("dng:pair=5,tua=.2", "character 12: unknown setting of dng 'tua': did you mean 'tau'?"),
         ("dng:pear", "character 5: unknown tracker 'pear': did you mean 'pair'?"),
-        ("np=.3,tau=2", "character 7: np takes no settings"),
+        ("sld=.3,tau=2", "character 8: sld takes no settings"),
+        ("np=.3,tau=2", "unknown setting of np 'tau': choose from every"),
         ("np:pair", "character 1: np takes no tracker"),
         ("dng=1,drift=2", "character 13: drift must be between 0 and 1"),
         ("dng,prior=0", "character 11: prior must be strictly between 0 and 1"),
@@ -177,6 +178,16 @@ def test_skip_and_every_reach_the_rule_and_leave_the_tracker_alone(digits):
     ):
         with pytest.raises(InputError, match=said):
             built(digits, words)
+    skip = parse("interval(.1,5,dng:pair,skip=.2)")
+    with pytest.raises(InputError, match=r"dng:pair=1,skip=0.2\): .* an ancestral table"):
+        rule_builders.build(skip, digits, TrackerOptions(), "ddim", 8)
+
+
+def test_np_may_ask_at_one_step_in_so_many(digits):
+    rule = built(digits, "np=2.4,every=8")
+    assert (float(rule.every), float(rule.rule.guidance_scale)) == (8, pytest.approx(2.4))
+    with pytest.raises(InputError, match=r"np=0\.3,every=2\.5: every must be a whole number"):
+        built(digits, "np,every=2.5")
 
 
 def test_cfg_feedback_and_intervals_are_the_rules_of_the_library(digits):

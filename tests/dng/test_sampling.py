@@ -221,7 +221,7 @@ def test_deterministic_table_without_probe_warns(rule, keys):
 
 
 def test_nothing_else_warns(keys, mixture):
-    from dng_jax.sampling import warn_deterministic
+    from dng_jax.compatibility import check_table
 
     probed = guidance.dynamic_negative(posterior.pair(0.2, probes=1))
     exact = guidance.dynamic_negative(posterior.oracle(mixture, [0]))
@@ -231,7 +231,7 @@ def test_nothing_else_warns(keys, mixture):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for table, rule in quiet:
-            warn_deterministic(table, rule)
+            check_table(table, rule)
 
 
 def past(x):

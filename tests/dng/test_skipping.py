@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 from dng_jax import (
     InputError,
     Stateless,
+    compatibility,
     denoisers,
     guidance,
     posterior,
@@ -60,13 +62,15 @@ def log_normal(x, mean, variance):
     return -((x - mean) ** 2).sum(1) / (2 * variance)
 
 
-def replay(result, kind, prior, skip_below, every):
+def replay(result, kind, prior, skip_below, every, delta):
     """The tracked p and who looks, [T, B], by conditioning Gaussians from the last look."""
     at, base, negative = (
         np.asarray(result.trace[n], np.float64).reshape(16, 8, 4)
         for n in ("at", "base", "negative")
     )
-    alpha, sigma = (np.asarray(c, np.float64) for c in (TABLE.alpha, TABLE.sigma))
+    alpha, sigma, k_var = (
+        np.asarray(c, np.float64) for c in (TABLE.alpha, TABLE.sigma, TABLE.k_var)
+    )
     log = np.log(prior) if kind == "pair" else np.log(prior / (1 - prior))
     low, high = (np.log(1e-6), np.log(0.99)) if kind == "pair" else np.log([1e-6, 1 / 1e-6])
     all_p, looks = np.zeros((16, 8)), np.zeros((16, 8), bool)
@@ -95,18 +99,20 @@ def replay(result, kind, prior, skip_below, every):
             against = mu_b if kind == "pair" else mu_b - odds * (mu_n - mu_b)
             here = at[t + 1, b][None]
             ratio = log_normal(here, mu_n, variance) - log_normal(here, against, variance)
-            value = np.clip(anchor + ratio[0], low, high)
+            added = sum(delta / (2 * k_var[i]) for i in range(last, t + 1))
+            value = np.clip(anchor + ratio[0] + added, low, high)
     return all_p, looks
 
 
 ONCE_MORE = pytest.param("odds", marks=pytest.mark.slow)
 
 
+@pytest.mark.parametrize("delta", [0.0, 0.004, -0.002])
 @pytest.mark.parametrize("kind", ["pair", ONCE_MORE])
-def test_unseen_steps_are_one_jump_of_bayes_rule(kind, keys, x):
-    rule = DNG(MAKE[kind](0.4), 2.0, skip_below=0.15, every=4)
+def test_unseen_steps_are_one_jump_of_bayes_rule(kind, delta, keys, x):
+    rule = DNG(MAKE[kind](0.4, delta=delta), 2.0, skip_below=0.15, every=4)
     result = sampling.sample(gaussians, TABLE, rule, keys, x, observe=seen)
-    p, looks = replay(result, kind, 0.4, 0.15, 4)
+    p, looks = replay(result, kind, 0.4, 0.15, 4, delta)
     asked = np.asarray(result.trace["asked"])
     np.testing.assert_array_equal(asked, looks)
     np.testing.assert_allclose(result.trace["posterior"], p, rtol=2e-3, atol=2e-5)
@@ -254,9 +260,11 @@ def test_plain_rules_are_asked_as_ever(keys, x):
 
 REFUSED = {
     "needs the tracker pair or odds": lambda: DNG(posterior.classes(3, [0]), skip_below=0.1),
-    "probes ask for the negative": lambda: DNG(posterior.pair(probes=1), skip_below=0.1),
+    "skip_below needs .* an ancestral table": lambda: DNG(posterior.pair(probes=1), skip_below=0.1),
     "a drift is given back": lambda: DNG(posterior.pair(drift=0.5), skip_below=0.1),
-    "whole number of steps, got 2.5": lambda: DNG(posterior.pair(), skip_below=0.1, every=2.5),
+    "every must be a whole number, got 2.5": lambda: DNG(
+        posterior.pair(), skip_below=0.1, every=2.5
+    ),
     "every must lie between 1": lambda: DNG(posterior.pair(), skip_below=0.1, every=0),
     "skip_below must lie above 0": lambda: DNG(posterior.pair(), skip_below=0.0),
     "skip_below must lie between 0 and 1": lambda: DNG(posterior.pair(), skip_below=1.5),
@@ -267,6 +275,26 @@ REFUSED = {
 def test_what_cannot_be_skipped_is_refused(said):
     with pytest.raises(InputError, match=said):
         REFUSED[said]()
+
+
+def test_a_deterministic_table_is_refused_in_the_same_words(keys, x):
+    with pytest.raises(InputError) as probed:
+        DNG(posterior.pair(probes=1), skip_below=0.1)
+    table = steps.ddim(schedules.linear(), 16)
+    limited = guidance.interval(guidance.sum_of(guidance.unguided(), SKIP))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for run in (
+            lambda: sampling.sample(gaussians, table, SKIP, keys, x),
+            lambda: sampling.sample(gaussians, table, limited, keys, x),
+            lambda: next(sampling.sample_chunks(gaussians, table, SKIP, keys, x)),
+            lambda: sweep(gaussians, table, [SKIP, SKIP], keys, x),
+        ):
+            with pytest.raises(InputError) as refused:
+                run()
+            assert str(refused.value) == str(probed.value)
+        half_noise = steps.ddim(schedules.linear(), 16, eta=0.8)
+        compatibility.check_table(half_noise, limited)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,12 +352,17 @@ one = sample(both, table, rules[1], keys, x)
 spread = sample(both, table, rules[1], *sweeps.distribute((keys, x)))
 out = {"one": one.x, "spread": spread.x, "asked": one.trace["asked"],
        "spread_asked": spread.trace["asked"], "devices": len(spread.x.sharding.device_set)}
+program = sweeps.lowered(both, table, rules, keys, x, shard="samples").compile().as_text()
+out["moved"] = [program.count(f" {op}(") for op in ("all-gather", "all-to-all",
+                                                   "collective-permute", "all-reduce")]
+out["run"] = spread.trace["run"]
 for mode in ("map", "vmap"):
     out[mode] = sweep(both, table, rules, keys, x, mode=mode, shard="samples").x[1]
 mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
 with jax.set_mesh(mesh):
     batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    out["explicit"] = sample(both, table, rules[1], *jax.device_put((keys, x), batch)).x
+    explicit = sample(both, table, rules[1], *jax.device_put((keys, x), batch))
+    out |= {"explicit": explicit.x, "explicit_run": explicit.trace["run"]}
 np.savez(sys.argv[1], **{k: np.asarray(v) for k, v in out.items()})
 """
 
@@ -342,3 +375,7 @@ def test_eight_devices_give_the_images_of_one(eight_devices):
         np.testing.assert_allclose(got[name], got["one"], atol=2e-5)
     np.testing.assert_array_equal(got["asked"], got["spread_asked"])
     assert 0.3 < got["asked"].mean() < 0.9
+    # Each device looks at its own two images in parts of one; the count alone is sent.
+    assert got["moved"].tolist() == [0, 0, 0, 1]
+    for name in ("run", "explicit_run"):
+        np.testing.assert_allclose(got[name].mean(1), got["asked"].mean(1), atol=1e-6)
