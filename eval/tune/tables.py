@@ -65,14 +65,14 @@ def best(results: Record) -> Table:
         "steps": "steps",
         "sampler": "sampler",
         "leak % [95%]": lambda r: _leak(found),
-        "KL": lambda r: f"{found['kl']:.4f}",
+        "KL [95%]": lambda r: _interval(found, "kl"),
         "Frechet": lambda r: f"{found['frechet']:.2f}",
         "calls": lambda r: f"{found['calls']:g}",
         "images": lambda r: found["samples"],
     }
     if limits:
-        columns["keeps it when chosen"] = lambda r: results["keeps"]["fresh"]
-        columns["here"] = lambda r: "yes" if results["keeps"]["third"] else "no"
+        columns["kept when chosen"] = lambda r: _verdicts(results["keeps"]["fresh"])
+        columns["kept here"] = lambda r: _verdicts(results["keeps"]["third"])
     return Table.of(title, [chosen] if found else [], columns)
 
 
@@ -120,6 +120,11 @@ def weights(results: Record) -> Table:
         )
     title = "Importance: share of an objective's variance over the space (functional ANOVA)"
     return Table.of(title, records, columns)
+
+
+def _verdicts(keeps: Record) -> str:
+    said = (f"{name}: {'yes' if v['kept'] else 'no'}, {v['how']}" for name, v in keeps.items())
+    return "; ".join(said)
 
 
 def _leak(r: Record) -> str:

@@ -18,11 +18,12 @@ from dng_jax.experiments import blocks, problems, rule_specs, settings
 from dng_jax.experiments.blocks import Item, Shape
 from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.source import Source
+from dng_jax.jobs import runs
 from dng_jax.tuning import goals, judging, spaces
 from dng_jax.tuning.measuring import Measurer, Tally
 from dng_jax.tuning.studies import Told
 from eval.class_removal import job as class_removal
-from eval.tune import job
+from eval.tune import job, judgement
 from eval.tune.options import Config
 from tests.house import ROOT
 
@@ -141,17 +142,53 @@ def test_the_front_of_complete_trials_and_the_sentence_where_none_fits():
     assert [t.number for t in judging.candidates(complete, goal, 9)] == [0, 1, 2, 3]
     assert [t.number for t in judging.candidates(complete, goal, 2)] == [1, 2]
     found = [t.found for t in complete]
-    assert judging.chosen(found, goal) == (1, judging.SURELY)
-    doubtful = [found[0], found[1] | {"leak_high": 0.03}, found[2]]
-    assert judging.chosen(doubtful, goal) == (2, judging.SURELY)
-    assert judging.chosen(doubtful[:2], goal) == (1, judging.BY_ESTIMATE)
+    assert judging.chosen(found, goal) == 1
+    doubtful = [found[0], found[1] | {"leak_high": 0.03}, None, found[2]]
+    assert judging.chosen(doubtful, goal) == 3
+    assert judging.chosen(doubtful[:3], goal) == 1
+    # A KL has an interval as well.
+    limited = goals.parse(["leak"], ["kl<=.03"])
+    assert judging.chosen([found[0] | {"kl_high": 0.04}, found[1]], limited) == 1
     strict = goals.parse(["kl"], ["leak<=-0"])
-    assert judging.chosen(found[:2], strict) == (1, judging.NOT)
+    assert judging.chosen(found[:2], strict) == 1
     with pytest.raises(InputError, match="no setting of the front gave finite predictions"):
-        judging.chosen([None], goal)
+        judging.curve(None, {judging.FRONT: []})
     said = judging.unmet(strict, told[1].setting, found[1])
     assert said.startswith("no setting keeps leak <= 0%: the nearest, dng:pair=2,tau=1 in 4 steps")
     assert "has leak 1%" in said
+
+
+def test_a_verdict_says_how_it_is_known():
+    goal = goals.parse(["kl"], ["leak<=1%", "kl<=.1", "calls<=50", "frechet<=3"])
+    sure = {"leak": 0.0, "leak_low": 0.0, "leak_high": 0.004, "frechet": 2.0}
+    sure |= {"kl": 0.02, "kl_low": 0.01, "kl_high": 0.03, "calls": 50.0}
+    sure |= {"calls_low": 50.0, "calls_high": 50.0}
+    found = judging.verdicts(goal, sure)
+    assert {name: (v.kept, v.how) for name, v in found.items()} == {
+        "leak": (True, judging.BY_INTERVAL),
+        "kl": (True, judging.BY_INTERVAL),
+        "calls": (True, judging.EXACTLY),
+        "frechet": (True, judging.NO_INTERVAL),
+    }
+    doubtful = sure | {"leak_high": 0.02, "kl": 0.2, "kl_high": np.inf, "frechet": 4.0}
+    worse = judging.verdicts(goal, doubtful)
+    assert (worse["leak"].kept, worse["leak"].how) == (True, judging.BY_ESTIMATE)
+    assert (worse["kl"].kept, worse["kl"].how) == (False, judging.BY_ESTIMATE)
+    assert not worse["frechet"].kept
+    surely_not = judging.verdicts(goal, doubtful | {"kl_low": 0.15})["kl"]
+    assert (surely_not.kept, surely_not.how) == (False, judging.BY_INTERVAL)
+
+    def said(first, last):
+        return judgement.doubts(runs.to_json({"fresh": first, "third": last}))
+
+    (only,) = said(found, found)
+    assert "keeps frechet <= 3 by the estimate, of which there is no interval" in only
+    leak, kl, frechet = said(found, worse)
+    assert "keeps leak <= 1% by the estimate, and its 95% interval reaches beyond" in leak
+    assert "kept kl <= 0.1 on the seed that it was chosen on, and does not on a third" in kl
+    assert "kept frechet <= 3" in frechet
+    assert "not finite" in said(found, None)[0]
+    assert said({}, {}) == []
 
 
 def config(folder, **changes):
@@ -167,6 +204,7 @@ def config(folder, **changes):
         judge_samples=64,
         judged=3,
         steps=STEPS,
+        constraints=("frechet<=1e6",),
         against=("dng:pair=1", "dng:pair=10"),
         out=str(folder),
     )
@@ -211,7 +249,9 @@ def test_a_finished_search_computes_nothing_again(searched, capsys):
     assert job.main(config(folder, resume=True)) == results
     after = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.suffix != ".lock"}
     assert {n for n in before if before[n] != after[n]} <= {"run.json", "workers"}
-    assert "judged already" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "judged already" in said
+    assert "keeps frechet <= 1e+06 by the estimate, of which there is no interval" in said
     with pytest.raises(InputError, match="add --resume"):
         job.main(config(folder))
     with pytest.raises(InputError, match=r"holds another run \(space"):
