@@ -193,6 +193,19 @@ class Study:
         states = [t.state.is_finished() for t in self._study.get_trials(deepcopy=False)]
         return sum(states), len(states) - sum(states)
 
+    def awaited(self) -> str:
+        """The sentence about settings that other processes have, and what may be done."""
+        running = [t for t in self._study.get_trials(deepcopy=False) if not t.state.is_finished()]
+        workers = sorted({str(t.user_attrs.get(WORKER)) for t in running})
+        what = f"waiting for {len(running)} settings that other processes have"
+        if locks.are_real(self.folder):
+            return f"{what} ({', '.join(workers)}); of one that ends they are taken over"
+        files = " ".join(str(self.folder / "workers" / worker) for worker in workers)
+        return (
+            f"{what}; this file system has no locks, so that a process that died looks like one at"
+            f" work: where none of them runs any more, rm {files} and this one goes on"
+        )
+
     def taken_over(self) -> int:
         """How often a trial of a dead worker was taken over."""
         trials = self._study.get_trials(deepcopy=False)
@@ -204,7 +217,7 @@ class Study:
         return [held[name] for name in held if name.startswith(SESSION)]
 
     def keep_session(self, trials: int, seconds: float) -> None:
-        """How many trials this process evaluated, and in what time."""
+        """How many trials this process evaluated, and how long it was at work on them."""
         self.note(SESSION + self.worker, {"trials": trials, "seconds": seconds})
 
     def note(self, name: str, value: Any) -> None:

@@ -21,7 +21,7 @@ from dng_jax.tuning.measuring import Measurer, Tally
 from dng_jax.tuning.spaces import Setting
 from dng_jax.tuning.studies import Study, Told
 
-from . import report, tables
+from . import planning, report, tables
 from .options import Config
 
 JUDGED = "judged"
@@ -120,11 +120,12 @@ def judged(
     """Everything that is found out about the front; "unmet" is the sentence where no setting keeps
     the constraints."""
     goal, problem = study.plan.goals, measurer.problem
-    samples = -(-config.judge_samples // measurer.batch) * measurer.batch
+    samples = planning.judged_samples(config.judge_samples, measurer.batch)
     fresh = dataclasses.replace(measurer, seed=config.fresh_seed, rungs=(samples,))
     tallies = fresh.tallies([t.setting for t in front])
     families: dict[str, list[Tally]] = {FRONT: [t for t in tallies if t.bad_step is None]}
-    for tally in fresh.tallies(against):
+    by_hand = fresh.tallies(against)
+    for tally in by_hand:
         if tally.bad_step is None:
             families.setdefault(tally.setting.spec.family, []).append(tally)
     curves = judging.curve(fresh, families)
@@ -173,6 +174,11 @@ def judged(
             for t, measures in zip(front, found, strict=True)
         ],
         "curve": _curve(curves[FRONT]),
+        "against": [
+            {"rule": str(t.setting.spec), "steps": t.setting.steps, "sampler": t.setting.sampler}
+            | {"fresh": _measured(fresh, t, curves.get(t.setting.spec.family))}
+            for t in by_hand
+        ],
         "by_hand": {name: _curve(c) for name, c in curves.items() if name != FRONT},
         "bias": judging.bias(curves[FRONT], searched),
         "compared": judging.compared(curves, levels),
@@ -206,9 +212,11 @@ def best_of(config: Config, setting: Setting, found: dict[str, Any] | None) -> d
     }
 
 
-def _measured(measurer: Measurer, tally: Tally, curve: Curve) -> dict[str, Any] | None:
+def _measured(measurer: Measurer, tally: Tally, curve: Curve | None) -> dict[str, Any] | None:
     found = measurer.measures(tally)
-    return None if found is None else judging.with_interval(found, curve, tally.setting)
+    if found is None or curve is None:
+        return None
+    return judging.with_interval(found, curve, tally.setting)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 
 def every(results: Record) -> list[Table]:
     """All of them; a table of nothing is left out."""
-    found = [front(results), best(results), bias(results), compared(results), weights(results)]
+    found = [f(results) for f in (front, best, bias, against, compared, weights)]
     return [table for table in found if table.rows]
 
 
@@ -90,11 +90,35 @@ def bias(results: Record) -> Table:
     )
 
 
+def against(results: Record) -> Table:
+    """Rules made by hand, each on its own."""
+    records = [
+        {name: r[name] for name in ("rule", "steps", "sampler")} | (r["fresh"] or {})
+        for r in results["against"]
+    ]
+    title = (
+        f"Rules made by hand (--against), {results['samples']['fresh']} images of the fresh seed"
+    )
+    return Table.of(
+        cells.titled(title, (r.get("sparse", False) for r in records)),
+        records,
+        {
+            "rule": "rule",
+            "steps": "steps",
+            "sampler": "sampler",
+            "leak % [95%]": lambda r: _leak(r) if "leak" in r else "not finite",
+            "KL [95%]": lambda r: _interval(r, "kl") if "kl" in r else None,
+            "Frechet": lambda r: f"{r['frechet']:.2f}" if "frechet" in r else None,
+            "calls": lambda r: f"{r['calls']:g}" if "calls" in r else None,
+        },
+    )
+
+
 def compared(results: Record) -> Table:
     """Rules made by hand at the front's leak."""
     return Table.of(
         cells.titled(
-            "KL at equal leak, fresh seed, where both reach it, paired bootstrap",
+            "The same and the front at equal leak, where both reach it: KL, paired bootstrap",
             (r["sparse"] for r in results["compared"]),
         ),
         results["compared"],
