@@ -68,22 +68,24 @@ class TrackerOptions:
 
 
 class Range(NamedTuple):
-    """Where a number may lie, ends included unless open."""
+    """Where a number may lie, ends included unless open; whole: whole numbers only."""
 
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
+    whole: bool = False
 
     def holds(self, value: float) -> bool:
         """Whether a finite value lies in it."""
         inside = self.low < value < self.high if self.open else self.low <= value <= self.high
-        return inside and math.isfinite(value)
+        return inside and math.isfinite(value) and (not self.whole or value == int(value))
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            return "a finite number" + (f" >= {self.low:g}" if self.low > -math.inf else "")
+            above = f" {'>' if self.open else '>='} {self.low:g}"
+            return "a finite number" + (above if self.low > -math.inf else "")
         between = "strictly between" if self.open else "between"
-        return f"{between} {self.low:g} and {self.high:g}"
+        return f"{'a whole number ' * self.whole}{between} {self.low:g} and {self.high:g}"
 
 
 class Kind(NamedTuple):
@@ -132,7 +134,7 @@ SETTINGS = {
     "critical": Range(0, 0.999),
     "radius": Range(1e-6, 1e6),
     "skip": Range(0, 1, open=True),
-    "every": Range(1, 1000),
+    "every": Range(1, 1000, whole=True),
 }
 
 

@@ -5,6 +5,7 @@
     locks.waited(path)      a file's lock inside a block, when whoever has it gives it up
     locks.lease(path)       a file's lock as long as this process lives, or gives it up
     locks.is_leased(path)   whether a process that lives has one
+    locks.are_real(folder)  whether the file system has locks
 
 The file .lock in the folder, locked by the operating system (flock; msvcrt.locking on Windows), so
 that a job killed in any way leaves nothing to clear away: the file stays, the lock does not. A
@@ -18,8 +19,9 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dng_jax.errors import InputError
@@ -49,14 +51,21 @@ def share(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def waited(path: str | os.PathLike) -> Iterator[int]:
+def waited(
+    path: str | os.PathLike, say: Callable[[], object] = lambda: None, after: float = 3.0
+) -> Iterator[int]:
     """Holds a file's lock inside the block, and waits for whoever has it; yields the open file.
 
-    The file is made where it is missing, and stays. OSError where it cannot be.
+    The file is made where it is missing, and stays. OSError where it cannot be. say: called once,
+    where the wait has lasted `after` seconds.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
     try:
+        began, said = time.monotonic(), False
         while not _taken_now(file):
+            if not said and time.monotonic() - began >= after:
+                said = True
+                say()
             time.sleep(_WAIT)
         yield file
     finally:
@@ -88,6 +97,12 @@ def is_leased(path: str | os.PathLike) -> bool:
         return True
     finally:
         os.close(file)
+
+
+def are_real(folder: str | os.PathLike) -> bool:
+    """Whether the file system of a folder, in which a file can be made, has locks at all."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return _lock(file.fileno())
 
 
 def _taken_now(file: int) -> bool:

@@ -68,7 +68,7 @@ def parse(objectives: Sequence[str], constraints: Sequence[str]) -> Goals:
     for name in objectives:
         choose(name, MEASURES, "objective")
     if len(set(objectives)) < len(objectives):
-        raise InputError(f"--objectives {' '.join(objectives)} names one twice: leave it out")
+        raise InputError(f"--objectives {' '.join(objectives)} names one twice: leave one out")
     found = [_constraint(text) for text in constraints]
     about = [constraint.measure for constraint in found]
     if len(set(about)) < len(about):

@@ -62,8 +62,8 @@ def check(path: Path) -> None:
                 good = False
             if not good:
                 raise InputError(
-                    f"{path}, line {number}, is no line of a journal: restore the file, or remove"
-                    " that line and what is in doubt after it, and --resume"
+                    f"{path}, line {number}, is no line of a journal: restore the file from a"
+                    " copy, or remove that line and all after it, and go on with --resume"
                 )
 
 

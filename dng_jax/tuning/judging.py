@@ -10,10 +10,15 @@ on n images, those that look best were lucky, and on other images they look wors
     bias       mean over these settings of (fresh - search): what the first look flatters, with an
                interval of the fresh mean; that of the search is what it is, the figure one would
                have reported
-    chosen     the best of the fresh front that keep the constraints surely, with the upper end of
-               the leak's interval; where none does, of those that keep them by the estimate. Its
-               figures come from a third seed, because it was chosen on these images, and may show
-               that it does not keep them
+    chosen     the best of the fresh front that keep the constraints with the upper ends of their
+               95% intervals; where none does, of those that keep them by the estimate. Its figures
+               come from a third seed, because it was chosen on these images, and may show that it
+               does not keep them
+    verdict    whether one constraint is kept, and how that is known:
+                   leak       Wilson's interval
+                   kl         the bootstrap's, with no upper end where a class was never drawn
+                   calls      exact, but of a rule that skips: then a mean, without an interval
+                   frechet    the estimate alone
 """
 
 from __future__ import annotations
@@ -28,19 +33,31 @@ from dng_jax.errors import InputError
 from dng_jax.metrics import tradeoff
 from dng_jax.metrics.tradeoff import Curve
 from dng_jax.tuning import fronts
-from dng_jax.tuning.goals import Goals, shown
+from dng_jax.tuning.goals import Constraint, Goals, shown
 from dng_jax.tuning.measuring import Measurer, Tally
 from dng_jax.tuning.studies import Told
 
 FRONT = "front"
 LEVELS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 BIASED = ("leak", "kl")
-# How a setting keeps the constraints.
-SURELY, BY_ESTIMATE, NOT = "surely", "by the estimate", "not"
+# How it is known whether a constraint is kept.
+EXACTLY = "exactly"
+BY_INTERVAL = "by the 95% interval"
+BY_ESTIMATE = "by the estimate, the 95% interval holds the limit"
+NO_INTERVAL = "by the estimate, which has no interval"
 
 
 class UnmetError(InputError):
     """No setting keeps the constraints; everything is written."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a constraint is kept, and how that is known; see the top of this file."""
+
+    constraint: str
+    kept: bool
+    how: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,15 @@ def candidates(told: Sequence[Told], goals: Goals, most: int) -> list[Told]:
 def curve(
     measurer: Measurer, tallies: Mapping[str, Sequence[Tally]], resamples: int = 1000
 ) -> dict[str, Curve]:
-    """Curves through the tallies of each name, by their leak, paired by sample number."""
+    """Curves through the tallies of each name, by their leak, paired by sample number.
+
+    InputError where a name has none: no setting's predictions were finite.
+    """
+    if not all(tallies.values()):
+        raise InputError(
+            "no setting of the front gave finite predictions on fresh seeds: lower the scales of"
+            " --space"
+        )
     problem = measurer.problem
     names = {name: sorted(found, key=_leaked(measurer)) for name, found in tallies.items()}
     return tradeoff.curves(
@@ -125,28 +150,53 @@ def bias(front: Curve, search: Mapping[str, Mapping[str, float]]) -> list[Bias]:
     return out
 
 
-def chosen(measured: Sequence[Mapping[str, Any] | None], goals: Goals) -> tuple[int, str]:
-    """Number of the best of settings that were measured, and how it keeps the constraints: SURELY,
-    BY_ESTIMATE, or NOT, the nearest then. Of several objectives the one in the middle: least sum of
-    ranks. InputError where none was measured."""
+def with_interval(found: Mapping[str, Any], curve: Curve, setting: object) -> dict[str, Any]:
+    """What was measured of a setting of a curve, with the interval of its KL beside the leak's."""
+    i = curve.scales.index(str(setting))
+    numbers = {end: float(getattr(curve, end)[i]) for end in ("kl_low", "kl_high")}
+    return {**found, **numbers, "sparse": bool(curve.sparse[i])}
+
+
+def chosen(measured: Sequence[Mapping[str, Any] | None], goals: Goals) -> int:
+    """Number of the best of settings that were measured, of which there is one at least: of those
+    that keep the constraints with the upper ends of their intervals, else of those that keep them
+    by the estimate, else the nearest. Of several objectives the one in the middle: least sum of
+    ranks."""
     numbers = [i for i, m in enumerate(measured) if m is not None]
-    if not numbers:
-        raise InputError(
-            "no setting of the front gave finite predictions on fresh seeds: lower the scales of"
-            " --space"
-        )
-    found = [dict(measured[i] or {}) for i in numbers]
+    found = [measured[i] or {} for i in numbers]
     values = np.array([goals.values(m) for m in found])
-    for how, bound in ((SURELY, "leak_high"), (BY_ESTIMATE, "leak")):
-        held = [m | {"leak": m.get(bound, m["leak"])} for m in found]
+    violation = np.zeros(0)
+    for held in ([_at_most(m, goals) for m in found], found):
         violation = np.array([goals.violation(m) for m in held])
-        if violation.min() > 0:
-            continue
         kept = np.flatnonzero(violation == 0)
-        place = np.argsort(np.argsort(values[kept], axis=0, kind="stable"), axis=0, kind="stable")
-        best = kept[np.lexsort((values[kept][:, 0], place.sum(axis=1)))[0]]
-        return numbers[int(best)], how
-    return numbers[int(np.argmin(violation))], NOT
+        if len(kept):
+            place = np.argsort(np.argsort(values[kept], axis=0, kind="stable"), axis=0)
+            best = kept[np.lexsort((values[kept][:, 0], place.sum(axis=1)))[0]]
+            return numbers[int(best)]
+    return numbers[int(np.argmin(violation))]
+
+
+def verdicts(goals: Goals, found: Mapping[str, Any]) -> dict[str, Verdict]:
+    """Of every constraint's measure whether one setting keeps it."""
+    return {c.measure: _verdict(c, found) for c in goals.constraints}
+
+
+def _verdict(constraint: Constraint, found: Mapping[str, Any]) -> Verdict:
+    name, most = constraint.measure, constraint.most
+    kept = found[name] <= most
+    low, high = (found.get(f"{name}_{end}") for end in ("low", "high"))
+    if low is None or high is None:
+        how = NO_INTERVAL
+    elif low == high:
+        how = EXACTLY
+    else:
+        how = BY_INTERVAL if high <= most or low > most else BY_ESTIMATE
+    return Verdict(str(constraint), kept, how)
+
+
+def _at_most(found: Mapping[str, Any], goals: Goals) -> dict[str, Any]:
+    ends = {c.measure: found.get(f"{c.measure}_high") for c in goals.constraints}
+    return {**found, **{name: high for name, high in ends.items() if high is not None}}
 
 
 def compared(curves: Mapping[str, Curve], levels: Sequence[float]) -> list[Compared]:

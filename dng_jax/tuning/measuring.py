@@ -107,7 +107,8 @@ class Measurer:
             return rule_builders.build(setting.spec, self.problem, *where)
 
     def measures(self, tally: Tally, *, features: bool = True) -> dict[str, Any] | None:
-        """goals.MEASURES of a tally, with the interval of its leak, samples and counts."""
+        """goals.MEASURES of a tally, samples and counts; the leak with its 95% interval, calls with
+        both ends where they are exact: not those of a rule that skips."""
         if tally.bad_step is not None:
             return None
         counts = class_counts(tally.labels, self.problem.info.num_classes)
@@ -120,13 +121,15 @@ class Measurer:
         distance = np.nan
         if features and tally.moments is not None and tally.moments.count > 1:
             distance = self.problem.real.distance(tally.moments)
+        called = float(tally.setting.steps if calls is None else calls)
         return {
             "leak": leaked / n,
             "leak_low": low,
             "leak_high": high,
             "kl": float(raw - bias),
             "frechet": float(distance),
-            "calls": float(tally.setting.steps if calls is None else calls),
+            "calls": called,
+            **({} if tally.ran else {"calls_low": called, "calls_high": called}),
             "samples": n,
             "counts": counts,
         }

@@ -13,10 +13,12 @@
     dng:classes scale=.5,1,2,4 steps=25,50
     np scale=0.05..1:log lo=.05..1 hi=1..20:log
 
-lo and hi limit the rule to noise levels, as interval(LO,HI,RULE) does. steps and sampler are those
-of the step table. Steps change the program that is compiled, so they are listed, never a range; a
-tracker is part of RULE, and several spaces are searched as one. Numbers of a range are rounded to
-4 digits, so that a setting is what its words say.
+lo and hi limit the rule to noise levels, as interval(LO,HI,RULE) does; where RULE is such an
+interval, the end that no leaf names stays, and one that a leaf names must be open in it: 0 or inf.
+steps and sampler are those of the step table. Steps change the program that is compiled, so they
+are listed, never a range; a tracker is part of RULE, and several spaces are searched as one.
+Numbers of a range are rounded to 4 digits, those of `every` to whole ones, so that a setting is
+what its words say.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from dng_jax.experiments.rule_specs import CALIBRATION, SETTINGS, Range, Spec
 
 STEPS, SAMPLER, SCALE, LO, HI = "steps", "sampler", "scale", "lo", "hi"
 WORDS = (SAMPLER,)
+EVERYWHERE = (0.0, math.inf)  # an interval that limits nothing
 # These draw class by class, or choose among many images: their numbers are no leaves of a program.
 NOT_TUNED = ("unguided", "reject", "cfg", "feedback", rule_specs.RETRAINED, rule_specs.REFERENCE)
 DIGITS = 4
@@ -43,7 +46,8 @@ STEPS_MAX = 1000
 
 @dataclass(frozen=True)
 class Leaf:
-    """One number (or sampler) of a space: a range low..high, or `values`; points: of a grid."""
+    """One number (or sampler) of a space: a range low..high, or `values`; points: of a grid; whole:
+    whole numbers only."""
 
     name: str
     low: float = 0.0
@@ -51,31 +55,42 @@ class Leaf:
     log: bool = False
     points: int | None = None
     values: tuple[float | str, ...] = ()
+    whole: bool = False
+
+    @property
+    def ends(self) -> tuple[float | str, ...]:
+        """Its lowest and its highest value; of words all."""
+        if self.name in WORDS:
+            return self.values
+        held = [float(v) for v in self.values or (self.low, self.high)]
+        return tuple(dict.fromkeys((min(held), max(held))))
 
     def grid(self, points: int) -> tuple[float | str, ...]:
-        """Its values on a grid: `points` of them where it does not say how many."""
+        """Its values on a grid: `points` of them where it does not say how many, and fewer where
+        the range does not hold as many."""
         if self.values:
             return self.values
         count = self.points or points
         if count == 1:
             return (self.low,)
-        at = [i / (count - 1) for i in range(count)]
-        if self.log:
-            span = math.log(self.high / self.low)
-            return tuple(self.rounded(self.low * math.exp(span * t)) for t in at)
-        return tuple(self.rounded(self.low + (self.high - self.low) * t) for t in at)
+        at = (self._between(self.low, self.high, i / (count - 1)) for i in range(count))
+        return tuple(dict.fromkeys(map(self.rounded, at)))
 
     def rounded(self, value: float) -> float:
-        """A number of the range in DIGITS digits, still inside it."""
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        """A number of the range, whole or in DIGITS digits, still inside it."""
+        near = float(round(value)) if self.whole else float(f"{value:.{DIGITS}g}")
+        return min(max(near, self.low), self.high)
 
     def at(self, share: float) -> float | str:
         """The value at a share in [0, 1) of the range or of the list."""
         if self.values:
             return self.values[int(share * len(self.values))]
-        if self.log:
-            return self.low * (self.high / self.low) ** share
-        return self.low + share * (self.high - self.low)
+        if self.whole:  # the ends as often as the others
+            return self.rounded(self._between(self.low - 0.5, self.high + 0.5, share))
+        return self._between(self.low, self.high, share)
+
+    def _between(self, low: float, high: float, share: float) -> float:
+        return low * (high / low) ** share if self.log else low + share * (high - low)
 
     def __str__(self) -> str:
         if self.values:
@@ -115,20 +130,17 @@ class Family:
         return " ".join([self.named, *map(str, self.leaves)])
 
     def setting(self, values: Mapping[str, Any], sampler: str, steps: int) -> Setting:
-        """The setting of values {leaf: value}; sampler and steps: where no leaf has them.
-
-        InputError where lo is not below hi.
-        """
+        """The setting of values {leaf: value}; sampler and steps: where no leaf has them."""
         found = {leaf.name: values[leaf.name] for leaf in self.leaves}
         for leaf in self.leaves:
             if not leaf.values:
                 found[leaf.name] = leaf.rounded(float(found[leaf.name]))
         spec = self.spec.with_scale(found.pop(SCALE, None))
         steps, sampler = int(found.pop(STEPS, steps)), str(found.pop(SAMPLER, sampler))
-        low, high = found.pop(LO, None), found.pop(HI, None)
-        if low is not None or high is not None:
-            low, high = 0.0 if low is None else float(low), math.inf if high is None else high
-            spec = dataclasses.replace(spec, interval=(low, float(high)))
+        if LO in found or HI in found:
+            low, high = spec.interval or EVERYWHERE
+            ends = float(found.pop(LO, low)), float(found.pop(HI, high))
+            spec = dataclasses.replace(spec, interval=ends)
         order = (*SETTINGS, CALIBRATION)
         pairs = sorted([*spec.settings, *found.items()], key=lambda pair: order.index(pair[0]))
         return Setting(dataclasses.replace(spec, settings=tuple(pairs)), sampler, steps)
@@ -210,7 +222,7 @@ def by_hand(texts: Sequence[str], sampler: str, steps: int) -> list[Setting]:
                 f"{spec} cannot be judged beside a search: take it to eval.class_removal"
             )
     if len(set(specs)) < len(specs):
-        raise InputError(f"{' '.join(map(str, specs))} names a rule twice: leave it out")
+        raise InputError(f"{' '.join(map(str, specs))} names a rule twice: leave one out")
     return [Setting(spec, sampler, steps) for spec in specs]
 
 
@@ -222,7 +234,8 @@ def leaves_of(spec: Spec) -> dict[str, Range]:
     if spec.tracker is not None and spec.tracker.startswith("classes"):
         names.remove("prior")
     known |= {name: SETTINGS[name] for name in names}
-    return known | {LO: Range(0), HI: Range(0), STEPS: Range(1, STEPS_MAX), SAMPLER: Range()}
+    levels = {LO: Range(0), HI: Range(0, open=True)}
+    return known | levels | {STEPS: Range(1, STEPS_MAX, whole=True), SAMPLER: Range()}
 
 
 def _family(text: str) -> Family:
@@ -252,9 +265,7 @@ def _family(text: str) -> Family:
         leaves.append(_leaf(where, name, values, known_leaves[name]))
     if "=" in words[0].partition(",")[0] and any(leaf.name == SCALE for leaf in leaves):
         raise InputError(f"space '{text}': scale is given twice")
-    low, high = (next((x for x in leaves if x.name == name), None) for name in (LO, HI))
-    if low is not None and high is not None and _top(low) >= _bottom(high):
-        raise InputError(f"space '{text}': all of lo must lie below all of hi: narrow one of them")
+    _check_interval(text, spec, {leaf.name: leaf for leaf in leaves})
     if not leaves:
         raise InputError(
             f"space '{text}' has nothing to search: add a leaf, {', '.join(known_leaves)}"
@@ -262,12 +273,20 @@ def _family(text: str) -> Family:
     return Family(spec, words[0], tuple(leaves))
 
 
-def _top(leaf: Leaf) -> float:
-    return max(map(float, leaf.values)) if leaf.values else leaf.high
-
-
-def _bottom(leaf: Leaf) -> float:
-    return min(map(float, leaf.values)) if leaf.values else leaf.low
+def _check_interval(text: str, spec: Spec, leaves: Mapping[str, Leaf]) -> None:
+    given = spec.interval or EVERYWHERE
+    for name, end, open_ in zip((LO, HI), given, EVERYWHERE, strict=True):
+        if name in leaves and end != open_:
+            raise InputError(
+                f"space '{text}': {name} is given twice, by the interval and as a leaf: write"
+                f" {open_:g} in the interval, or leave the leaf out"
+            )
+    low, high = (
+        leaves[name].ends if name in leaves else (end,)
+        for name, end in zip((LO, HI), given, strict=True)
+    )
+    if max(map(float, low)) >= min(map(float, high)):
+        raise InputError(f"space '{text}': all of lo must lie below all of hi: narrow one of them")
 
 
 def _leaf(where: str, name: str, text: str, allowed: Range) -> Leaf:
@@ -275,9 +294,9 @@ def _leaf(where: str, name: str, text: str, allowed: Range) -> Leaf:
     if ".." not in text or name in WORDS:
         found = tuple(w if name in WORDS else _number(where, name, w) for w in text.split(","))
         if len(set(found)) < len(found):
-            raise InputError(f"{where}: {name}={text} names a value twice: leave it out")
+            raise InputError(f"{where}: {name}={text} names a value twice: leave one out")
         _check(where, name, found, allowed)
-        return Leaf(name, values=found)
+        return Leaf(name, values=found, whole=allowed.whole)
     if name == STEPS:
         raise InputError(
             f"{where}: each number of steps is a program of its own, so list those to try, as in"
@@ -306,7 +325,7 @@ def _leaf(where: str, name: str, text: str, allowed: Range) -> Leaf:
     points = int(rest[0]) if rest else None
     if points == 0:
         raise InputError(f"{where}: {name} needs at least one grid point, got 0")
-    return Leaf(name, low, high, log, points)
+    return Leaf(name, low, high, log, points, whole=allowed.whole)
 
 
 def _number(where: str, name: str, word: str) -> float:
@@ -316,8 +335,6 @@ def _number(where: str, name: str, word: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise InputError(f"{where}: '{word}' of {name} is not a number")
-    if name == STEPS and value != int(value):
-        raise InputError(f"{where}: steps are whole, got {word}")
     return value + 0.0
 
 

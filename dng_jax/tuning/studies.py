@@ -7,6 +7,10 @@
 The folder holds journal.log (dng_jax.tuning.journals), a file workers/NAME that the process of that
 name keeps locked while it lives, and ask.lock, under which trials are asked one process at a time.
 A trial that runs and names no worker, or one whose lock is free, is an orphan.
+
+A setting whose predictions are not finite is told as one that violates a constraint by WORST, with
+objectives of WORST, so that TPE keeps away from where it lies and NSGA-II breeds it last; of a
+failed trial both would know nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from dng_jax.tuning import goals, journals, spaces, ways
 NAME = "tune"
 IDENTITY, WORKER, FOUND, TAKEN_OVER = "identity", "worker", "found", "taken_over"
 SESSION = "session "
+FINITE, WORST = "finite", 1e9  # a constraint, and by how much it is violated, far beyond all others
 
 
 @dataclass(frozen=True)
@@ -155,18 +160,24 @@ class Study:
 
     def tell(self, asked: Asked, found: Mapping[str, Any] | None) -> None:
         """Ends a trial with what was measured (goals.MEASURES and anything else that JSON holds);
-        None: its predictions were not finite."""
-        failed = journals.optuna().trial.TrialState.FAIL
-        if found is None:
-            self._study.tell(asked.number, state=failed)
-            return
-        asked.trial.set_user_attr(FOUND, runs.to_json(dict(found)))
+        None: its predictions were not finite.
+
+        Where a worker wrote down what it measured and died before it told, that stands: Optuna
+        never changes a constraint that is set, and another machine may measure a little else.
+        """
+        before = asked.trial.user_attrs
+        if FOUND in before:
+            found = before[FOUND]
+        else:
+            asked.trial.set_user_attr(FOUND, None if found is None else runs.to_json(dict(found)))
         held = asked.trial.constraints
-        for constraint in self.plan.goals.constraints:
-            # A worker that died between this line and the last one said the same.
-            if constraint.measure not in held:
-                asked.trial.set_constraint(constraint.measure, constraint.excess(found))
-        self._study.tell(asked.number, self.plan.goals.values(found))
+        for name, excess in self._excesses(found).items():
+            if name not in held:
+                asked.trial.set_constraint(name, excess)
+        values = (
+            self.plan.goals.values(found) if found else [WORST] * len(self.plan.goals.objectives)
+        )
+        self._study.tell(asked.number, values)
 
     def told(self) -> list[Told]:
         """Every finished trial, by number."""
@@ -182,6 +193,19 @@ class Study:
         states = [t.state.is_finished() for t in self._study.get_trials(deepcopy=False)]
         return sum(states), len(states) - sum(states)
 
+    def awaited(self) -> str:
+        """The sentence about settings that other processes have, and what may be done."""
+        running = [t for t in self._study.get_trials(deepcopy=False) if not t.state.is_finished()]
+        workers = sorted({str(t.user_attrs.get(WORKER)) for t in running})
+        what = f"waiting for {len(running)} settings that other processes have"
+        if locks.are_real(self.folder):
+            return f"{what} ({', '.join(workers)}); of one that ends they are taken over"
+        files = " ".join(str(self.folder / "workers" / worker) for worker in workers)
+        return (
+            f"{what}; this file system has no locks, so that a process that died looks like one at"
+            f" work: where none of them runs any more, rm {files} and this one goes on"
+        )
+
     def taken_over(self) -> int:
         """How often a trial of a dead worker was taken over."""
         trials = self._study.get_trials(deepcopy=False)
@@ -193,7 +217,7 @@ class Study:
         return [held[name] for name in held if name.startswith(SESSION)]
 
     def keep_session(self, trials: int, seconds: float) -> None:
-        """How many trials this process evaluated, and in what time."""
+        """How many trials this process evaluated, and how long it was at work on them."""
         self.note(SESSION + self.worker, {"trials": trials, "seconds": seconds})
 
     def note(self, name: str, value: Any) -> None:
@@ -203,6 +227,11 @@ class Study:
     def noted(self, name: str) -> Any:
         """A fact that was kept, None where there is none."""
         return self._study.user_attrs.get(name)
+
+    def _excesses(self, found: Mapping[str, Any] | None) -> dict[str, float]:
+        if found is None:
+            return {FINITE: WORST}
+        return {c.measure: c.excess(found) for c in self.plan.goals.constraints}
 
     @property
     def _lease_path(self) -> Path:

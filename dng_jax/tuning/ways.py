@@ -6,9 +6,13 @@
               al. 2020), with trials that run counted as bad ones, so that a block is diverse
     nsga2     the genetic algorithm NSGA-II (Deb et al. 2002)
 
-The last two are Optuna's; constraints reach them by Trial.set_constraint. A sampler is made anew
-for every block, seeded by the study's seed and the number of trials so far: what it knows is in the
-journal, so that a search that was interrupted goes on as it would have.
+The last two are Optuna's; constraints reach them by Trial.set_constraint. Both mutate or perturb
+by number, and NSGA-II every number of a space that has one alone, so that it then draws at random.
+
+A sampler is made anew for every block, seeded by the study's seed and the number of trials so far,
+and what it knows is in the journal. So grid and random propose the same settings however often a
+search is interrupted. tpe and nsga2 do where one process works and is stopped between two blocks;
+else what was told when they proposed is another, and so is what they propose, no better or worse.
 """
 
 from __future__ import annotations
@@ -63,6 +67,8 @@ def suggested(trial: Any, space: Space) -> dict[str, Any]:
         name = f"{family.named} {leaf.name}"
         if leaf.values:
             params[name] = trial.suggest_categorical(name, list(leaf.values))
+        elif leaf.whole:
+            params[name] = trial.suggest_int(name, int(leaf.low), int(leaf.high), log=leaf.log)
         else:
             params[name] = trial.suggest_float(name, leaf.low, leaf.high, log=leaf.log)
     return params
@@ -82,4 +88,6 @@ def _distribution(leaf: Leaf) -> Any:
     known = journals.optuna().distributions
     if leaf.values:
         return known.CategoricalDistribution(list(leaf.values))
+    if leaf.whole:
+        return known.IntDistribution(int(leaf.low), int(leaf.high), log=leaf.log)
     return known.FloatDistribution(leaf.low, leaf.high, log=leaf.log)

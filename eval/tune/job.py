@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from . import judgement, planning
 from .options import Config
 
 PROBES = 64
+JUDGING = "the settings are complete: waiting for another process, which judges them"
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -33,6 +33,12 @@ def main(config: Config) -> dict[str, Any]:
     against = spaces.by_hand(config.against, config.sampler, config.steps)
     specs = [family.spec for family in space.families]
     rule_specs.check_taken(specs, "--space", None, config.options)
+    for spec in (*specs, *(setting.spec for setting in against)):
+        if spec.name in rule_specs.OF_IMAGES:
+            raise InputError(
+                f"{spec} pushes away from forbidden images, which this job does not take: leave it"
+                " out, or take it to eval.class_removal --forbid-images"
+            )
     folder = Path(config.out or Path("runs") / f"tune-{shown(config.dataset).replace(':', '-')}")
     if config.engine != "process" and not config.dry_run:
         return with_engine(config, folder)
@@ -46,11 +52,12 @@ def main(config: Config) -> dict[str, Any]:
     plan = planned(config, problem, space, goal)
     measurer = measurer_of(config, problem, plan)
     for family, steps in space.programs():
-        measurer.rule(planning.example(space, family, steps))
+        for setting in planning.corners(space, family, steps):
+            measurer.rule(setting)
     for setting in against:
         measurer.rule(setting)
     if config.dry_run:
-        return planning.tell(config, plan, measurer)
+        return planning.tell(config, plan, measurer, against)
     folder = runs.new_run_folder(
         folder,
         plan.facts,
@@ -66,7 +73,7 @@ def main(config: Config) -> dict[str, Any]:
         search(study, measurer, config.block)
 
         # ---- judge and write, one process alone
-        with locks.waited(folder / "judge.lock"):
+        with locks.waited(folder / "judge.lock", lambda: print(JUDGING)):
             return judgement.written(config, folder, study, measurer, against)
 
 
@@ -191,7 +198,6 @@ def measurer_of(config: Config, problem: Problem, plan: Plan) -> Measurer:
 
 def search(study: Study, measurer: Measurer, block: int) -> None:
     """Fills the study, with a bar, and keeps how fast that was."""
-    began = time.monotonic()
     each = measurer.rungs[-1] * halving.share(measurer.rungs, measurer.eta)
     with cli.progress_bar() as bar:
         task = bar.add_task("settings", total=study.plan.total)
@@ -202,8 +208,8 @@ def search(study: Study, measurer: Measurer, block: int) -> None:
         # A block takes long: what it has drawn counts, until it is told.
         measurer.advance = lambda images: bar.advance(task, images / each)
 
-        def kept(count: int) -> None:
-            study.keep_session(count, time.monotonic() - began)
+        def waiting(sentence: str) -> None:
+            bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
-        searching.search(study, measurer, block, told, kept)
+        searching.search(study, measurer, block, told, study.keep_session, waiting)
         measurer.advance = lambda images: None

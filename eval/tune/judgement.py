@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.jobs.options import command, program, shown
 from dng_jax.jobs.tables import publish
+from dng_jax.metrics.tradeoff import Curve
 from dng_jax.tuning import importance, judging
 from dng_jax.tuning.judging import FRONT
 from dng_jax.tuning.measuring import Measurer, Tally
 from dng_jax.tuning.spaces import Setting
 from dng_jax.tuning.studies import Study, Told
 
-from . import report, tables
+from . import planning, report, tables
 from .options import Config
 
 JUDGED = "judged"
@@ -34,7 +35,7 @@ def written(
     InputError, after everything is written, where nothing keeps the constraints.
     """
     told = study.told()
-    key = runs.to_json([len(told), *(getattr(config, n) for n in WHAT)])
+    key = runs.to_json([FORM, len(told), *(getattr(config, n) for n in WHAT)])
     if study.noted(JUDGED) == key and (folder / "results.json").exists():
         results = read(folder)
         if results["unmet"] is None and not (folder / "best.json").exists():
@@ -60,34 +61,51 @@ def written(
     study.note(JUDGED, key)
     files = "results.json, tables.md, front.png, report.html"
     print(f"written to {folder}: {files}" + ", best.json" * (results["unmet"] is None))
-    if results["unmet"] is None and (doubt := doubted(results)):
-        print(doubt)
     return kept(results)
 
 
-def doubted(results: dict[str, Any]) -> str:
-    """What is to be known of a chosen setting that may not keep the constraints; nothing else."""
-    keeps = results["keeps"]
-    if not keeps["third"]:
-        return (
-            "best.json: the chosen setting kept the constraints on the seed that it was chosen on,"
-            " and does not on a third one: judge more images (--judge-samples), or tighten them"
-        )
-    if keeps["fresh"] == judging.BY_ESTIMATE:
-        return (
-            "best.json: by the estimate it keeps the constraints, the interval of its leak reaches"
-            " beyond: judge more images (--judge-samples), or tighten them"
-        )
-    return ""
+MORE = "judge more images (--judge-samples), or tighten the constraint"
+
+
+def doubts(keeps: Mapping[str, Any]) -> list[str]:
+    """A sentence for every constraint of which it is not sure that the chosen setting keeps it."""
+    if keeps["third"] is None:
+        return [
+            "best.json: on a third seed the chosen setting's predictions were not finite: lower the"
+            " scales of --space"
+        ]
+    found = []
+    for measure, last in keeps["third"].items():
+        limit, hows = last["constraint"], (keeps["fresh"][measure]["how"], last["how"])
+        if not last["kept"]:
+            found.append(
+                f"best.json: the chosen setting kept {limit} on the seed that it was chosen on, and"
+                f" does not on a third one ({last['how']}): {MORE}"
+            )
+        elif judging.BY_ESTIMATE in hows:
+            found.append(
+                f"best.json: the chosen setting keeps {limit} by the estimate, and its 95% interval"
+                f" reaches beyond: {MORE}"
+            )
+        elif judging.NO_INTERVAL in hows:
+            found.append(
+                f"best.json: the chosen setting keeps {limit} by the estimate, of which there is no"
+                " interval: leave it some room"
+            )
+    return found
 
 
 def kept(results: dict[str, Any]) -> dict[str, Any]:
-    """The results; UnmetError where no setting keeps the constraints."""
+    """The results, after what is to be known of the chosen setting is said; UnmetError where no
+    setting keeps the constraints."""
     if results["unmet"] is not None:
         raise judging.UnmetError(results["unmet"])
+    for sentence in doubts(results["keeps"]):
+        print(sentence)
     return results
 
 
+FORM = 2  # of results.json: what an earlier version of this job judged is judged again
 WHAT = ("judged", "judge_samples", "fresh_seed", "against")
 
 
@@ -102,20 +120,25 @@ def judged(
     """Everything that is found out about the front; "unmet" is the sentence where no setting keeps
     the constraints."""
     goal, problem = study.plan.goals, measurer.problem
-    samples = -(-config.judge_samples // measurer.batch) * measurer.batch
+    samples = planning.judged_samples(config.judge_samples, measurer.batch)
     fresh = dataclasses.replace(measurer, seed=config.fresh_seed, rungs=(samples,))
     tallies = fresh.tallies([t.setting for t in front])
-    found = [fresh.measures(tally) for tally in tallies]
-    hand_tallies = [t for t in fresh.tallies(against) if t.bad_step is None]
     families: dict[str, list[Tally]] = {FRONT: [t for t in tallies if t.bad_step is None]}
-    for tally in hand_tallies:
-        families.setdefault(tally.setting.spec.family, []).append(tally)
-    number, how = judging.chosen(found, goal)
+    by_hand = fresh.tallies(against)
+    for tally in by_hand:
+        if tally.bad_step is None:
+            families.setdefault(tally.setting.spec.family, []).append(tally)
     curves = judging.curve(fresh, families)
+    found = [_measured(fresh, tally, curves[FRONT]) for tally in tallies]
+    number = judging.chosen(found, goal)
     searched = {str(t.setting): t.found or {} for t in front}
+    held = judging.verdicts(goal, found[number] or {})
     nearest = judging.unmet(goal, front[number].setting, found[number] or {})
     third = dataclasses.replace(fresh, seed=config.fresh_seed + 1)
-    (best,) = third([front[number].setting])
+    (last,) = third.tallies([front[number].setting])
+    best = None
+    if last.bad_step is None:
+        best = _measured(third, last, judging.curve(third, {FRONT: [last]})[FRONT])
     levels = sorted({*judging.LEVELS, *(c.most for c in goal.constraints if c.measure == "leak")})
     results = {
         "config": config,
@@ -151,6 +174,11 @@ def judged(
             for t, measures in zip(front, found, strict=True)
         ],
         "curve": _curve(curves[FRONT]),
+        "against": [
+            {"rule": str(t.setting.spec), "steps": t.setting.steps, "sampler": t.setting.sampler}
+            | {"fresh": _measured(fresh, t, curves.get(t.setting.spec.family))}
+            for t in by_hand
+        ],
         "by_hand": {name: _curve(c) for name, c in curves.items() if name != FRONT},
         "bias": judging.bias(curves[FRONT], searched),
         "compared": judging.compared(curves, levels),
@@ -160,8 +188,8 @@ def judged(
             "constraints": {c.measure: c.most for c in goal.constraints},
         },
         "best": best_of(config, front[number].setting, best),
-        "keeps": {"fresh": how, "third": best is not None and goal.violation(best) == 0},
-        "unmet": nearest if how == judging.NOT else None,
+        "keeps": {"fresh": held, "third": best and judging.verdicts(goal, best)},
+        "unmet": None if all(v.kept for v in held.values()) else nearest,
     }
     return runs.to_json(results)
 
@@ -182,6 +210,13 @@ def best_of(config: Config, setting: Setting, found: dict[str, Any] | None) -> d
         "found": found,
         "seed": config.fresh_seed + 1,
     }
+
+
+def _measured(measurer: Measurer, tally: Tally, curve: Curve | None) -> dict[str, Any] | None:
+    found = measurer.measures(tally)
+    if found is None or curve is None:
+        return None
+    return judging.with_interval(found, curve, tally.setting)
 
 
 def read(folder: Path) -> dict[str, Any]:

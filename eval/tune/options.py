@@ -23,7 +23,8 @@ class Config:
     """Class to forbid, by name or number; repeat for several. Default: class 0."""
     space: tuple[str, ...] = ("dng:pair scale=.1..10:log tau=.2..2 drift=0..0.8",)
     """Rules and what to search of each, "RULE LEAF=LOW..HIGH[:log][:POINTS] LEAF=A,B": leaves
-    scale, tau, delta, drift, prior, lo, hi, steps, sampler."""
+    scale, the rule's settings (tau, delta, drift, prior, skip, every, ...), lo, hi, steps,
+    sampler."""
     objectives: tuple[str, ...] = ("leak", "kl")
     """Measures to minimise: leak, kl, frechet, calls."""
     constraints: tuple[str, ...] = ()
@@ -40,7 +41,7 @@ class Config:
     """Images per setting, at least 2; rounded up to whole batches."""
     first_samples: int | None = None
     """Successive halving: images per setting of the first rung, at least 2; the best of it go on
-    to eta times as many, and so on up to --samples. Default: none."""
+    to eta times as many, and so on up to --samples. Default: no halving."""
     eta: int = 3
     """Halving lets 1 of so many settings go on, at least 2."""
     batch: int = 64
@@ -58,7 +59,7 @@ class Config:
     """Images of each of them, at least 2."""
     against: tuple[str, ...] = ()
     """Rules made by hand, as --rules of eval.class_removal takes them, to be judged on the same
-    images: their KL at equal leak."""
+    images: a row each, and their KL where they and the front have the same leak."""
     source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
     sampler: str = "ddpm"
     """Step table where a space names none: ddpm, ddpm-paper, ddim, euler, euler-ancestral."""
@@ -79,7 +80,8 @@ class Config:
     """Of a worker, KEY=VALUE as submitit's update_parameters or ray.remote take them:
     timeout_min=60 gpus_per_node=1 slurm_partition=gpu, or num_gpus=1."""
     dry_run: bool = False
-    """Say what would run: programs, shapes, operations, memory, devices; sample nothing."""
+    """Say what would run, judgement included: programs, shapes, images, network calls, operations,
+    memory, devices; sample nothing."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     out: str | None = None

@@ -58,8 +58,9 @@ def picture(folder: Path, results: Mapping[str, Any]) -> None:
 def page_of(results: Mapping[str, Any], folder: Path) -> str:
     """The report as one page."""
     known, trials = runs.in_words(results["provenance"]), results["trials"]
-    rates = [60 * s["trials"] / s["seconds"] for s in trials["sessions"]]
-    speed = f", {sum(rates):.0f} settings per minute" if rates else ""
+    evaluated = 60 * sum(s["trials"] for s in trials["sessions"])
+    worked = sum(s["seconds"] for s in trials["sessions"])
+    speed = f", {evaluated / worked:.0f} settings per minute and process" if worked else ""
     said = (
         f"`{results['command']}`: {trials['told']} settings ({trials['complete']} on all"
         f" {results['samples']['search'][-1]} images, {trials['failed']} not finite,"

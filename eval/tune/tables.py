@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 
 def every(results: Record) -> list[Table]:
     """All of them; a table of nothing is left out."""
-    found = [front(results), best(results), bias(results), compared(results), weights(results)]
+    found = [f(results) for f in (front, best, bias, against, compared, weights)]
     return [table for table in found if table.rows]
 
 
@@ -65,14 +65,14 @@ def best(results: Record) -> Table:
         "steps": "steps",
         "sampler": "sampler",
         "leak % [95%]": lambda r: _leak(found),
-        "KL": lambda r: f"{found['kl']:.4f}",
+        "KL [95%]": lambda r: _interval(found, "kl"),
         "Frechet": lambda r: f"{found['frechet']:.2f}",
         "calls": lambda r: f"{found['calls']:g}",
         "images": lambda r: found["samples"],
     }
     if limits:
-        columns["keeps it when chosen"] = lambda r: results["keeps"]["fresh"]
-        columns["here"] = lambda r: "yes" if results["keeps"]["third"] else "no"
+        columns["kept when chosen"] = lambda r: _verdicts(results["keeps"]["fresh"])
+        columns["kept here"] = lambda r: _verdicts(results["keeps"]["third"])
     return Table.of(title, [chosen] if found else [], columns)
 
 
@@ -90,11 +90,35 @@ def bias(results: Record) -> Table:
     )
 
 
+def against(results: Record) -> Table:
+    """Rules made by hand, each on its own."""
+    records = [
+        {name: r[name] for name in ("rule", "steps", "sampler")} | (r["fresh"] or {})
+        for r in results["against"]
+    ]
+    title = (
+        f"Rules made by hand (--against), {results['samples']['fresh']} images of the fresh seed"
+    )
+    return Table.of(
+        cells.titled(title, (r.get("sparse", False) for r in records)),
+        records,
+        {
+            "rule": "rule",
+            "steps": "steps",
+            "sampler": "sampler",
+            "leak % [95%]": lambda r: _leak(r) if "leak" in r else "not finite",
+            "KL [95%]": lambda r: _interval(r, "kl") if "kl" in r else None,
+            "Frechet": lambda r: f"{r['frechet']:.2f}" if "frechet" in r else None,
+            "calls": lambda r: f"{r['calls']:g}" if "calls" in r else None,
+        },
+    )
+
+
 def compared(results: Record) -> Table:
     """Rules made by hand at the front's leak."""
     return Table.of(
         cells.titled(
-            "KL at equal leak, fresh seed, where both reach it, paired bootstrap",
+            "The same and the front at equal leak, where both reach it: KL, paired bootstrap",
             (r["sparse"] for r in results["compared"]),
         ),
         results["compared"],
@@ -120,6 +144,11 @@ def weights(results: Record) -> Table:
         )
     title = "Importance: share of an objective's variance over the space (functional ANOVA)"
     return Table.of(title, records, columns)
+
+
+def _verdicts(keeps: Record) -> str:
+    said = (f"{name}: {'yes' if v['kept'] else 'no'}, {v['how']}" for name, v in keeps.items())
+    return "; ".join(said)
 
 
 def _leak(r: Record) -> str:

@@ -65,6 +65,23 @@ def test_curves_are_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("point", "interval"),
+    [((3.1, 0.21), (2.0, 4.4, 0.18, 0.25)), ((0.0, -0.001), (0.0, 0.4, -0.01, 0.01))],
+)
+def test_a_front_of_one_point_is_drawn_whole(point, interval, monkeypatch):
+    (x, y), (x_low, x_high, y_low, y_high) = point, interval
+    drawn = []
+    monkeypatch.setattr(plots.fronts, "save", lambda figure, path: drawn.append(figure.axes[0]))
+    search = ([x], [abs(y)])
+    fresh = [[v] for v in (x, x_low, x_high, y, y_low, y_high)]
+    plots.front({"pair": search}, search, fresh, "f.png", labels=("leak", "KL"))
+    (axes,) = drawn
+    assert axes.get_xlim()[0] <= x_low < x_high <= axes.get_xlim()[1]
+    assert axes.get_ylim()[0] < y_low < y_high < axes.get_ylim()[1]
+    assert sum(0 < tick <= axes.get_xlim()[1] for tick in axes.get_xticks()) >= 2
+
+
+@pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda d: plots.image_grid(np.zeros((2, 8, 8, 1)), d / "x.png"), "[2, 8, 8, 1]"),

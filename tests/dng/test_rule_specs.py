@@ -21,6 +21,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def numbers_in(range_):
+    if range_.whole:
+        return st.integers(int(range_.low), int(range_.high)).map(float)
     low = None if range_.low == -np.inf else range_.low
     high = None if range_.high == np.inf else range_.high
     ends = {"exclude_min": range_.open, "exclude_max": range_.open}
@@ -174,7 +176,7 @@ def test_skip_and_every_reach_the_rule_and_leave_the_tracker_alone(digits):
     for words, said in (
         ("dng:pair,every=3", "every belongs to skip, give both"),
         ("dng,skip=.2", "needs the tracker pair or odds"),
-        ("dng:pair,skip=.2,every=2.5", "dng:pair=1,skip=0.2,every=2.5: every must be a whole"),
+        ("dng:pair,skip=.2,every=2.5", "every must be a whole number between 1 and 1000"),
     ):
         with pytest.raises(InputError, match=said):
             built(digits, words)

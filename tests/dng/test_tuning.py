@@ -87,7 +87,7 @@ def test_what_is_drawn_lies_in_the_range(share, low, factor):
         ("dng:pair delta=-1..1:log", "lower end above 0, got -1"),
         ("dng:pair drift=0..2", "drift must be between 0 and 1, got 2"),
         ("dng:pair steps=20..50", "list those to try, as in steps=25,50,100"),
-        ("dng:pair steps=0,50", "steps must be between 1 and 1000, got 0"),
+        ("dng:pair steps=0,50", "steps must be a whole number between 1 and 1000, got 0"),
         ("dng:pair scale=1,1", "names a value twice"),
         ("dng:pair scale=x..1", "'x' of scale is not a number"),
         ("dng:pair scale=.1..1:lin", "after scale=.1..1 comes :log"),
@@ -96,6 +96,20 @@ def test_what_is_drawn_lies_in_the_range(share, low, factor):
         ("dng:pair,tau=.5 tau=.1..1", "tau is given twice"),
         ("dng:pair scale", "scale needs values"),
         ("np lo=1..3 hi=2..4", "all of lo must lie below all of hi"),
+        ("interval(0,2,np) lo=1..3", "all of lo must lie below all of hi"),
+        ("np hi=0..5", "hi must be a finite number > 0, got 0"),
+        ("np hi=0,5", "hi must be a finite number > 0, got 0"),
+        ("interval(.5,5,np) lo=.1..1", "lo is given twice, by the interval and as a leaf: write 0"),
+        (
+            "interval(.5,5,np) hi=1..5",
+            "hi is given twice, by the interval and as a leaf: write",
+        ),
+        ("dng:pair skip=.2 every=1.5..9", "every must be a whole number between 1 and 1000, got"),
+        (
+            "dng:pair skip=.2 every=2,2.5",
+            "every must be a whole number between 1 and 1000, got",
+        ),
+        ("dng:pair steps=25.5", "steps must be a whole number between 1 and 1000, got 25.5"),
         ("dng:pair", "nothing to search"),
         ("reject:pair scale=1..2", "reject has no numbers that one program could search"),
         ("", "a space is empty"),
@@ -107,6 +121,32 @@ def test_a_space_that_makes_no_sense_is_refused_in_one_sentence(text, said):
         spaces.parse([text])
     assert said in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_a_leaf_keeps_the_other_end_of_its_rule():
+    space = spaces.parse(["interval(.5,inf,np) hi=2,4", "interval(0,5,dng:pair) lo=.1..1"])
+    first, second = space.families
+    found = [space.setting(space.point(first, {"hi": h})).spec.interval for h in (2.0, 4.0)]
+    assert found == [(0.5, 2.0), (0.5, 4.0)]
+    assert space.setting(space.point(second, {"lo": 0.25})).spec.interval == (0.25, 5.0)
+
+
+@given(share=st.floats(0, 1, exclude_max=True), log=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_a_whole_number_is_searched_among_whole_ones(share, log):
+    leaf = spaces.parse([f"dng:pair,skip=.2 every=1..50{':log' * log}"]).families[0].leaves[0]
+    value = leaf.at(share)
+    assert value == round(value) == leaf.rounded(value)
+    assert 1 <= value <= 50
+    assert all(v == round(v) for v in leaf.grid(7))
+
+
+def test_whole_numbers_come_equally_often_and_once_on_a_grid():
+    leaf = spaces.parse(["dng:pair,skip=.2 every=1..4"]).families[0].leaves[0]
+    drawn = [leaf.at((i + 0.5) / 400) for i in range(400)]
+    assert {v: drawn.count(v) for v in set(drawn)} == dict.fromkeys((1.0, 2.0, 3.0, 4.0), 100)
+    assert leaf.grid(9) == (1.0, 2.0, 3.0, 4.0)
+    assert (leaf.rounded(2.6), leaf.ends) == (3.0, (1.0, 4.0))
 
 
 def test_one_rule_has_one_space():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -18,11 +20,12 @@ from dng_jax.experiments import blocks, problems, rule_specs, settings
 from dng_jax.experiments.blocks import Item, Shape
 from dng_jax.experiments.generating import Draw, generate
 from dng_jax.experiments.source import Source
-from dng_jax.tuning import goals, judging, spaces
+from dng_jax.jobs import runs
+from dng_jax.tuning import goals, judging, memory, spaces
 from dng_jax.tuning.measuring import Measurer, Tally
 from dng_jax.tuning.studies import Told
 from eval.class_removal import job as class_removal
-from eval.tune import job
+from eval.tune import job, judgement, tables
 from eval.tune.options import Config
 from tests.house import ROOT
 
@@ -104,6 +107,46 @@ def test_a_block_is_one_program(measurer):
     assert programs == 0
 
 
+@pytest.mark.parametrize("fits", [1, 2])
+def test_a_device_that_runs_out_of_memory_gets_smaller_chunks(fits, measurer, monkeypatch):
+    asked = []
+
+    def labelled(problem, table, items, seed, shape):
+        asked.append(shape.chunk)
+        if shape.chunk > fits:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        ones = np.ones(shape.batch, np.int32), np.ones((shape.batch, 64))
+        return iter([blocks.Labelled(*ones, None) for _ in items])
+
+    monkeypatch.setattr(blocks, "labelled", labelled)
+    tight = dataclasses.replace(measurer, rungs=(8, 16), eta=2, chunk=4, _shapes={}, _calls={})
+    found = tight(pairs(1.0, 2.0, 3.0, 4.0))
+    assert sorted(m["samples"] for m in found) == [8, 8, 16, 16]
+    # What served is what the next rung, and the next block, begin with.
+    assert asked == {1: [4, 2, 1, 1], 2: [4, 2, 2]}[fits]
+    assert tight.shape(pairs(9.0)[0]).chunk == fits
+
+
+@pytest.mark.slow
+def test_on_a_cpu_one_setting_at_a_time_and_a_known_size_chooses_chunks(measurer, monkeypatch):
+    (setting,) = pairs(1.0)
+    auto = dataclasses.replace(measurer, chunk=None, _shapes={})
+    assert auto.shape(setting).chunk == 1
+    # The same programs by XLA's own sizes, as an accelerator would have it.
+    compiled = functools.cache(lambda chunk: auto.lowered(setting, chunk).compile())
+    sizes = {chunk: memory.needed(compiled(chunk)) for chunk in (4, 2)}
+    assert sizes[4] > sizes[2] > 0
+
+    def chosen(free):
+        monkeypatch.setattr(memory, "device_memory", lambda: free)
+        lowered = lambda chunk: types.SimpleNamespace(compile=lambda: compiled(chunk))  # noqa: E731
+        return memory.fitting_chunk(4, lowered, platform="gpu")
+
+    assert chosen(sizes[4]) == 4
+    assert chosen(sizes[4] - 1) == 2
+    assert chosen(sizes[2] - 1) == 1
+
+
 def test_survivors_of_halving_go_on_from_the_samples_they_have(measurer):
     every = pairs(0.0, 0.1, 1.0, 5.0, 10.0)
     found = measurer.tallies(every)
@@ -141,17 +184,53 @@ def test_the_front_of_complete_trials_and_the_sentence_where_none_fits():
     assert [t.number for t in judging.candidates(complete, goal, 9)] == [0, 1, 2, 3]
     assert [t.number for t in judging.candidates(complete, goal, 2)] == [1, 2]
     found = [t.found for t in complete]
-    assert judging.chosen(found, goal) == (1, judging.SURELY)
-    doubtful = [found[0], found[1] | {"leak_high": 0.03}, found[2]]
-    assert judging.chosen(doubtful, goal) == (2, judging.SURELY)
-    assert judging.chosen(doubtful[:2], goal) == (1, judging.BY_ESTIMATE)
+    assert judging.chosen(found, goal) == 1
+    doubtful = [found[0], found[1] | {"leak_high": 0.03}, None, found[2]]
+    assert judging.chosen(doubtful, goal) == 3
+    assert judging.chosen(doubtful[:3], goal) == 1
+    # A KL has an interval as well.
+    limited = goals.parse(["leak"], ["kl<=.03"])
+    assert judging.chosen([found[0] | {"kl_high": 0.04}, found[1]], limited) == 1
     strict = goals.parse(["kl"], ["leak<=-0"])
-    assert judging.chosen(found[:2], strict) == (1, judging.NOT)
+    assert judging.chosen(found[:2], strict) == 1
     with pytest.raises(InputError, match="no setting of the front gave finite predictions"):
-        judging.chosen([None], goal)
+        judging.curve(None, {judging.FRONT: []})
     said = judging.unmet(strict, told[1].setting, found[1])
     assert said.startswith("no setting keeps leak <= 0%: the nearest, dng:pair=2,tau=1 in 4 steps")
     assert "has leak 1%" in said
+
+
+def test_a_verdict_says_how_it_is_known():
+    goal = goals.parse(["kl"], ["leak<=1%", "kl<=.1", "calls<=50", "frechet<=3"])
+    sure = {"leak": 0.0, "leak_low": 0.0, "leak_high": 0.004, "frechet": 2.0}
+    sure |= {"kl": 0.02, "kl_low": 0.01, "kl_high": 0.03, "calls": 50.0}
+    sure |= {"calls_low": 50.0, "calls_high": 50.0}
+    found = judging.verdicts(goal, sure)
+    assert {name: (v.kept, v.how) for name, v in found.items()} == {
+        "leak": (True, judging.BY_INTERVAL),
+        "kl": (True, judging.BY_INTERVAL),
+        "calls": (True, judging.EXACTLY),
+        "frechet": (True, judging.NO_INTERVAL),
+    }
+    doubtful = sure | {"leak_high": 0.02, "kl": 0.2, "kl_high": np.inf, "frechet": 4.0}
+    worse = judging.verdicts(goal, doubtful)
+    assert (worse["leak"].kept, worse["leak"].how) == (True, judging.BY_ESTIMATE)
+    assert (worse["kl"].kept, worse["kl"].how) == (False, judging.BY_ESTIMATE)
+    assert not worse["frechet"].kept
+    surely_not = judging.verdicts(goal, doubtful | {"kl_low": 0.15})["kl"]
+    assert (surely_not.kept, surely_not.how) == (False, judging.BY_INTERVAL)
+
+    def said(first, last):
+        return judgement.doubts(runs.to_json({"fresh": first, "third": last}))
+
+    (only,) = said(found, found)
+    assert "keeps frechet <= 3 by the estimate, of which there is no interval" in only
+    leak, kl, frechet = said(found, worse)
+    assert "keeps leak <= 1% by the estimate, and its 95% interval reaches beyond" in leak
+    assert "kept kl <= 0.1 on the seed that it was chosen on, and does not on a third" in kl
+    assert "kept frechet <= 3" in frechet
+    assert "not finite" in said(found, None)[0]
+    assert said({}, {}) == []
 
 
 def config(folder, **changes):
@@ -167,6 +246,7 @@ def config(folder, **changes):
         judge_samples=64,
         judged=3,
         steps=STEPS,
+        constraints=("frechet<=1e6",),
         against=("dng:pair=1", "dng:pair=10"),
         out=str(folder),
     )
@@ -177,6 +257,10 @@ def config(folder, **changes):
 def searched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tune") / "run"
     return folder, job.main(config(folder))
+
+
+def cells_of(table):
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
 def test_a_search_writes_a_front_judged_on_other_seeds(searched):
@@ -199,10 +283,21 @@ def test_a_search_writes_a_front_judged_on_other_seeds(searched):
     assert kl["flattery"] == pytest.approx(kl["fresh"] - kl["search"])
     assert kl["search"] == pytest.approx(np.mean([r["search"]["kl"] for r in front]))
     assert kl["fresh"] == pytest.approx(np.mean([r["fresh"]["kl"] for r in front]))
+    rows = cells_of(tables.against(results))
+    assert [row["rule"] for row in rows] == ["dng:pair=1", "dng:pair=10"]
+    assert all("[" in row["leak % [95%]"] and row["calls"] == str(STEPS) for row in rows)
     page = (folder / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert results["best"]["rule"] in page
     assert json.loads((folder / "results.json").read_text()) == results
+
+
+def test_a_rule_made_by_hand_has_its_row_whatever_the_front_reaches(searched):
+    _, results = searched
+    (one, *_) = results["against"]
+    alone = results | {"against": [one, one | {"fresh": None}], "compared": [], "by_hand": {}}
+    (table,) = (t for t in tables.every(alone) if t.title.startswith("Rules made by hand"))
+    assert [row["leak % [95%]"] == "not finite" for row in cells_of(table)] == [False, True]
 
 
 def test_a_finished_search_computes_nothing_again(searched, capsys):
@@ -211,7 +306,9 @@ def test_a_finished_search_computes_nothing_again(searched, capsys):
     assert job.main(config(folder, resume=True)) == results
     after = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.suffix != ".lock"}
     assert {n for n in before if before[n] != after[n]} <= {"run.json", "workers"}
-    assert "judged already" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "judged already" in said
+    assert "keeps frechet <= 1e+06 by the estimate, of which there is no interval" in said
     with pytest.raises(InputError, match="add --resume"):
         job.main(config(folder))
     with pytest.raises(InputError, match=r"holds another run \(space"):
@@ -238,12 +335,19 @@ def test_a_dry_run_counts_programs_and_samples_nothing(tmp_path, capsys):
     facts = job.main(asked)
     assert not (tmp_path / "none").exists()
     assert facts["images"] == round(12 * (8 + 16 / 3))
-    (program,) = facts["programs"]
+    # Three settings on a fresh seed, one of them on a third, and two rules made by hand.
+    assert facts["judged_images"] == (3 + 1 + 2) * 64
+    program, by_hand = facts["programs"]
+    assert program["images"] == pytest.approx(12 * (8 + 16 / 3) + 4 * 64)
+    assert (by_hand["rule"], by_hand["images"]) == ("dng:pair", 2 * 64)
+    assert program["calls_per_image"] == STEPS
     # The distances of a step to all patterns, 2 x 300 x 64 operations, and the means back.
     assert program["operations_per_image"] / STEPS > 2 * 2 * 300 * 64
     # Keys, noise, labels and features of 6 settings x 8 images, at least.
     assert program["bytes"] > 6 * 8 * (64 + 64) * 4
-    assert "1 programs to compile, nothing was sampled" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "160 images to search and 384 to judge" in said
+    assert "programs to compile: 2; nothing was sampled" in said
 
 
 @pytest.mark.parametrize(
@@ -262,6 +366,11 @@ def test_a_dry_run_counts_programs_and_samples_nothing(tmp_path, capsys):
         ({"steps": 2000}, "--steps must be at most 1000"),
         ({"against": ("reject:pair=1.2",)}, "cannot be judged beside a search"),
         ({"against": ("dng:pair", "dng:pair=1")}, "names a rule twice"),
+        ({"space": ("dng:pair skip=.1..0.9 drift=0..0.5",)}, "a drift is given back step by step"),
+        ({"space": ("safe scale=.5..2",)}, "images, which this job does not take"),
+        ({"against": ("spell=1",)}, "images, which this job does not take"),
+        ({"space": ("dng:pair every=1..8",)}, "every belongs to skip"),
+        ({"space": ("np hi=0..4",)}, "hi must be a finite number > 0, got 0"),
         ({"samples": 1}, "--samples must be at least 2"),
         ({"constraints": ("leak<=200%",)}, "between 0 and 100%"),
     ],
