@@ -42,10 +42,10 @@ HEADINGS = {
 }
 OBSERVED = {
     "accuracy": "test accuracy",
-    "entropy_start": "entropy, start",
-    "log_entropy_start": "log entropy, start",
-    "entropy_end": "entropy, end",
-    "log_entropy_end": "log entropy, end",
+    "entropy_start": "entropy / log N, start",
+    "log_entropy_start": "log (entropy / log N), start",
+    "entropy_end": "entropy / log N, end",
+    "log_entropy_end": "log (entropy / log N), end",
     "gradient_mean": "log gradient, mean",
     "key_gradient_start": "log key gradient, start",
     "key_gradient_mean": "log key gradient, mean",
@@ -248,7 +248,7 @@ def draw(
                 y, *band = data_collapse.mean(line[name], weights)
                 x = line["x"][abscissa]
                 drawn.append((title, Curve(x, y, "line", colour, marker, dashes, tuple(band))))
-            y_label = f"{OBSERVED[name]}" + (r" / $\log N$" if seen == "entropy" else "")
+            y_label = OBSERVED[name]
             if not name.endswith("_start"):
                 y_label += "\n" + ("best rate" if rate == BEST else f"rate {rate:g}")
             marks = marks_of(config, abscissa, n)
