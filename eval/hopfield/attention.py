@@ -26,18 +26,13 @@ from hopfield_jax.attention import HeadReport
 from hopfield_jax.plots import figures
 
 from . import whole_model
-from .common import Outcome, bounded, count_of
+from .common import PHASES, Outcome, bounded, count_of
 from .options import Attention as Config
 from .whole_model import Layers
 
 Heads = tuple[str, list[HeadReport]]
 WEIGHTS = ("key", "query", "fused", "key_bias", "query_bias", "fused_bias", "inputs", "inputs_file")
 MOST_TOKENS = 16_384  # keys are compared each with each
-PHASES = {
-    "centroid": "one attractor",
-    "patterns metastable": "single keys, metastable",
-    "patterns lowest": "single keys, lowest",
-}
 
 
 def prepare(config: Config) -> Heads | Layers:

@@ -20,6 +20,12 @@ from .sets import PatternSet
 
 NO_MINIMUM = "no certified minimum, left out of what is shown,"
 ONLY_BOUND = "the search did not settle, so that the value is only a bound,"
+# What equidistant patterns have at a beta_eff, by hopfield_jax.theory.phase.
+PHASES = {
+    "centroid": "one attractor",
+    "patterns metastable": "single keys, metastable",
+    "patterns lowest": "single keys, lowest",
+}
 PROTOCOLS = ("started at the patterns", "lowest energy", "started at the centroid")
 
 

@@ -270,8 +270,8 @@ class Training(Options):
     """Training steps, 1 to 1,000,000."""
     batch: int = 64
     """Images in a batch, 1 to 65536."""
-    rate: float = 0.03
-    """Learning rate of Adam, above 0; of the projection, divided by the root of its inputs."""
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    """Learning rates of Adam, above 0; of the projection, divided by the root of its inputs."""
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -1,16 +1,16 @@
 """Classifiers trained at many temperatures, over beta and over beta_eff; see eval.hopfield.
 
-Every combination of norm and beta, and every seed, is a member of one vmapped training; each N and
-d is a program of its own. Two kinds of states: of the keys' own norm, as a Hopfield network's are,
-and of unit variance whatever the keys' norm. Equations: hopfield_jax.layers,
-hopfield_jax.analyses.training, hopfield_jax.analyses.data_collapse.
+Every combination of norm, learning rate and beta, and every seed, is a member of one vmapped
+training; each N and d is a program of its own. Two kinds of states: of the keys' own norm, as a
+Hopfield network's are, and of unit variance whatever the keys' norm. What is said of each rate is
+also said of the rate best for each point ("best"). Tables and pictures: training_report. Equations:
+hopfield_jax.layers, hopfield_jax.analyses.training, hopfield_jax.analyses.data_collapse.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,42 +20,21 @@ import numpy as np
 from dng_jax import data
 from dng_jax.data import Info
 from dng_jax.errors import InputError
-from dng_jax.jobs.cells import interval
-from dng_jax.jobs.tables import Table, write_csv
+from dng_jax.jobs.tables import write_csv
 from hopfield_jax import theory
 from hopfield_jax.analyses import data_collapse, training
 from hopfield_jax.analyses.training import Examples
 from hopfield_jax.layers import HopfieldLayer
-from hopfield_jax.plots import curves, grids
-from hopfield_jax.plots.curves import COLOURS, LINES, MARKERS, Curve, Panel
 
-from .common import Outcome, bounded
+from . import training_report as report
+from .common import PHASES, Outcome, bounded
 from .options import Training as Config
+from .training_report import ABSCISSAE, BEST, OBSERVED, STATES, Line
 
-STATES = ("keys", "unit")
 RESAMPLES = 1000
-ABSCISSAE = {
-    "beta": r"inverse temperature $\beta$",
-    "beta_eff": curves.BETA_EFF,
-    "logit_spread": "logit spread, start",
-    "beta_d": r"$\beta d$, norm left out",
-}
-HEADINGS = {
-    "beta": "beta",
-    "beta_eff": "beta_eff",
-    "logit_spread": "the logit spread",
-    "beta_d": "beta d",
-}
-OBSERVED = {
-    "accuracy": "test accuracy",
-    "entropy_start": "entropy, start",
-    "entropy_end": "entropy, end",
-    "gradient_mean": "log gradient, mean",
-    "key_gradient_start": "log key gradient, start",
-    "key_gradient_mean": "log key gradient, mean",
-}
-FACTORS = {"norm": ("N", "d"), "N": ("norm", "d"), "d": ("norm", "N"), "all three": ()}
-MEMBER_FIELDS = ("N", "d", "states", "norm", "beta", "seed", *training.Trained._fields)
+LEAST_ENTROPY = 1e-6  # of log N: below, float32 keeps no digit of an entropy
+FACTORS = ("norm", "N", "d")
+MEMBER_FIELDS = ("N", "d", "states", "norm", "rate", "beta", "seed", *training.Trained._fields)
 
 
 class Problem(NamedTuple):
@@ -79,12 +58,13 @@ def prepare(config: Config) -> Problem:
         bounded(2, 4096, counts=count)
     for dimension in config.dimensions:
         bounded(2, 4096, dimensions=dimension)
-    for name, number in (("rate", config.rate), *(("norms", n) for n in config.norms)):
-        if not (math.isfinite(number) and number > 0):
-            raise InputError(f"--{name} must be a finite number > 0, got {number:g}")
+    for name in ("rates", "norms"):
+        for number in getattr(config, name):
+            if not (math.isfinite(number) and number > 0):
+                raise InputError(f"--{name} must be a finite number > 0, got {number:g}")
     if not (math.isfinite(config.span) and config.span > 1):
         raise InputError(f"--span must be a finite number > 1, got {config.span:g}")
-    for name in ("counts", "dimensions", "norms"):
+    for name in ("counts", "dimensions", "norms", "rates"):
         given = getattr(config, name)
         if not given or len(set(given)) < len(given):
             raise InputError(f"--{name} must be one or more different numbers, got {given}")
@@ -111,30 +91,34 @@ def run(config: Config, problem: Problem, folder: Path) -> Outcome:
     write_csv(folder / "members.csv", [members for members, _ in measured], MEMBER_FIELDS)
     lines = [line for _, own in measured for line in own]
     weights = data_collapse.resampled(config.seeds, RESAMPLES, config.seed)
-    serving = [serves(lines, states, weights) for states in STATES]
     write_csv(folder / "training.csv", [shown(line, weights) for line in lines])
-    falls = [f for states in STATES for f in collapses(lines, states, weights)]
-    tops = [best(line, weights) for line in lines]
-    said = f"{config.dataset}, {config.steps} steps, {config.seeds} seeds"
-    tables = [
-        *(collapse_table(said, states, falls) for states in STATES),
-        serving_table(said, serving),
-        *(peak_table(said, states, tops) for states in STATES),
+    falls = collapses(lines, weights)
+    groups = [
+        [line for line in lines if (line["states"], line["rate"]) == kind]
+        for kind in dict.fromkeys((line["states"], line["rate"]) for line in lines)
     ]
-    pictures = [partial(draw, folder, config, lines, weights, states) for states in STATES]
-    results: dict[str, Any] = {"collapse": falls, "best": tops, "one_for_all": serving}
-    results |= {"test_images": len(problem.test.y)}
-    return Outcome(results, [t for t in tables if t.rows], [], pictures)
+    found = {
+        "collapse": falls,
+        "best": [best(line, weights) for line in lines],
+        "best_of_all": [tops(own, weights) for own in groups],
+        "one_for_all": [serves(own, weights) for own in groups],
+    }
+    write_csv(folder / "collapse.csv", [report.flat(fall) for fall in falls])
+    tables = report.tables(config, len(problem.test.y), **found)
+    return Outcome(
+        {**found, "test_images": len(problem.test.y)},
+        [table for table in tables if table.rows],
+        [],
+        report.pictures(folder, config, lines, found["best"], weights),
+    )
 
 
-def trained(
-    config: Config, problem: Problem, n: int, d: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def trained(config: Config, problem: Problem, n: int, d: int) -> tuple[dict[str, Any], list[Line]]:
     """All members of one shape: the record of them [K], and one record per curve [betas, seeds]."""
     at = config.span ** np.linspace(-1, 1, config.betas) / math.sqrt(d)
     kinds = {(s, m): (m, m if s == "keys" else 1.0) for s in STATES for m in config.norms}
     scales = sorted(set(kinds.values()))  # unit states and keys of unit norm are both kinds
-    members = training.grid(at, scales, config.seeds)
+    members = training.grid(at, scales, config.rates, config.seeds)
     print(f"training {len(members.beta)} classifiers of N = {n}, d = {d}", flush=True)
     found = training.train(
         HopfieldLayer(n, d, problem.info.num_classes, config.updates),
@@ -143,7 +127,6 @@ def trained(
         problem.test,
         steps=config.steps,
         batch=config.batch,
-        rate=config.rate,
         key=jax.random.key(config.seed),
     )
     record = {
@@ -151,13 +134,16 @@ def trained(
         "d": d,
         "norm": members.keys,
         "states": members.states,
+        "rate": members.rate,
         "beta": members.beta,
         "seed": members.seed,
         **found._asdict(),
     }
-    shape = (len(scales), config.betas, config.seeds)
+    shape = (len(scales), len(config.rates), config.betas, config.seeds)
     values = {name: value.reshape(shape) for name, value in found._asdict().items()}
     values["accuracy"] = values["right"] / len(problem.test.y)
+    for name in ("entropy_start", "entropy_end"):
+        values[f"log_{name}"] = np.log10(np.maximum(values[name], LEAST_ENTROPY))
     for name in OBSERVED:
         if "gradient" in name:
             values[name] = np.log10(np.maximum(values[name], np.finfo(np.float32).tiny))
@@ -165,183 +151,101 @@ def trained(
     for (states, norm), scale in kinds.items():
         own = {name: value[scales.index(scale)] for name, value in values.items()}
         x = {"beta": at, "beta_d": at * d}
-        x |= {name: own[name].mean(axis=1) for name in ("beta_eff", "logit_spread")}
-        lines.append(
-            {"N": n, "d": d, "states": states, "norm": norm, "x": x}
-            | {name: own[name] for name in OBSERVED}
-        )
+        x |= {name: own[name][0].mean(axis=1) for name in ("beta_eff", "logit_spread")}
+        taken = training.best_rate(own["accuracy"])[None]
+        for i, rate in enumerate((*config.rates, BEST)):
+            of = {
+                name: np.take_along_axis(own[name], taken, 0)[0] if rate == BEST else own[name][i]
+                for name in OBSERVED
+            }
+            lines.append(
+                {"N": n, "d": d, "states": states, "norm": norm, "rate": rate, "x": x, **of}
+            )
     return record, lines
 
 
-def shown(line: dict[str, Any], weights: np.ndarray) -> dict[str, Any]:
+def shown(line: Line, weights: np.ndarray) -> dict[str, Any]:
     """A curve as lines of a CSV: means over the seeds and their intervals."""
-    record = {name: line[name] for name in ("N", "d", "states", "norm")} | line["x"]
+    record = {name: line[name] for name in ("N", "d", "states", "norm", "rate")} | line["x"]
     for name in OBSERVED:
         ends = data_collapse.mean(line[name], weights)
         record |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     return record
 
 
-def collapses(
-    lines: Sequence[dict[str, Any]], states: str, weights: np.ndarray
-) -> list[dict[str, Any]]:
-    """How far curves that differ in norm, N, d or all three fall together, over each abscissa."""
-    own = [line for line in lines if line["states"] == states]
+def collapses(lines: Sequence[Line], weights: np.ndarray) -> list[dict[str, Any]]:
+    """How far curves of one rate that differ in norm, N, d or all of them fall together.
+
+    What is measured before the first step is the same at any rate, and told once.
+    """
+    varied = [f for f in FACTORS if len({line[f] for line in lines}) > 1]
+    overs = [(f,) for f in varied] + ([tuple(varied)] if len(varied) > 1 else [])
+    rates = list(dict.fromkeys(line["rate"] for line in lines))
     records = []
-    for factor, fixed in FACTORS.items():
-        together: dict[tuple, list[int]] = {}
-        for i, line in enumerate(own):
-            together.setdefault(tuple(line[f] for f in fixed), []).append(i)
-        groups = [g for g in together.values() if len(g) > 1]
-        if not groups:
-            continue
-        for name in OBSERVED:
-            y = np.stack([line[name] for line in own])
-            record: dict[str, Any] = {"states": states, "observed": name, "over": factor}
-            for abscissa in ABSCISSAE:
-                x = np.stack([line["x"][abscissa] for line in own])
-                record[abscissa] = data_collapse.collapse(x, y, groups, weights)
-            records.append(record)
+    for states in STATES:
+        for over in overs:
+            for rate in rates:
+                own = [e for e in lines if (e["states"], e["rate"]) == (states, rate)]
+                together: dict[tuple, list[int]] = {}
+                for i, line in enumerate(own):
+                    kept = tuple(line[f] for f in FACTORS if f not in over)
+                    together.setdefault(kept, []).append(i)
+                xs = {name: np.stack([line["x"][name] for line in own]) for name in ABSCISSAE}
+                for name in OBSERVED:
+                    start = name.endswith("_start")
+                    if start and rate != rates[0]:
+                        continue
+                    y = np.stack([line[name] for line in own])
+                    found = data_collapse.collapse(xs, y, list(together.values()), weights)
+                    records.append(
+                        {"states": states, "over": report.listed(over), "observed": name}
+                        | {"rate": "any" if start else rate, **found._asdict()}
+                    )
     return records
 
 
-def best(line: dict[str, Any], weights: np.ndarray) -> dict[str, Any]:
+def best(line: Line, weights: np.ndarray) -> dict[str, Any]:
     """Where a curve's accuracy is highest in beta_eff, and what 1/sqrt(d) loses."""
     middle = len(line["x"]["beta"]) // 2
     found = data_collapse.peak(line["x"]["beta_eff"], line["accuracy"], middle, weights)
-    here = float(line["x"]["beta_eff"][middle])
+    n, here = line["N"], float(line["x"]["beta_eff"][middle])
     return {
-        **{name: line[name] for name in ("N", "d", "states", "norm")},
+        **{name: line[name] for name in ("N", "d", "states", "norm", "rate")},
         "best": found.at,
+        "edge": found.edge,
         "accuracy": found.value,
         "plateau": found.plateau,
         "usual": here,
         "shortfall": found.shortfall,
-        "K_s": theory.spinodal(line["N"]).K if line["N"] > 2 else 2.0,
+        "K_s": theory.spinodal(n).K if n > 2 else 2.0,
+        "phase": PHASES[theory.phase(n, found.at.value)] if n > 2 else None,
     }
 
 
-def serves(lines: Sequence[dict[str, Any]], states: str, weights: np.ndarray) -> dict[str, Any]:
+def tops(own: Sequence[Line], weights: np.ndarray) -> dict[str, Any]:
+    """The peaks of all curves of one kind of states and one rate together."""
+    y = np.stack([line["accuracy"] for line in own])
+    middle = y.shape[1] // 2
+    usual = np.stack([line["x"]["beta"] * math.sqrt(line["d"]) for line in own])
+    beta_eff = np.stack([line["x"]["beta_eff"] for line in own])
+    found = data_collapse.tops(beta_eff, y, middle, weights)
+    return {
+        "states": own[0]["states"],
+        "rate": own[0]["rate"],
+        "curves": len(own),
+        "beta_root_d": data_collapse.tops(usual, y, middle, weights).at,
+        **found._asdict(),
+    }
+
+
+def serves(own: Sequence[Line], weights: np.ndarray) -> dict[str, Any]:
     """The one value of each abscissa that serves all curves best, and what it costs."""
-    own = [line for line in lines if line["states"] == states]
     y = np.stack([line["accuracy"] for line in own])
     usual = np.stack([line["x"]["beta"] * math.sqrt(line["d"]) for line in own])
     x = {name: np.stack([line["x"][name] for line in own]) for name in ABSCISSAE}
     return {
-        "states": states,
+        "states": own[0]["states"],
+        "rate": own[0]["rate"],
         **{name: data_collapse.common(at, y, weights) for name, at in x.items()},
         "beta_root_d": data_collapse.common(usual, y, weights),
     }
-
-
-TITLES = {"keys": "states of the keys' norm", "unit": "states of unit variance"}
-
-
-def bracketed(name: str, digits: int) -> Callable[[dict[str, Any]], str]:
-    """A cell of an interval in a record."""
-    return lambda r: interval(r[name].value, r[name].low, r[name].high, digits)
-
-
-def unexplained(abscissa: str, fall: dict[str, Any]) -> str:
-    """U over this abscissa with its interval."""
-    value, low, high = fall[abscissa].unexplained
-    return interval(value, low, high, 3)
-
-
-def serving_table(said: str, serving: Sequence[dict[str, Any]]) -> Table:
-    """What it costs to choose one value for all N, d and norms."""
-    table = Table(
-        f"one value for every N, d and norm: accuracy lost against each curve's own best ({said})",
-        ("states", "one value of", "best", "lost on average", "lost at worst"),
-    )
-    for row in serving:
-        for name, heading in {**HEADINGS, "beta_root_d": "beta sqrt(d)"}.items():
-            found = row[name]
-            lost = interval(found.loss.value, found.loss.low, found.loss.high, 3)
-            best = significant(*found.at)
-            table.add(TITLES[row["states"]], heading, best, lost, f"{found.worst:.3f}")
-    return table
-
-
-def collapse_table(said: str, states: str, falls: Sequence[dict[str, Any]]) -> Table:
-    """U over each abscissa, and that of seeds alone."""
-    return Table.of(
-        f"{TITLES[states]}: share U left unexplained, 0 one curve, 1 nothing in common ({said})",
-        [f for f in falls if f["states"] == states],
-        {
-            "curves that differ in": "over",
-            "of": lambda r: OBSERVED[r["observed"]],
-            **{f"over {HEADINGS[a]}": partial(unexplained, a) for a in ABSCISSAE},
-            "seeds alone": lambda r: f"{r['beta_eff'].noise:.3f}",
-        },
-    )
-
-
-def peak_table(said: str, states: str, tops: Sequence[dict[str, Any]]) -> Table:
-    """Where accuracy is highest, and what 1/sqrt(d) loses."""
-    return Table.of(
-        f"{TITLES[states]}: where accuracy is highest, and beta = 1/sqrt(d) ({said})",
-        [t for t in tops if t["states"] == states],
-        {
-            "N": "N",
-            "d": "d",
-            "norm / sqrt(d)": "norm",
-            "best beta_eff": lambda r: significant(*r["best"]),
-            "within .01 of it": lambda r: " to ".join(f"{end:.2g}" for end in r["plateau"]),
-            "accuracy": bracketed("accuracy", 3),
-            "beta_eff of 1/sqrt(d)": lambda r: f"{r['usual']:.3g}",
-            "lost there": bracketed("shortfall", 3),
-            "K_s(N)": lambda r: f"{r['K_s']:.3g}",
-        },
-    )
-
-
-def significant(value: float, low: float, high: float) -> str:
-    """An interval of a number of any size, to two digits."""
-    return f"{value:.2g} [{low:.2g}, {high:.2g}]"
-
-
-def draw(
-    folder: Path,
-    config: Config,
-    lines: Sequence[dict[str, Any]],
-    weights: np.ndarray,
-    states: str,
-) -> None:
-    """Accuracy, and entropy before and after, over beta, beta_eff and the spread of logits."""
-    n = config.counts[len(config.counts) // 2]
-    own = [line for line in lines if line["states"] == states and line["N"] == n]
-    own.sort(key=lambda line: (config.norms.index(line["norm"]), line["d"]))
-    seen = ("entropy_start", "accuracy", "entropy_end")
-    panels = []
-    for name in seen:
-        row = []
-        for abscissa, label in ABSCISSAE.items():
-            drawn = []
-            for line in own:
-                j, k = config.norms.index(line["norm"]), config.dimensions.index(line["d"])
-                y, *band = data_collapse.mean(line[name], weights)
-                style = (
-                    COLOURS[j % len(COLOURS)],
-                    MARKERS[k % len(MARKERS)],
-                    LINES[k % len(LINES)],
-                )
-                title = rf"$d = {line['d']}$, $|k| = {line['norm']:g}\sqrt{{d}}$ at the start"
-                x = line["x"][abscissa]
-                drawn.append((title, Curve(x, y, "line", *style, tuple(band))))
-            unit = r" / $\log N$" if name.startswith("entropy") else ""
-            row.append(Panel(drawn, OBSERVED[name] + unit, label, marks_of(config, abscissa, n)))
-        panels.append(row)
-    title = f"{config.dataset}, N = {n}, {TITLES[states]}, {config.seeds} seeds"
-    path, columns = folder / f"training_{states}.png", len(config.norms)
-    grids.grid(panels, path, columns=columns, title=title)
-
-
-def marks_of(config: Config, abscissa: str, n: int) -> dict[str, float]:
-    """1/sqrt(d) over beta; K_s and K_c over beta_eff."""
-    if abscissa == "beta":
-        return {rf"$1/\sqrt{{{d}}}$": 1 / math.sqrt(d) for d in config.dimensions}
-    if abscissa == "beta_eff" and n > 2:
-        k_s, k_c, _ = theory.characteristic(n)
-        return {"$K_s$": k_s, "$K_c$": k_c}
-    return {}

@@ -54,8 +54,8 @@ the eigenvalue beta a_w P_g/k of J, a_w = M^2 - c1, which reaches 1 at beta_high
 states of several keys, or single keys; and how the entropy of attention goes with beta_eff.
 
 9. Training (training.py, imported by name; data_collapse.py). Layers whose patterns are trained, at
-a grid of beta, norm, N and d: over which abscissa their curves fall together, by the share U that
-one curve leaves unexplained of another, and which value serves best.
+a grid of beta, learning rate, norm, N and d: over which abscissa their curves fall together, by the
+share U that one curve leaves unexplained of another, and which value serves best.
 
 Everything here counts certified minima alone, and names what did not converge.
 Sources: Koulischer et al. 2023 (arXiv 2311.18434) for the question of temperature; Ramsauer et al.

@@ -11,19 +11,25 @@ mean y is that of the group's points in these sums. U is 0 for curves that are o
 expectation for values that have nothing to do with x: two independent draws differ by twice their
 variance in the mean square. It may exceed 1, where curves disagree about what is high.
 
+Abscissae are compared on the same points: (p, a, x_a) counts where x_a lies in the range of p over
+every abscissa. So the sums differ by their E_p alone; else the abscissa over which curves overlap
+least would be judged by their middles, where they may agree, and another by their ends.
+
+    gain     U over the first abscissa less U over this one: above 0 where this one explains more
     noise    the U to be expected of curves that are one but for independent errors of their means:
              sum se^2 / sum (y - mean y)^2 over the same points
 
 Seeds that are shared between curves cancel, so that U may lie below its noise.
-Intervals: bootstrap over the seeds, drawn jointly for all curves, since they share them. Redrawn
-means are noisier than the means, which raises U and what a point loses against a top, so the draws
-of these are laid around the value found (less their own mean); ends below 0 are 0. NumPy, float64.
+Intervals: bootstrap over the seeds, drawn jointly for all curves and abscissae, since they share
+them: those of a gain are paired. Redrawn means are noisier than the means, which raises U and what
+a point loses against a top, so the draws of these, and of gains, are laid around the value found
+(less their own mean); ends below 0 of what cannot be negative are 0. NumPy, float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,21 +49,35 @@ class Interval(NamedTuple):
 
 
 class Collapse(NamedTuple):
-    """U with its interval, and the U of noise alone; points: (point, foretelling curve) in it."""
+    """U and gain over each abscissa by name (no gain over the first), and the U of noise alone;
+    points: (point, foretelling curve), the same over all."""
 
-    unexplained: Interval
+    unexplained: dict[str, Interval]
+    gain: dict[str, Interval]
     noise: float
     points: int
 
 
 class Peak(NamedTuple):
     """Where a curve is highest, what it is there, how much less it is at a point of its own, and
-    the ends of the range around the top in which it is less by at most TOLERANCE."""
+    the ends of the range around the top in which it is less by at most TOLERANCE; edge: it is
+    highest at one of its ends, so that the top may lie beyond."""
 
     at: Interval
     value: Interval
     shortfall: Interval
     plateau: tuple[float, float]
+    edge: bool
+
+
+class Tops(NamedTuple):
+    """Of several curves: geometric mean of where they are highest, means of what they are there and
+    of what they lose at a point of their own, and how many are highest at an end."""
+
+    at: Interval
+    value: Interval
+    shortfall: Interval
+    edges: int
 
 
 class Common(NamedTuple):
@@ -76,27 +96,43 @@ def resampled(count: int, resamples: int, seed: int = 0) -> np.ndarray:
     return (drawn[..., None] == np.arange(count)).mean(axis=1)
 
 
-def collapse(x, y, groups: Sequence[Sequence[int]], weights: np.ndarray) -> Collapse:
-    """How far the curves of each group fall together over x.
+def collapse(
+    xs: Mapping[str, Any], y, groups: Sequence[Sequence[int]], weights: np.ndarray
+) -> Collapse:
+    """How far the curves of each group fall together over each abscissa, on the same points.
 
-    x [A, B] > 0, rising along each curve; y [A, B, S]; groups: indices of curves, two or more that
-    overlap; weights [R, S] of `resampled`. InputError where no two curves of any group overlap.
+    xs: abscissae by name, [A, B] > 0 each, rising along each curve; y [A, B, S]; groups: indices of
+    curves, two or more that overlap; weights [R, S] of `resampled`. InputError where no two curves
+    of any group overlap over all abscissae.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    pieces = [_operators(np.log(x), group) for group in groups]
-    points = sum(len(chosen) for chosen, _ in pieces)
+    y = np.asarray(y, np.float64)
+    ts = {name: np.log(np.asarray(x, np.float64)) for name, x in xs.items()}
+    pieces = [_pairs(list(ts.values()), group) for group in groups]
+    points = sum(len(at) for _, _, at in pieces)
     if not points:
         raise InputError("no two curves overlap: compare curves over ranges that do")
+    size = y.shape[1]
     flat = y.reshape(-1, y.shape[2])
     means = _redrawn(flat, weights)
-    squared, spread = np.zeros(means.shape[1]), np.zeros(means.shape[1])
-    error = 0.0
-    for chosen, foretold in pieces:
+    spread, error = np.zeros(means.shape[1]), 0.0
+    squared = {name: np.zeros(means.shape[1]) for name in ts}
+    for p, a, at in pieces:
+        if not len(at):
+            continue
+        chosen = a * size + at
         values = means[chosen]
-        squared += ((values - foretold @ means) ** 2).sum(axis=0)
-        spread += ((values - values.mean(axis=0)) ** 2).sum(axis=0) if len(values) else 0
+        spread += ((values - values.mean(axis=0)) ** 2).sum(axis=0)
         error += float(flat[chosen].var(axis=1, ddof=1).sum() / flat.shape[1])
-    return Collapse(_raised(squared / (2 * spread)), error / float(spread[0]), points)
+        for name, t in ts.items():
+            squared[name] += ((values - _foretold(t, means, p, a, at)) ** 2).sum(axis=0)
+    columns = {name: total / (2 * spread) for name, total in squared.items()}
+    first, *others = columns
+    return Collapse(
+        {name: _raised(column) for name, column in columns.items()},
+        {name: _around(columns[first] - columns[name]) for name in others},
+        error / float(spread[0]),
+        points,
+    )
 
 
 def peak(x, y, own: int, weights: np.ndarray) -> Peak:
@@ -105,10 +141,7 @@ def peak(x, y, own: int, weights: np.ndarray) -> Peak:
     Of the smoothed means, since the highest of many noisy points would be too high. weights [R, S]
     of `resampled`.
     """
-    t = np.log(np.asarray(x, np.float64))
-    fine = np.append(np.linspace(t[0], t[-1], FINE), t[own])
-    curves = smoother(t, fine) @ _redrawn(y, weights)
-    curve, here = curves[:-1], curves[-1]
+    at, curve, here = _smooth(x, y, own, weights)
     top, value = curve.argmax(axis=0), curve.max(axis=0)
     low = high = int(top[0])
     near = curve[:, 0] >= value[0] - TOLERANCE
@@ -116,11 +149,40 @@ def peak(x, y, own: int, weights: np.ndarray) -> Peak:
         low -= 1
     while high < FINE - 1 and near[high + 1]:
         high += 1
-    at = np.exp(fine)
     ends = float(at[low]), float(at[high])
-    # `own` may lie between the points that were looked at, and be a hair higher than all of them.
-    lost = np.maximum(value - here, 0)
-    return Peak(_interval(at[top]), _interval(value), _raised(lost), ends)
+    lost, edge = _lost(value, here), int(top[0]) in (0, FINE - 1)
+    return Peak(_interval(at[top]), _interval(value), _raised(lost), ends, edge)
+
+
+def tops(x, y, own: int, weights: np.ndarray) -> Tops:
+    """The peaks of curves y [A, B, S] over x [A, B] > 0 as one: see `peak`."""
+    at, values, losses, edges = [], [], [], 0
+    for own_x, own_y in zip(x, y, strict=True):
+        fine, curve, here = _smooth(own_x, own_y, own, weights)
+        top, value = curve.argmax(axis=0), curve.max(axis=0)
+        at.append(np.log(fine[top]))
+        values.append(value)
+        losses.append(_lost(value, here))
+        edges += int(top[0]) in (0, FINE - 1)
+    return Tops(
+        _interval(np.exp(np.mean(at, axis=0))),
+        _interval(np.mean(values, axis=0)),
+        _raised(np.mean(losses, axis=0)),
+        edges,
+    )
+
+
+def _smooth(x, y, own: int, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # FINE points, the smoothed means there and of every resample, and those at x[own].
+    t = np.log(np.asarray(x, np.float64))
+    fine = np.linspace(t[0], t[-1], FINE)
+    curves = smoother(t, np.append(fine, t[own])) @ _redrawn(y, weights)
+    return np.exp(fine), curves[:-1], curves[-1]
+
+
+def _lost(value: np.ndarray, here: np.ndarray) -> np.ndarray:
+    # A point of one's own may lie between those looked at, and be a hair higher than all of them.
+    return np.maximum(value - here, 0)
 
 
 def common(x, y, weights: np.ndarray) -> Common:
@@ -171,8 +233,14 @@ def mean(y, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _raised(column: np.ndarray) -> Interval:
     # Of a value >= 0 and its resamples, which noise has raised.
+    value, low, high = _around(column)
+    return Interval(value, max(low, 0.0), max(high, value))
+
+
+def _around(column: np.ndarray) -> Interval:
+    # Of a value and its resamples, laid around it.
     low, high = column[0] + np.quantile(column[1:] - column[1:].mean(), TAILS)
-    return Interval(float(column[0]), float(max(low, 0)), float(max(high, column[0])))
+    return Interval(float(column[0]), float(low), float(high))
 
 
 def _interval(column: np.ndarray) -> Interval:
@@ -180,22 +248,27 @@ def _interval(column: np.ndarray) -> Interval:
     return Interval(float(column[0]), float(low), float(high))
 
 
-def _operators(t: np.ndarray, group: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    # Of t [A, B]: indices [P] into the flattened curves, and the matrix [P, A B] that foretells
-    # their values from another curve's. Interpolation is linear in what is interpolated.
-    curves, size = t.shape
-    chosen, rows = [], []
-    for p in group:
-        for a in group:
-            if a == p:
-                continue
-            inside = np.flatnonzero((t[a] >= t[p, 0]) & (t[a] <= t[p, -1]))
-            left = np.clip(np.searchsorted(t[p], t[a, inside], "right") - 1, 0, size - 2)
-            share = (t[a, inside] - t[p, left]) / (t[p, left + 1] - t[p, left])
-            block = np.zeros((len(inside), curves * size))
-            at = np.arange(len(inside))
-            block[at, p * size + left] = 1 - share
-            block[at, p * size + left + 1] = share
-            rows.append(block)
-            chosen.append(a * size + inside)
-    return np.concatenate(chosen), np.concatenate(rows)
+def _pairs(
+    ts: Sequence[np.ndarray], group: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # [P] each: foretelling curve p, curve a, and the index of a's point, in range over all of ts.
+    found = [
+        (p, a, at)
+        for p in group
+        for a in group
+        if a != p
+        for at in np.flatnonzero(
+            np.all([(t[a] >= t[p, 0]) & (t[a] <= t[p, -1]) for t in ts], axis=0)
+        )
+    ]
+    p, a, at = np.array(found, int).reshape(-1, 3).T
+    return p, a, at
+
+
+def _foretold(t: np.ndarray, means: np.ndarray, p, a, at) -> np.ndarray:
+    # [P, R]: means [A B, R] of curve p over t [A, B], interpolated at the points `at` of curve a.
+    size = t.shape[1]
+    x = t[a, at]
+    left = np.clip((t[p] <= x[:, None]).sum(axis=1) - 1, 0, size - 2)
+    share = ((x - t[p, left]) / (t[p, left + 1] - t[p, left]))[:, None]
+    return (1 - share) * means[p * size + left] + share * means[p * size + left + 1]

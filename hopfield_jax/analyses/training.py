@@ -1,12 +1,18 @@
 r"""Classifiers trained at many temperatures at once: does beta_eff, and not beta, govern?
 
 A member is one HopfieldLayer (hopfield_jax.layers) trained as a classifier: beta, the initial norm
-of its keys and of its states, and a seed. Members of one shape (N, d) are one program, vmapped over
-all of them; a CPU is driven step by step, an accelerator gets all steps as one scan. Every member
-draws initial values, and batch n by fold_in(key, n), from its own key = fold_in(key, seed): members
-of one seed differ by beta and norms alone, so that their differences are paired. Adam at one rate
-for all members, a fixed number of steps, no schedule; the projection W [D, d], whose entries begin
-sqrt(D) times smaller than those of unit-variance keys, has the rate divided by sqrt(D).
+of its keys and of its states, a learning rate, and a seed. Members of one shape (N, d) are one
+program, vmapped over all of them; a CPU is driven step by step, an accelerator gets all steps as
+one scan. Every member draws initial values, and batch n by fold_in(key, n), from its own
+key = fold_in(key, seed): members of one seed differ by beta, norms and rate alone, so that their
+differences are paired. Adam (Kingma & Ba 2015, arXiv 1412.6980), a fixed number of steps, no
+schedule; the projection W [D, d], whose entries begin sqrt(D) times smaller than those of
+unit-variance keys, has the rate divided by sqrt(D).
+
+The rate decides what training makes of a temperature, so that accuracy is also compared at the rate
+best for each point. Chosen by the largest of several noisy means, it would be too good: a seed s
+takes the rate that is best for the others, r_s = argmax_r sum_{s' != s} accuracy(r, s'). That
+leaves out the chance of seeds, not that of the test images, which the rates share.
 
     beta_eff         of the keys at the start, beta N/(N-1) tr Cov (hopfield_jax.spectrum)
     logit spread     root mean square over inputs of the standard deviation of s_0 over the keys,
@@ -38,15 +44,18 @@ from hopfield_jax.distances import mean_half_squared
 from hopfield_jax.layers import HopfieldLayer, associate, scaled
 
 AT_ONCE = 16  # members whose attention over a whole data set is held at once
+ADAM = optax.scale_by_adam()  # directions, yet to be scaled by a member's rate
 INITIAL = 2**31 - 1  # folds a member's key for its initial values: a number no step reaches
 
 
 class Members(NamedTuple):
-    """[K] each: beta > 0; keys, states: standard deviation of their initial entries; seed int."""
+    """[K] each: beta > 0; keys, states: standard deviation of their initial entries; rate > 0, of
+    Adam; seed int."""
 
     beta: np.ndarray
     keys: np.ndarray
     states: np.ndarray
+    rate: np.ndarray
     seed: np.ndarray
 
 
@@ -74,16 +83,26 @@ class Trained(NamedTuple):
     loss_end: np.ndarray
 
 
-def grid(betas, scales: Sequence[tuple[float, float]], seeds: int) -> Members:
-    """Every combination, [scales, betas, seeds] in this order: seeds are fastest.
+def grid(betas, scales: Sequence[tuple[float, float]], rates, seeds: int) -> Members:
+    """Every combination, [scales, rates, betas, seeds] in this order: seeds are fastest.
 
-    betas: numbers > 0; scales: (keys, states), the standard deviations of their initial entries.
+    betas, rates: numbers > 0; scales: (keys, states), the standard deviations of their initial
+    entries.
     """
-    which, beta, seed = (
-        part.ravel() for part in np.meshgrid(range(len(scales)), betas, range(seeds), indexing="ij")
-    )
+    axes = range(len(scales)), rates, betas, range(seeds)
+    which, rate, beta, seed = (part.ravel() for part in np.meshgrid(*axes, indexing="ij"))
     keys, states = np.asarray(scales, np.float64).T
-    return Members(beta.astype(np.float64), keys[which], states[which], seed)
+    numbers = beta.astype(np.float64), keys[which], states[which], rate.astype(np.float64)
+    return Members(*numbers, seed)
+
+
+def best_rate(accuracy) -> np.ndarray:
+    """Index [..., S] of the rate that a seed takes, of accuracy [R, ..., S]; S >= 2.
+
+    The best for the other seeds; among equals the first.
+    """
+    accuracy = np.asarray(accuracy, np.float64)
+    return (accuracy.sum(axis=-1, keepdims=True) - accuracy).argmax(axis=0)
 
 
 def train(
@@ -94,22 +113,20 @@ def train(
     *,
     steps: int,
     batch: int,
-    rate: float,
     key: jax.Array,
 ) -> Trained:
     """Trains every member on batches of the examples and measures it on the test.
 
-    steps, batch >= 1; rate > 0, of Adam; key: of all members. float32. InputError where the layer
-    has fewer outputs than there are classes.
+    steps, batch >= 1; key: of all members. float32. InputError where the layer has fewer outputs
+    than there are classes.
     """
     classes = int(max(examples.y.max(), test.y.max())) + 1
     if classes > module.outputs:
         raise InputError(f"a layer of {module.outputs} outputs cannot tell {classes} classes apart")
     width = examples.x.shape[1]
-    optimiser = _optimiser(rate, width)
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(members.seed))
-    state = _start(module, optimiser, members, keys, width)
-    step = _make_step(module, optimiser, batch)
+    state = _start(module, members, keys, width)
+    step = _make_step(module, batch, width)
     images, labels = jnp.asarray(examples.x), jnp.asarray(examples.y)
     measure = _make_measure(module, jnp.asarray(test.x), jnp.asarray(test.y))
     before, keys_before = measure(state), np.asarray(state.params["keys"])
@@ -139,40 +156,32 @@ def train(
     )
 
 
-def _optimiser(rate: float, width: int) -> optax.GradientTransformation:
-    def label(path, _) -> str:
-        return "projection" if path[-1].key == "kernel" else "others"
-
-    return optax.multi_transform(
-        {"projection": optax.adam(rate / np.sqrt(width)), "others": optax.adam(rate)},
-        partial(jax.tree.map_with_path, label),
-    )
-
-
 class _State(NamedTuple):
-    # Of K members: number of the next step, beta, parameters, optimiser's state, random key.
+    # Of K members: number of the next step, beta, rate, parameters, Adam's state, random key.
     step: jax.Array
     beta: jax.Array
+    rate: jax.Array
     params: Any
     opt_state: Any
     key: jax.Array
 
 
-def _start(
-    module: HopfieldLayer, optimiser, members: Members, keys: jax.Array, width: int
-) -> _State:
-    def one(key, beta, keys, states) -> _State:
+def _start(module: HopfieldLayer, members: Members, keys: jax.Array, width: int) -> _State:
+    def one(key, beta, keys, states, rate) -> _State:
         example = jnp.zeros((1, width), jnp.float32)
         params = module.init(jax.random.fold_in(key, INITIAL), example, beta)["params"]
         params = scaled(params, keys, states)
-        return _State(jnp.int32(0), beta, params, optimiser.init(params), key)
+        return _State(jnp.int32(0), beta, rate, params, ADAM.init(params), key)
 
-    numbers = (jnp.asarray(v, jnp.float32) for v in (members.beta, members.keys, members.states))
+    numbers = (jnp.asarray(column, jnp.float32) for column in members[:4])
     return jax.jit(jax.vmap(one))(keys, *numbers)
 
 
-def _make_step(module: HopfieldLayer, optimiser, batch: int):
+def _make_step(module: HopfieldLayer, batch: int, width: int):
     # (state, images, labels) -> (state, metrics [K] by name), compiled.
+    def shrink(path) -> float:
+        return width**-0.5 if path[-1].key == "kernel" else 1.0
+
     def one(state: _State, images, labels):
         rows = jax.random.randint(
             jax.random.fold_in(state.key, state.step), (batch,), 0, len(images), jnp.int32
@@ -183,7 +192,8 @@ def _make_step(module: HopfieldLayer, optimiser, batch: int):
             return optax.softmax_cross_entropy_with_integer_labels(output, labels[rows]).mean()
 
         value, grads = jax.value_and_grad(loss)(state.params)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        directions, opt_state = ADAM.update(grads, state.opt_state)
+        updates = jax.tree.map_with_path(lambda p, u: -state.rate * shrink(p) * u, directions)
         size = jnp.linalg.norm(state.params["keys"]) * jnp.linalg.norm(grads["keys"])
         metrics = {"loss": value, "gradient": optax.tree.norm(grads), "key_gradient": size}
         params = optax.apply_updates(state.params, updates)

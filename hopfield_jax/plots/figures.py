@@ -91,7 +91,7 @@ def _name_regions(axes, n, edges) -> None:
     at = [np.interp(middle, n, edge) for edge in edges]
     right, left, last = n.max() / 1.25, n.min() * 1.25, n.max() / 1.15
     for word, x, y, side in (
-        ("one global attractor", middle, np.sqrt(at[0] * at[1]), "center"),
+        ("one attractor", middle, np.sqrt(at[0] * at[1]), "center"),
         (
             "patterns lowest,\ncentroid metastable",
             right,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import colors
 
-from hopfield_jax.plots import curves, figures
+from hopfield_jax.plots import curves, figures, optima
 from hopfield_jax.plots.curves import COLOURS, GREY, Curve, Panel
 
 X = np.geomspace(1, 20, 9)
@@ -34,6 +34,7 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr(curves, "save", keep)
     monkeypatch.setattr(figures, "save", keep)
+    monkeypatch.setattr(optima, "save", keep)
 
 
 def lines(axes, label=None):
@@ -229,3 +230,19 @@ def test_heads_show_every_head(drawn, tmp_path):
     np.testing.assert_array_equal(lines(right, "one step"), [[[0, 1], [4, 2]]])
     np.testing.assert_array_equal(lines(right, "minimum"), [[[0, 1], [6, 1]]])
     assert right.get_ylim() == (0, 7)
+
+
+def test_optima_at_an_end_are_hollow(drawn, tmp_path):
+    made = [
+        optima.Optimum("0.01", (2.0, 1.0, 3.0), False, "short", "C0", "o"),
+        optima.Optimum("0.1", (8.0, 5.0, 8.0), True, "short", "C0", "o"),
+    ]
+    panel = optima.Panel(made, "best", "keys", {"K_s": 4.0})
+    figure = optima.draw([[panel]], tmp_path / "optima.png", x_label="rate")
+    (axes,) = figure.axes
+    assert legend(figure) == ["short"]
+    symbols = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() for line in symbols] == ["C0", "white"]
+    bars = [list(line.get_ydata()) for line in axes.lines if line not in symbols]
+    assert bars == [[1, 3], [5, 8], [4, 4]]  # the mark last
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.01", "0.1"]
