@@ -33,6 +33,7 @@ the step, `update` scores the step that was taken.
     mixtures     the exactly solvable model: density, posterior and denoiser in closed form
     sampling     the step above as one compiled scan, or the same in chunks
     sweeps       many settings of a rule as one compiled program
+    compatibility  what is refused and warned of before the first step
     nets         U-Nets with label or head conditioning; classifiers
     weights      model files, and the small trained networks that come with the library
     scenes       scenes of digits: text-to-image whose truth is known
