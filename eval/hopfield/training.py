@@ -152,7 +152,7 @@ def trained(config: Config, problem: Problem, n: int, d: int) -> tuple[dict[str,
         own = {name: value[scales.index(scale)] for name, value in values.items()}
         x = {"beta": at, "beta_d": at * d}
         x |= {name: own[name][0].mean(axis=1) for name in ("beta_eff", "logit_spread")}
-        taken = training.best_rate(own["accuracy"])[None]
+        taken = training.best_rate(own["right"])[None]
         for i, rate in enumerate((*config.rates, BEST)):
             of = {
                 name: np.take_along_axis(own[name], taken, 0)[0] if rate == BEST else own[name][i]

@@ -96,8 +96,13 @@ def bracketed(found: Sequence[float], digits: int) -> str:
 
 def significant(found: Sequence[float]) -> str:
     """A number of any size with its interval, to two digits."""
-    value, low, high = found
-    return f"{value:.2g} [{low:.2g}, {high:.2g}]"
+    value, low, high = map(two, found)
+    return f"{value} [{low}, {high}]"
+
+
+def two(value: float) -> str:
+    """A number of any size to two digits, written out."""
+    return f"{float(f'{value:.2g}'):.7g}"
 
 
 def of(name: str, show: Callable[[Any], str]) -> Callable[[dict[str, Any]], str]:
@@ -181,8 +186,8 @@ def peak_table(said: str, states: str, best: Sequence[dict[str, Any]]) -> Table:
             "norm / sqrt(d)": "norm",
             "rate": "rate",
             "best beta_eff": where,
-            "accuracy within .01 from, to": lambda r: " to ".join(f"{e:.2g}" for e in r["plateau"]),
-            "best beta sqrt(d)": lambda r: f"{r['best'].value / r['usual']:.2g}",
+            "accuracy within .01 from, to": lambda r: " to ".join(map(two, r["plateau"])),
+            "best beta sqrt(d)": lambda r: two(r["best"].value / r["usual"]),
             "accuracy": of("accuracy", accuracy),
             "beta_eff of 1/sqrt(d)": lambda r: f"{r['usual']:.3g}",
             "accuracy lost there": of("shortfall", accuracy),

@@ -96,13 +96,13 @@ def grid(betas, scales: Sequence[tuple[float, float]], rates, seeds: int) -> Mem
     return Members(*numbers, seed)
 
 
-def best_rate(accuracy) -> np.ndarray:
-    """Index [..., S] of the rate that a seed takes, of accuracy [R, ..., S]; S >= 2.
+def best_rate(right) -> np.ndarray:
+    """Index [..., S] of the rate that a seed takes, of how many are right, int [R, ..., S]; S >= 2.
 
-    The best for the other seeds; among equals the first.
+    The best for the other seeds; among equals, which whole numbers tell, the first.
     """
-    accuracy = np.asarray(accuracy, np.float64)
-    return (accuracy.sum(axis=-1, keepdims=True) - accuracy).argmax(axis=0)
+    right = np.asarray(right)
+    return (right.sum(axis=-1, keepdims=True) - right).argmax(axis=0)
 
 
 def train(

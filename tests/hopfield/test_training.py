@@ -64,8 +64,9 @@ def test_a_grid_has_every_combination_with_seeds_fastest():
 
 def test_a_seed_takes_the_rate_that_is_best_for_the_others():
     # of two seeds each takes the other's best: a rate that is best by luck alone gains nothing
-    taken = training.best_rate([[[0.9, 0.1]], [[0.2, 0.8]], [[0.3, 0.3]]])
+    taken = training.best_rate([[[9, 1]], [[2, 8]], [[3, 3]]])
     assert taken.tolist() == [[1, 0]]
+    assert training.best_rate([[[7, 1, 2]], [[6, 2, 2]]]).tolist() == [[1, 0, 0]]  # first of equals
     luck = np.random.default_rng(0).normal(size=(3, 4000, 8))
     taken = training.best_rate(luck)[None]
     assert abs(np.take_along_axis(luck, taken, 0).mean()) < 0.02  # the largest mean's: .3
