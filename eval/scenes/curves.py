@@ -27,6 +27,8 @@ from dng_jax.weights.diffusers_files import read_json
 from .options import Config
 from .plan import TRUE, Curve
 
+TELLING = 10.0  # seconds after which a scale is worth a line of its own
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -162,7 +164,12 @@ def measured(study: Study, curve: Curve) -> Found:
 
     def under(negative: str) -> tuple[np.ndarray, ...]:
         denoise = study.denoiser(curve, negative)
-        every = [study.drawn(curve, denoise, rule) for rule in guiding]
+        every = []
+        for scale, rule in zip(curve.scales, guiding, strict=True):
+            since = time.monotonic()
+            every.append(study.drawn(curve, denoise, rule))
+            if (took := time.monotonic() - since) > TELLING:
+                print(f"  {curve.name}, scale {scale:g}, {negative}: {took:.0f} s", flush=True)
         return tuple(np.stack(part) for part in zip(*every, strict=True))
 
     def shown(labels: np.ndarray, prompt: str) -> np.ndarray:
