@@ -101,7 +101,7 @@ def is_leased(path: str | os.PathLike) -> bool:
 
 def are_real(folder: str | os.PathLike) -> bool:
     """Whether the file system of a folder, in which a file can be made, has locks at all."""
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=str(folder)) as file:
         return _lock(file.fileno())
 
 
