@@ -99,9 +99,9 @@ def is_leased(path: str | os.PathLike) -> bool:
         os.close(file)
 
 
-def are_real(folder: str | os.PathLike[str]) -> bool:
+def are_real(folder: str | os.PathLike) -> bool:
     """Whether the file system of a folder, in which a file can be made, has locks at all."""
-    with tempfile.TemporaryFile(dir=os.fspath(folder)) as file:
+    with tempfile.TemporaryFile(dir=str(folder)) as file:
         return _lock(file.fileno())
 
 

@@ -78,7 +78,7 @@ def front(
         line(value, color=GREY, linewidth=0.8, linestyle="--", label=f"constraint: {value:g}")
     near = [(x, y), tuple(before), *hand]
     near += [(np.full(1, limits["x"]), y[:1])] if limits and "x" in limits else []
-    _window(axes, near, [*near, *seen])
+    _window(axes, near, [*near, *seen], (x_high, y_low, y_high))
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
@@ -89,16 +89,29 @@ def _finite(high: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(high), high, value)
 
 
-def _window(axes, near: list, every: list) -> None:
-    """x logarithmic above the smallest x that is not 0, as of trade-offs; both ends where the front
-    and its rivals are: settings far worse than all of these would leave them a corner."""
+def _window(axes, near: list, every: list, ends: tuple) -> None:
+    """x logarithmic above the smallest x that is not 0, a tenth of the largest at most, as of
+    trade-offs; both ends where the front and its rivals are, with the ends of their intervals
+    (x_high, y_low, y_high) unless those lie far off: settings far worse than all of these would
+    leave them a corner."""
     x, y = (np.concatenate([part[k] for part in near]) for k in (0, 1))
     all_x, all_y = (np.concatenate([part[k] for part in every]) for k in (0, 1))
     knee = min(all_x[all_x > 0], default=0.1)
-    reach = max(1.3 * x.max(), 2 * knee, np.quantile(all_x, 0.9))
+    knee = min(knee, x.max() / 10) if x.max() > 0 else knee
+    length = np.median(ends[2] - ends[1]) if ends[1] is not None and ends[2] is not None else 0.0
+    x_high, y_low, y_high = (_within(end) for end in ends)
+    right = min(max(x_high, default=0), 5 * max(x.max(), knee))
+    reach = max(1.3 * x.max(), 2 * knee, np.quantile(all_x, 0.9), right)
     axes.set_xscale("symlog", linthresh=knee, linscale=0.5, subs=range(2, 10))
     axes.set_xlim(-0.15 * knee, 1.2 * reach)
     plain_ticks(axes, knee, reach)
-    span = (y.max() - min(0.0, y.min())) or 1.0
-    top = max(y.max() + 0.1 * span, min(np.quantile(all_y, 0.9), y.max() + span))
-    axes.set_ylim(min(0.0, y.min()) - 0.08 * span, top)
+    span = max(y.max() - min(0.0, y.min()), 2 * length if np.isfinite(length) else 0.0) or 1.0
+    far = max(np.quantile(all_y, 0.9), max(y_high, default=-np.inf))
+    top = max(y.max() + 0.1 * span, min(far + 0.05 * span, y.max() + span))
+    foot = min(0.0, y.min())
+    low = max(min(y_low, default=foot), foot - span / 2)
+    axes.set_ylim(min(foot, low) - 0.08 * span, top)
+
+
+def _within(end: np.ndarray | None) -> np.ndarray:
+    return np.zeros(0) if end is None else end[np.isfinite(end)]
