@@ -102,11 +102,10 @@ def train(
         )
         states.append(after)
         metrics.append(found)
-    one = states[0]
-    together = jax.tree.map(
+    params, ema, opt_state = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *[(s.params, s.ema, s.opt_state) for s in states]
     )
-    state = TrainState(one.step, *together, one.key)
+    state = states[0]._replace(params=params, ema=ema, opt_state=opt_state)
     return state, {name: np.stack([m[name] for m in metrics]) for name in metrics[0]}
 
 

@@ -9,7 +9,8 @@ and so on (dng_jax.tuning.halving). Survivors are moved together, so that a rung
 many members as are left. The rate's schedule is that of the whole training in every rung.
 
 After a rung the block is a file blocks/NAME.npz of the folder, NAME by its settings: a search that
-was killed is asked the same settings again, and goes on from the last rung.
+was killed is asked the same settings again, and goes on from the last rung. One that was killed
+while it told a block trains none of it again; the blocks after that are cut at other places.
 """
 
 from __future__ import annotations
@@ -63,9 +64,17 @@ class Trainings:
     def __call__(self, settings: Sequence[Numbers]) -> list[dict[str, Any] | None]:
         """What each training came to: {loss, [accuracy, error,] steps, rungs: [[steps, objective]],
         curve: training losses after every `every` steps}; None where that is not finite."""
+        known = self._ended()
+        left = [one for one in settings if str(one) not in known]
+        if left:
+            known |= dict(zip(map(str, left), self._train(left), strict=True))
+        found = [known[str(one)] for one in settings]
+        return [one if np.isfinite(one[self.objective]) else None for one in found]
+
+    def _train(self, settings: Sequence[Numbers]) -> list[dict[str, Any]]:
         path = self.folder / FOLDER / f"{_name(settings, self.rungs)}.npz"
         rung, alive, found, state = self._read(path, len(settings))
-        while rung < len(self.rungs) and alive:
+        while rung < len(self.rungs):
             rows = [dict(settings[i].values) for i in alive]
             state, metrics = members.train(
                 self.step,
@@ -79,11 +88,13 @@ class Trainings:
             )
             self._measure(found, alive, state, metrics, self.rungs[rung])
             rung += 1
-            if rung < len(self.rungs):
-                places = self._best([found[i][self.objective] for i in alive])
-                state, alive = members.kept(state, places), [alive[p] for p in places]
-            self._write(path, rung, alive, found, state)
-        return [one if np.isfinite(one[self.objective]) else None for one in found]
+            places = self._best([found[i][self.objective] for i in alive])
+            if rung == len(self.rungs) or not places:
+                break
+            state, alive = members.kept(state, places), [alive[p] for p in places]
+            self._write(path, [rung, alive, found], state)
+        self._write(path, [len(self.rungs), list(map(str, settings)), found])
+        return found
 
     def _measure(self, found: list, alive: list, state: TrainState, metrics: Any, steps: int):
         judged = members.judged(self.yardstick, self.engine, state, *self.held, self.key)
@@ -101,27 +112,44 @@ class Trainings:
         order = sorted((v, i) for i, v in enumerate(values) if np.isfinite(v))
         return sorted(i for _, i in order[: halving.survivors(len(values), self.eta)])
 
+    def _ended(self) -> dict[str, dict[str, Any]]:
+        """What is known of settings whose block came to its end before all of it was told."""
+        known: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.folder / FOLDER).glob("*.npz")):
+            facts, _ = _file(path)
+            if facts is not None and facts[0] == len(self.rungs):
+                known |= dict(zip(*facts[1:], strict=True))
+        return known
+
     def _read(self, path: Path, count: int) -> tuple[int, list, list, TrainState]:
         """Where the block is: rungs done, members left, what is known of each, their states."""
-        try:
-            with np.load(path) as file:
-                facts = json.loads(bytes(file["facts"]))
-                leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
-        except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        facts, leaves = _file(path)
+        found: list[dict[str, Any]]
+        if facts is None:
             found = [{"rungs": [], "curve": []} for _ in range(count)]
             return 0, list(range(count)), found, members.population(self.fresh, count)
-        rung, alive, found = facts
         tree = jax.tree.structure(_arrays(self.fresh))
-        step, *rest = jax.tree.unflatten(tree, map(jax.numpy.asarray, leaves))
-        return rung, alive, found, TrainState(step, *rest, self.fresh.key)
+        rung, alive, found = facts
+        step, params, ema, opt_state = jax.tree.unflatten(tree, map(jax.numpy.asarray, leaves))
+        return rung, alive, found, TrainState(step, params, ema, opt_state, self.fresh.key)
 
-    def _write(self, path: Path, rung: int, alive: list, found: list, state: TrainState) -> None:
-        leaves = map(np.asarray, jax.device_get(jax.tree.leaves(_arrays(state))))
-        named = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+    def _write(self, path: Path, facts: list, state: TrainState | None = None) -> None:
+        leaves = [] if state is None else jax.device_get(jax.tree.leaves(_arrays(state)))
+        named: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
         # Python's JSON reads its own NaN, and writes floats so that they come back as they were.
-        facts = np.frombuffer(json.dumps([rung, alive, found]).encode(), np.uint8)
+        said = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         with disk.whole(path) as part:
-            np.savez(part, facts=facts, **named)
+            np.savez(part, facts=said, **named)
+
+
+def _file(path: Path) -> tuple[Any, list[np.ndarray]]:
+    """Facts and leaves of a block's file; no facts where there is none that can be read."""
+    try:
+        with np.load(path) as file:
+            leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+            return json.loads(bytes(file["facts"])), leaves
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        return None, []
 
 
 def _arrays(state: TrainState) -> tuple:

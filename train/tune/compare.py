@@ -21,7 +21,8 @@ from .options import Config
 def drawn(plan: studies.Plan, count: int) -> list[Numbers]:
     """So many random settings of the plan's space."""
     point = ways.planned("random", plan.space, plan.seed, plan.points)
-    return [plan.space.setting(point(k)) for k in range(count)]
+    make: Any = plan.space.setting
+    return [make(point(k)) for k in range(count)]
 
 
 def written(

@@ -107,6 +107,7 @@ def trainings_of(
         module = nets.UNet(job.network, dtype)
         yardstick = yardsticks.of_diffusion(module, schedules.linear())
     else:
+        assert isinstance(job, ClassifierJob)
         module = nets.Classifier(job.network, dtype)
         yardstick = yardsticks.of_classifier(module)
     labels = used[1][rows]
