@@ -47,6 +47,7 @@ JOBS = {
     "train diffusion": Job("train.diffusion.__main__", "train a diffusion U-Net from a preset"),
     "train classifier": Job("train.classifier.__main__", "train a classifier of images"),
     "train text-to-image": Job("train.text_to_image.__main__", "train a small text-to-image model"),
+    "train tune": Job("train.tune.__main__", "search a training's numbers, all members as one"),
 }
 INSTALLED = Path(__file__).resolve().parent
 

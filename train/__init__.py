@@ -1,10 +1,12 @@
-"""Training jobs: `python -m train.diffusion`, `train.classifier` and `train.text_to_image`.
+"""Training jobs: `python -m train.diffusion`, `train.classifier` and `train.text_to_image`;
+`python -m train.tune` searches the numbers of the first two.
 
     options    the command line: a preset, and an option for every field of its job
     images     what is trained on, and the network that fits it
     start      devices, processes, the run's folder, arrays on the devices: a prepared Run
     processes  the other processes of the run, joined
     session    from the newest saved state to the end, or to a signal
+    steps      the compiled step of a job
     loop       the one loop: steps, lines, saved states, sample grids, signals
     logs       metrics.jsonl, TensorBoard event files, Weights & Biases
     samples    what the averaged weights draw

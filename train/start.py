@@ -30,6 +30,7 @@ from dng_jax.training.jobs import ClassifierJob, Job
 
 from . import images, processes
 from .options import Options
+from .steps import optimiser_of
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _CALL = {"cpu": 1}  # steps per compiled call; see dng_jax.training.several
@@ -198,14 +199,6 @@ def phase(
     state = ready(training.init_state(module, optimiser, root_key(job.seed)))
     arrays = place.put(arrays)
     return Run(name, options, out, place, module, described, optimiser, place.put(state), arrays)
-
-
-def optimiser_of(job: Job) -> Any:
-    """The optimiser of a job."""
-    momentum = job.momentum if isinstance(job, ClassifierJob) else None
-    return training.make_optimiser(
-        job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip, momentum
-    )
 
 
 def fresh_state(module: Any, optimiser: Any, job: Job, pixels: np.ndarray) -> TrainState:

@@ -8,6 +8,7 @@
     calibration  reliability: predicted against observed
     fronts       front: a search, and its front on fresh seeds
     sensitivity  responses: leak and KL against one number at a time
+    members      learning: loss curves of trainings searched together
 
 Nothing here touches matplotlib's global state (no pyplot), so a job may draw from any thread and
 without a display. Every function checks its arrays, writes `path` (the suffix picks the format;
@@ -20,6 +21,7 @@ logsnr = log(alpha^2/sigma^2).
 from dng_jax.plots.calibration import reliability
 from dng_jax.plots.fronts import front
 from dng_jax.plots.grids import image_grid
+from dng_jax.plots.members import learning
 from dng_jax.plots.over_time import error_over_time, posterior_over_time
 from dng_jax.plots.sensitivity import responses
 from dng_jax.plots.tradeoffs import trade_off
@@ -28,6 +30,7 @@ __all__ = [
     "error_over_time",
     "front",
     "image_grid",
+    "learning",
     "posterior_over_time",
     "reliability",
     "responses",

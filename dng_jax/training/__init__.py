@@ -12,6 +12,8 @@ r"""Training: pure functions from (state, data) to state, driven step by step fr
     classifier        cross-entropy on augmented images
     augmentation      random changes of images
     batch_statistics  of networks with batch normalisation, once their weights are final
+    members           K trainings that differ in their numbers, as one
+    yardsticks        held-out losses, to compare members by
     jobs              the fields of all trainings, with their ranges
     presets           what is trained, on what, for how long
     checkpoints       saved states (Orbax); imported by itself

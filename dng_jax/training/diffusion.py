@@ -1,12 +1,13 @@
 r"""Training a diffusion network, x = alpha x0 + sigma eps, y the target in its parameterisation:
 
     none    |f(x) - y|^2
-    label   |f(x, k') - y|^2,                  k' the null label with probability .15, else k
-    heads   |f_k(x) - y|^2 + .5 |f_K(x) - y|^2 k the true class, K the unconditional head
+    label   |f(x, k') - y|^2,                  k' the null label with probability d, else k
+    heads   |f_k(x) - y|^2 + w |f_K(x) - y|^2  k the true class, K the unconditional head
 
-means over pixels and batch; heads of other classes get no gradient. With `references` > 0 (heads
-only) y_k and y_K are the low-variance targets of dng_jax.training.stable_targets, and the heads j
-of the other classes learn theirs from the same image,
+means over pixels and batch, d = .15 and w = .5 where nothing else is said; heads of other classes
+get no gradient. With `references` > 0 (heads only) y_k and y_K are the low-variance targets of
+dng_jax.training.stable_targets, and the heads j of the other classes learn theirs from the same
+image,
 
     + mean over j of sigma^4 |f_j(x) - y_j|^2
 
@@ -53,6 +54,8 @@ def diffusion_loss(
     key: jax.Array,
     train: bool,
     references: tuple[jax.Array, jax.Array] | None = None,
+    label_dropout: float = LABEL_DROPOUT,
+    unconditional_weight: float = UNCONDITIONAL_WEIGHT,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss (scalar) and its parts, for clean images x0 [B, H, W, C] in [-1, 1], labels int32 [B].
 
@@ -68,21 +71,24 @@ def diffusion_loss(
     target = from_eps(eps, x, alpha, sigma, config.parameterisation)
     inputs = [x, logsnr]
     if config.conditioning == "label":
-        dropped = jax.random.bernoulli(label_key, LABEL_DROPOUT, labels.shape) & train
+        dropped = jax.random.bernoulli(label_key, label_dropout, labels.shape) & train
         inputs.append(jnp.where(dropped, config.num_classes, labels))
     out = module.apply({"params": params}, *inputs, train=train, rngs={"dropout": dropout_key})
     if config.conditioning != "heads":
         loss = jnp.mean((out - target) ** 2)
         return loss, {"loss": loss}
     if references is not None:
-        return loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config)
+        given = (references, config, unconditional_weight)
+        return loss_of_all_heads(out, x, x0, labels, alpha, sigma, *given)
     of_class = jnp.mean((out[jnp.arange(len(labels)), labels] - target) ** 2)
     unconditional = jnp.mean((out[:, -1] - target) ** 2)
-    loss = of_class + UNCONDITIONAL_WEIGHT * unconditional
+    loss = of_class + unconditional_weight * unconditional
     return loss, {"loss": loss, "loss_class": of_class, "loss_unconditional": unconditional}
 
 
-def loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config):
+def loss_of_all_heads(
+    out, x, x0, labels, alpha, sigma, references, config, weight=UNCONDITIONAL_WEIGHT
+):
     """Loss and parts of the prediction out [B, K+1, H, W, C] by the targets of stable_targets."""
     found = stable_targets.targets(x, x0, labels, alpha, sigma, *references)
 
@@ -98,7 +104,6 @@ def loss_of_all_heads(out, x, x0, labels, alpha, sigma, references, config):
         "loss_unconditional": jnp.mean((out[:, -1] - target(found.marginal, x, alpha, sigma)) ** 2),
         "loss_others": jnp.mean(jnp.sum(others, axis=1)) / (config.num_classes - 1),
     }
-    weight = UNCONDITIONAL_WEIGHT
     loss = parts["loss_class"] + weight * parts["loss_unconditional"] + parts["loss_others"]
     return loss, {"loss": loss, **parts}
 
@@ -114,7 +119,7 @@ def stratified_logsnr(
     levels = jnp.asarray(schedule.logsnr, jnp.float32)
     index = (u - focus) / (1 - focus) * (len(levels) - 1)
     even = jnp.interp(index, jnp.arange(len(levels), dtype=jnp.float32), levels)
-    if not focus:
+    if not isinstance(focus, jax.Array) and not focus:
         return even
     quantile = FOCUS_MEAN + FOCUS_DEVIATION * ndtri(jnp.minimum(u / focus, 1.0))
     return jnp.where(u < focus, jnp.clip(quantile, levels.min(), levels.max()), even)
@@ -131,6 +136,8 @@ def make_diffusion_step(
     rows_by_class: np.ndarray | None = None,
     flip: bool = False,
     focus: float = 0.0,
+    label_dropout: float = LABEL_DROPOUT,
+    unconditional_weight: float = UNCONDITIONAL_WEIGHT,
 ) -> Step:
     """The compiled step (state, images, labels) -> (state, metrics).
 
@@ -142,6 +149,7 @@ def make_diffusion_step(
     flip: images, and references, are mirrored left to right half of the time.
     focus: share of the batch at the noise levels where images take their shape (the file's
     docstring), 0 to below 1.
+    label_dropout, unconditional_weight: d, 0 to 1, and w, at least 0, of the file's docstring.
     """
     if references and (module.config.conditioning != "heads" or rows_by_class is None):
         raise InputError(
@@ -172,6 +180,7 @@ def make_diffusion_step(
         if flip:
             x0 = mirror(jax.random.fold_in(key, 3), x0)
         few = drawn(images, labels, jax.random.fold_in(key, 0), jax.random.fold_in(key, 4))
-        return diffusion_loss(module, params, x0, y, logsnr, noise_key, True, few)
+        given = (few, label_dropout, unconditional_weight)
+        return diffusion_loss(module, params, x0, y, logsnr, noise_key, True, *given)
 
     return make_step(loss, optimiser, ema_decay, sharding)

@@ -86,13 +86,21 @@ class DiffusionJob(Job):
     focus: float = 0.0
     """Share of a batch, 0 to below 1, at the noise levels where images take their shape (log-SNR
     normal, mean -.5, deviation 1.75); the rest spread evenly over the levels of the schedule."""
+    label_dropout: float = 0.15
+    """Of conditioning label: share of images shown without their label, at least 0 and below 1."""
+    unconditional_weight: float = 0.5
+    """Of conditioning heads: weight of the unconditional head's loss, at least 0."""
 
     def check(self) -> None:
         """As of Job; the network must have no head, and no label to be told, without images."""
         super().check()
-        at_least(0, references=self.references)
+        at_least(0, references=self.references, unconditional_weight=self.unconditional_weight)
         if not 0 <= self.focus < 1:
             raise InputError(f"--focus must be at least 0 and below 1, got {self.focus}")
+        if not 0 <= self.label_dropout < 1:
+            raise InputError(
+                f"--label-dropout must be at least 0 and below 1, got {self.label_dropout}"
+            )
         if self.only_class is not None and self.without_class is not None:
             raise InputError("--only-class and --without-class exclude each other: give one")
         if self.without_class is not None and self.network.conditioning == "heads":

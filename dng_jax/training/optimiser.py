@@ -8,7 +8,12 @@ momentum m on gradients g (Sutskever et al. 2013, as optax forms it),
 
     v <- m v + g,     p <- p - rate (g + m v);
 
-the gradient's global norm is clipped; rate: linear warm-up, then cosine decay to zero.
+the gradient's global norm is clipped. Rate, with w = min(warm-up, half of all S steps):
+
+    rate(n) = peak n / w,  n < w;     peak (1 + cos(pi (n - w) / (S - w))) / 2  from there.
+
+All numbers may be traced, so that members of one compiled training differ in them
+(dng_jax.training.members).
 
 Average (optax.incremental_update): with d = min(decay, (1 + n) / (10 + n)) and s = 1 - d,
 
@@ -62,13 +67,27 @@ def make_optimiser(
     AdamW decays every tensor that is learnt. With a momentum kernels alone decay, by weight_decay
     times the rate, as part of their gradient g after it is clipped.
     """
-    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps // 2), steps)
+    rate = rate_of(steps, learning_rate, warmup)
     clipped = optax.clip_by_global_norm(clip)
     if momentum is None:
         adamw = optax.adamw(rate, b2=0.99, weight_decay=weight_decay, mask=learnt)
         return optax.chain(clipped, adamw)
     decay = optax.add_decayed_weights(weight_decay, kernels)
     return optax.chain(clipped, decay, optax.sgd(rate, momentum, nesterov=True))
+
+
+def rate_of(steps: int, peak: float, warmup: float) -> Callable[[jax.Array], jax.Array]:
+    """Step n int32 [] -> learning rate float32 []; see the file's docstring."""
+
+    def rate(n):
+        with jax.numpy_dtype_promotion("standard"):
+            up = jnp.minimum(jnp.float32(warmup), steps // 2)
+            rising = peak - peak * (1 - jnp.minimum(n, up) / jnp.maximum(up, 1))
+            left = steps - up
+            falling = peak * (0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(n - up, left) / left)))
+            return jnp.where(n < up, rising, falling)
+
+    return rate
 
 
 def learnt(params: Any) -> Any:

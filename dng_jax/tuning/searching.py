@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dng_jax.tuning.spaces import Setting
 from dng_jax.tuning.studies import Study
 
 Found = Mapping[str, Any] | None
-Evaluate = Callable[[Sequence[Setting]], Sequence[Found]]
+Evaluate = Callable[[Sequence[Any]], Sequence[Found]]
 PATIENCE = 0.5  # seconds between two looks at the trials of others
 SAID_AFTER = 3.0  # seconds of waiting
 

@@ -122,7 +122,7 @@ class Setting:
 class Family:
     """One space: a rule and its leaves; str(family) is read back as the same."""
 
-    spec: Spec
+    spec: Any  # a Spec; None where what is searched is no rule (dng_jax.tuning.numbers)
     named: str
     leaves: tuple[Leaf, ...]
 
@@ -157,6 +157,12 @@ class Space:
     families: tuple[Family, ...]
     sampler: str = "ddpm"
     steps: int = 50
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What makes two spaces the same."""
+        spaces = [str(family) for family in self.families]
+        return {"space": spaces, "sampler": self.sampler, "steps": self.steps}
 
     def family(self, params: Mapping[str, Any]) -> Family:
         """The family of a point."""
@@ -262,7 +268,7 @@ def _family(text: str) -> Family:
             raise InputError(f"{where}: {name} needs values, as in {name}=0.1..1 or {name}=0.1,1")
         if name in [leaf.name for leaf in leaves] or name in dict(spec.settings):
             raise InputError(f"{where}: {name} is given twice")
-        leaves.append(_leaf(where, name, values, known_leaves[name]))
+        leaves.append(read_leaf(where, name, values, known_leaves[name]))
     if "=" in words[0].partition(",")[0] and any(leaf.name == SCALE for leaf in leaves):
         raise InputError(f"space '{text}': scale is given twice")
     _check_interval(text, spec, {leaf.name: leaf for leaf in leaves})
@@ -289,8 +295,8 @@ def _check_interval(text: str, spec: Spec, leaves: Mapping[str, Leaf]) -> None:
         raise InputError(f"space '{text}': all of lo must lie below all of hi: narrow one of them")
 
 
-def _leaf(where: str, name: str, text: str, allowed: Range) -> Leaf:
-    """One leaf from its values in words."""
+def read_leaf(where: str, name: str, text: str, allowed: Range) -> Leaf:
+    """One leaf from its values in words; `where` begins the sentence of an InputError."""
     if ".." not in text or name in WORDS:
         found = tuple(w if name in WORDS else _number(where, name, w) for w in text.split(","))
         if len(set(found)) < len(found):

@@ -58,24 +58,25 @@ class Plan:
     @property
     def facts(self) -> dict[str, Any]:
         """What makes two studies the same; the number of trials does not, but of a grid."""
-        facts = {
-            "space": [str(family) for family in self.space.families],
-            "sampler": self.space.sampler,
-            "steps": self.space.steps,
-            "objectives": list(self.goals.objectives),
-            "constraints": [str(constraint) for constraint in self.goals.constraints],
-            "search": self.way,
-            "seed": self.seed,
-        } | dict(self.identity)
+        facts = (
+            self.space.facts
+            | {
+                "objectives": list(self.goals.objectives),
+                "constraints": [str(constraint) for constraint in self.goals.constraints],
+                "search": self.way,
+                "seed": self.seed,
+            }
+            | dict(self.identity)
+        )
         return facts | ({"points": self.points} if self.way == "grid" else {})
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A trial of this process: its number, its setting, and Optuna's trial."""
+    """A trial of this process: its number, its setting of the plan's space, and Optuna's trial."""
 
     number: int
-    setting: spaces.Setting
+    setting: Any
     trial: Any
 
 
@@ -85,7 +86,7 @@ class Told:
 
     number: int
     params: dict[str, Any]
-    setting: spaces.Setting
+    setting: Any
     found: dict[str, Any] | None
 
 

@@ -269,13 +269,13 @@ def test_photographs_are_flipped_moved_and_cut_image_by_image():
 def test_digits_are_never_flipped_and_their_jobs_are_as_they_were():
     for name in ("digits", "mnist"):
         job = presets.classifier(name)
-        assert train.classifier.job.change(job) is training.augment
+        assert train.steps.change(job) is training.augment
         assert job.network.norm == "none"
         assert (job.momentum, job.flip, job.shift, job.cut) == (None, False, 0, 0)
     for name in ("fashion_mnist", "cifar10"):
         job = presets.classifier(name)
         job.check()
-        change = train.classifier.job.change(job)
+        change = train.steps.change(job)
         assert change.keywords == {"flip": True, "shift": job.shift, "cut": job.cut}
         assert job.network.norm == "batch"
 

@@ -176,7 +176,7 @@ def test_dng_alone_lists_every_job(capsys):
         cli.main(words)
         two = capsys.readouterr().out.splitlines()
         assert [" ".join(line.split()[1:3]) for line in two] == [
-            "train diffusion", "train classifier", "train text-to-image"
+            "train diffusion", "train classifier", "train text-to-image", "train tune"
         ]  # fmt: skip
     cli.main(["--version"])
     with open(ROOT / "pyproject.toml", "rb") as file:

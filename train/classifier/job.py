@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,9 +13,8 @@ from dng_jax.jobs.options import shown
 from dng_jax.metrics import Reference, features
 from dng_jax.training import batch_statistics
 from dng_jax.training.checkpoints import disk_errors
-from dng_jax.training.jobs import ClassifierJob
 
-from .. import finish, images, session, start
+from .. import finish, images, session, start, steps
 from ..options import ClassifierOptions
 
 
@@ -39,15 +36,7 @@ def run(options: ClassifierOptions) -> Path | None:
     run = start.prepare("classifier", found, place, nets.Classifier)
 
     # ---- build
-    step = training.make_classifier_step(
-        run.module,
-        run.optimiser,
-        job.batch_size,
-        job.ema_decay,
-        job.smoothing,
-        place.split,
-        change(job),
-    )
+    step = steps.of_classifier(job, run.module, place.split)
 
     # ---- train
     ended = session.train(run, step)
@@ -78,10 +67,3 @@ def run(options: ClassifierOptions) -> Path | None:
         reference.save(Reference.path_beside(path), dtype="float16")
     print(f"test accuracy {accuracy:.4f} on {len(test_images):,} images, {path}")
     return path
-
-
-def change(job: ClassifierJob) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The job's augmentation, (key, images [B, H, W, C]) -> images."""
-    if job.warp:
-        return training.augment
-    return partial(training.flip_shift_cut, flip=job.flip, shift=job.shift, cut=job.cut)

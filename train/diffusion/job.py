@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dng_jax import nets, schedules, training
-from dng_jax.training import stable_targets
 
-from .. import finish, images, samples, session, start
+from .. import finish, images, samples, session, start, steps
 from ..options import DiffusionOptions
 
 
@@ -18,25 +17,11 @@ def run(options: DiffusionOptions) -> Path | None:
     place = start.place(options)
     found = images.load(options, len(place.devices))
     job = found.options.job
-    classes = job.network.num_classes
-    used = found.labels[: job.examples]
-    rows = stable_targets.rows_by_class(used, classes) if job.references else None
     run = start.prepare("diffusion", found, place, nets.UNet)
 
     # ---- build
     schedule = schedules.linear()
-    step = training.make_diffusion_step(
-        run.module,
-        run.optimiser,
-        schedule,
-        job.batch_size,
-        job.ema_decay,
-        place.split,
-        job.references,
-        rows,
-        job.flip,
-        job.focus,
-    )
+    step = steps.of_diffusion(job, run.module, found.labels[: job.examples], place.split)
     every = max(1, job.steps // 4) if options.sample_every is None else options.sample_every
 
     def draw(state: training.TrainState) -> None:

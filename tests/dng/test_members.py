@@ -1,0 +1,249 @@
+"""Trainings as members of one: the curves of single runs, halving, kills, spaces in words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dng_jax import data, nets, schedules, training
+from dng_jax.errors import InputError
+from dng_jax.sampling import root_key
+from dng_jax.training import members, optimiser, presets, yardsticks
+from dng_jax.tuning import blocks, numbers
+from train import steps
+
+STEPS, EVERY = 8, 2
+ROWS = [
+    {"learning_rate": 1e-2, "warmup": 4, "weight_decay": 0.1, "clip": 0.5, "ema_decay": 0.6,
+     "smoothing": 0.2},
+    {"learning_rate": 3e-3, "warmup": 0, "weight_decay": 0.0, "clip": 9.0, "ema_decay": 0.0,
+     "smoothing": 0.0},
+    {"learning_rate": 2e-2, "warmup": 9, "weight_decay": 1e-3, "clip": 0.1, "ema_decay": 0.9,
+     "smoothing": 0.05},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def setting(quick_compilation):
+    """A small classifier job, its module, the digits it trains on, and those held out."""
+    network = nets.ClassifierConfig((8, 8, 1), widths=(4,), features=8)
+    job = dataclasses.replace(
+        presets.classifier("digits"), network=network, steps=STEPS, batch_size=32, warp=False
+    )
+    images, labels, _ = data.load("digits", "train")
+    arrays = jnp.asarray(images), jnp.asarray(labels)
+    module = nets.Classifier(network)
+    state = training.init_state(module, steps.optimiser_of(job), root_key(0))
+
+    def build(values):
+        return steps.of_classifier(dataclasses.replace(job, **values), module)
+
+    made = {engine: members.make_step(build, engine) for engine in members.ENGINES}
+    trained, held = (tuple(a[rows] for a in arrays) for rows in (slice(300, None), slice(300)))
+    return job, module, state, build, made, trained, held
+
+
+def curves(step, state, arrays, count=STEPS):
+    """Losses [N] of single steps, and the state after them."""
+    losses = []
+    for _ in range(count):
+        state, metrics = step(state, *arrays)
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), state
+
+
+def close(a, b, rtol):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("warmup", [0, 3, 10, 99])
+def test_rate_rises_and_falls_as_optax_has_it(warmup):
+    steps_ = 20
+    known = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(warmup, steps_ // 2), steps_)
+    n = np.arange(steps_ + 1)
+    for peak, up in ((2e-3, warmup), (jnp.float32(2e-3), jnp.float32(warmup))):
+        rate = optimiser.rate_of(steps_, peak, up)
+        np.testing.assert_allclose(
+            [float(rate(jnp.int32(k))) for k in n], [float(known(k)) for k in n], atol=3e-10
+        )
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_members_have_the_curves_of_single_runs(count, setting):
+    rows = ROWS[:count]
+    job, module, state, _, made, arrays, _ = setting
+    # As train.classifier builds it, its numbers constants of the program.
+    single = []
+    for row in rows:
+        step = steps.of_classifier(dataclasses.replace(job, **row), module)
+        single.append(curves(step, state, arrays))
+    apart = np.ptp([losses for losses, _ in single], axis=0)
+    assert apart[-1] > 0.05  # these members do differ
+    for engine in members.ENGINES:
+        start = members.population(state, count)
+        given = (made[engine], engine, members.stacked(rows), start, arrays, STEPS, 1)
+        after, metrics = members.train(*given)
+        np.testing.assert_allclose(metrics["loss"], [losses for losses, _ in single], rtol=2e-4)
+        for k, (_, one) in enumerate(single):
+            mine = members.member(after, k)
+            assert int(mine.step) == STEPS
+            close((mine.params, mine.ema), (one.params, one.ema), 2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conditioning", ["heads", "label"])
+def test_members_of_diffusion_have_the_curves_of_single_runs(conditioning):
+    network = nets.UNetConfig(
+        (8, 8, 1), 10, conditioning, "v", channels=8, multipliers=(1,), blocks=0, middle_blocks=1,
+        patch=2, head_channels=8, embed_channels=16, resample="shuffle", scale_shift=True,
+        dropout=0.1,
+    )  # fmt: skip
+    job = dataclasses.replace(
+        presets.diffusion("digits"), network=network, steps=STEPS, batch_size=32
+    )
+    images, labels, _ = data.load("digits", "train")
+    arrays, module = (jnp.asarray(images), jnp.asarray(labels)), nets.UNet(network)
+    state = training.init_state(module, steps.optimiser_of(job), root_key(0))
+    extra = {
+        "heads": ("unconditional_weight", (0.1, 0.5, 2.0)),
+        "label": ("label_dropout", (0, 0.5, 0.9)),
+    }[conditioning]
+    rows = [
+        {"learning_rate": rate, "focus": focus, extra[0]: value}
+        for rate, focus, value in zip((1e-2, 1e-3, 3e-3), (0.0, 0.3, 0.5), extra[1], strict=True)
+    ]
+
+    def build(values):
+        return steps.of_diffusion(dataclasses.replace(job, **values), module, labels)
+
+    single = [curves(build(row), state, arrays) for row in rows]
+    yardstick = yardsticks.of_diffusion(module, schedules.linear())
+    key, judged = jax.random.key(3), []
+    for engine in members.ENGINES:
+        step, start = members.make_step(build, engine), members.population(state, 3)
+        given = (step, engine, members.stacked(rows), start, arrays, STEPS, 1)
+        after, metrics = members.train(*given)
+        np.testing.assert_allclose(metrics["loss"], [losses for losses, _ in single], rtol=2e-3)
+        held = (arrays[0][:260], arrays[1][:260])
+        judged.append(members.judged(yardstick, engine, after, *held, key))
+    np.testing.assert_allclose(judged[0]["loss"], judged[1]["loss"], rtol=2e-3)
+    parts = judged[1]
+    whole = parts["loss_class"] + 0.5 * parts["loss_unconditional"]
+    np.testing.assert_allclose(parts["loss"], whole, rtol=1e-5)
+
+
+def test_the_yardstick_of_a_classifier_is_its_mean_over_all_held_out_images(setting):
+    _, module, state, _, _, _, held = setting
+    yardstick = yardsticks.of_classifier(module)
+    both = members.population(state, 2)
+    found = members.judged(yardstick, "vmap", both, *held, jax.random.key(0))
+    logits = np.asarray(module.apply({"params": state.params}, data.to_unit(held[0])), np.float64)
+    labels = np.asarray(held[1])
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(found["loss"], -logs[np.arange(300), labels].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], np.mean(logits.argmax(1) == labels))
+
+
+RATES = [1e-4, 1e-2, 3e-2, 3e-4]
+
+
+def trainings(setting, folder, engine="vmap", rungs=(4, STEPS), **more):
+    _, module, state, build, made, arrays, held = setting
+    yardstick = yardsticks.of_classifier(module)
+    given = (state, arrays, held, yardstick, jax.random.key(1), rungs, 2, EVERY, "loss", folder)
+    found = blocks.Trainings(build, engine, *given, **more)
+    found.step = made[engine]  # compiled before
+    return found
+
+
+def members_of(rates):
+    return [numbers.Numbers((("learning_rate", rate),)) for rate in rates]
+
+
+def test_halving_drops_the_worst_and_the_rest_train_as_without_it(setting, tmp_path):
+    settings = members_of(RATES)
+    halved = trainings(setting, tmp_path / "a")(settings)
+    whole = trainings(setting, tmp_path / "b", rungs=(STEPS,))(settings)
+    assert [one["steps"] for one in halved] == [4, 8, 8, 4]
+    assert [len(one["curve"]) for one in halved] == [2, 4, 4, 2]
+    for k in (1, 2):
+        np.testing.assert_allclose(halved[k]["curve"], whole[k]["curve"], rtol=1e-3)
+        assert halved[k]["loss"] == pytest.approx(whole[k]["loss"], rel=1e-3)
+        assert halved[k]["rungs"][-1] == [STEPS, halved[k]["loss"]]
+
+
+def test_a_search_killed_between_rungs_goes_on_to_the_same(setting, tmp_path):
+    settings = members_of(RATES)
+    straight = trainings(setting, tmp_path / "a")(settings)
+
+    class Killed(Exception):
+        pass
+
+    taken = []
+
+    def kill(n):
+        taken.append(n)
+        if len(taken) == 6:  # steps; the first rung is 4
+            raise Killed
+
+    with pytest.raises(Killed):
+        trainings(setting, tmp_path / "b", advance=kill)(settings)
+    resumed = []
+    again = trainings(setting, tmp_path / "b", advance=resumed.append)
+    assert again(settings) == straight
+    assert len(resumed) == 4  # steps of the second rung alone
+    # Killed while it was telling: what is asked again is known.
+    assert again([*settings[2:], settings[0]]) == [straight[2], straight[3], straight[0]]
+    assert len(resumed) == 4
+
+
+def test_a_member_that_diverges_fails_alone(setting, tmp_path):
+    found, beside = (
+        trainings(setting, tmp_path / name, rungs=(STEPS,))(members_of([first, *RATES[1:]]))
+        for name, first in (("a", 3e37), ("b", RATES[0]))
+    )
+    assert found[0] is None
+    assert found[1:] == beside[1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learning_rat=1..2", "did you mean 'learning_rate'? choose from learning_rate, warmup"),
+        ("channels=8,16", "unknown leaf of this training 'channels': choose from"),
+        ("label_dropout=0,.1", "unknown leaf of this training 'label_dropout'"),
+        ("learning_rate=1e-2..1e-4", "runs from 1e-2 down to 1e-4: swap the ends"),
+        ("learning_rate=.1..", "'' of learning_rate is not a number"),
+        ("weight_decay=0..1:log", "a logarithm of weight_decay needs a lower end above 0"),
+        ("learning_rate=0..1", "--learning-rate must be positive and finite"),
+        ("ema_decay=.9..1", "--ema-decay must be at least 0 and below 1, got 1.0"),
+        ("clip=1 clip=2", "clip is given twice"),
+        ("clip", "clip needs values"),
+        ("", "has nothing to search: add a leaf, learning_rate"),
+    ],
+)
+def test_a_space_that_is_none_is_refused_in_a_sentence(text, said):
+    with pytest.raises(InputError) as refused:
+        numbers.parse(text, presets.diffusion("digits"))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_point_of_a_space_is_a_job():
+    job = presets.diffusion("digits")
+    space = numbers.parse("learning-rate=1e-4..1e-2:log warmup=10..20 ema_decay=.9,.99", job)
+    named = {"learning_rate": 0.00123456, "warmup": 14.6, "ema_decay": 0.99}
+    setting = space.setting(space.point(space.families[0], named))
+    assert str(setting) == "learning_rate=0.001235 warmup=15 ema_decay=0.99"
+    assert setting.of(job) == dataclasses.replace(
+        job, learning_rate=0.001235, warmup=15, ema_decay=0.99
+    )
+    assert space.facts == {
+        "space": ["diffusion learning_rate=0.0001..0.01:log warmup=10..20 ema_decay=0.9,0.99"]
+    }

@@ -1,0 +1,161 @@
+"""Trains blocks of members until the study is full, and writes what it found; see train.tune."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dng_jax import nets, schedules, training
+from dng_jax.errors import InputError
+from dng_jax.jobs import cli, locks, runs
+from dng_jax.jobs.options import command, program, shown
+from dng_jax.sampling import root_key
+from dng_jax.training import yardsticks
+from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job
+from dng_jax.tuning import blocks, halving, journals, numbers, searching, studies
+from dng_jax.tuning.goals import Goals
+
+from .. import images, steps
+from . import compare, report
+from .options import Config, usual
+
+HELD_OUT = 2_000
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Fills the study and writes what it found; returns that."""
+    # ---- parse
+    config.check()
+    journals.optuna()
+    config.data.use()
+    config.devices.select()
+    found = images.load(config.training(config.job), 1)
+    job = found.options.job
+    space = numbers.parse(config.space, job)
+    rungs = halving.rungs(config.first_steps or job.steps, job.steps, config.eta)
+    used = found.images[: job.examples], found.labels[: job.examples]
+    rows, held = split(len(used[0]), config)
+    plan = plan_of(config, job, space, rungs, len(held), found.info.key)
+
+    # ---- build
+    folder = runs.new_run_folder(
+        config.folder,
+        plan.facts | {"compare": config.compare},
+        overwrite=config.resume,
+        option="--resume",
+        shared=True,
+        facts={"command": spelled(config)},
+    )
+    trainings = trainings_of(config, job, rungs, used, rows, held, folder)
+    if config.compare:
+        return compare.written(config, folder, trainings, compare.drawn(plan, config.members))
+
+    # ---- search
+    with studies.open_study(folder, plan) as study:
+        search(study, trainings, config.members)
+
+        # ---- write, one process alone
+        with locks.waited(folder / "judge.lock"):
+            results = report.written(config, folder, study, found.options, rungs)
+            shutil.rmtree(folder / blocks.FOLDER, ignore_errors=True)
+            return results
+
+
+def plan_of(
+    config: Config, job: Job, space: numbers.NumberSpace, rungs: tuple, held: int, key: str
+) -> studies.Plan:
+    """The study that the options describe."""
+    named = dataclasses.replace(job, dataset=shown(job.dataset))
+    identity = {"task": "train.tune", "of": config.of, "job": named, "rungs": rungs,
+                "eta": config.eta, "held_out": held, "log_every": config.log_every,
+                "data": key}  # fmt: skip
+    goal, seed = Goals((config.objective,)), config.search_seed
+    given = (config.search, config.trials, seed, config.points, tuple(identity.items()))
+    return studies.Plan(space, goal, *given)
+
+
+def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows held out, both rising; by the search's seed."""
+    held = min(HELD_OUT, count // 5) if config.held_out is None else config.held_out
+    if not 2 <= held < count:
+        raise InputError(f"--held-out must be 2 to {count - 1} of {count} images, got {held}")
+    order = np.random.default_rng(config.search_seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def trainings_of(
+    config: Config,
+    job: Job,
+    rungs: tuple[int, ...],
+    used: tuple[np.ndarray, np.ndarray],
+    rows: np.ndarray,
+    held: np.ndarray,
+    folder: Path,
+) -> blocks.Trainings:
+    """Who trains settings."""
+    cpu = jax.default_backend() == "cpu"
+    bfloat16 = job.precision == "bfloat16" or (job.precision == "auto" and not cpu)
+    dtype = jax.numpy.bfloat16 if bfloat16 else None
+    module: Any
+    if isinstance(job, DiffusionJob):
+        module = nets.UNet(job.network, dtype)
+        yardstick = yardsticks.of_diffusion(module, schedules.linear())
+    else:
+        assert isinstance(job, ClassifierJob)
+        module = nets.Classifier(job.network, dtype)
+        yardstick = yardsticks.of_classifier(module)
+    labels = used[1][rows]
+
+    def build(values: Any) -> training.Step:
+        one: Any = dataclasses.replace(job, **values)
+        if isinstance(one, ClassifierJob):
+            return steps.of_classifier(one, module)
+        return steps.of_diffusion(one, module, labels)
+
+    fresh = training.init_state(module, steps.optimiser_of(job), root_key(job.seed))
+    put = jax.device_put
+    return blocks.Trainings(
+        build,
+        ("single" if cpu else "vmap") if config.engine == "auto" else config.engine,
+        fresh,
+        (put(used[0][rows]), put(labels)),
+        (put(used[0][held]), put(used[1][held])),
+        yardstick,
+        root_key(config.search_seed),
+        rungs,
+        config.eta,
+        config.log_every,
+        config.objective,
+        folder,
+    )
+
+
+def search(study: studies.Study, trainings: blocks.Trainings, members: int) -> None:
+    """Fills the study, with a bar, and keeps how fast that was."""
+    began = time.monotonic()
+    with cli.progress_bar() as bar:
+        task = bar.add_task("trainings", total=study.plan.total)
+
+        def told(count: int) -> None:
+            bar.update(task, completed=count)
+
+        def kept(count: int) -> None:
+            study.keep_session(count, time.monotonic() - began)
+
+        # A block takes long: the steps it has taken count, until it is told.
+        trainings.advance = lambda n: bar.advance(task, n * members / trainings.rungs[-1])
+        searching.search(study, trainings, members, told, kept)
+
+
+def spelled(config: Config) -> str:
+    """The command that repeats the search."""
+    words = program("train.tune") + ("" if config.of == "diffusion" else f" --of {config.of}")
+    words += "" if config.preset == "digits" else f" --preset {config.preset}"
+    words += "" if config.conditioning is None else f" --conditioning {config.conditioning}"
+    return command(words, config, usual(config.of, config.preset, config.conditioning))
