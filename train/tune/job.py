@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -138,19 +137,16 @@ def trainings_of(
 
 def search(study: studies.Study, trainings: blocks.Trainings, members: int) -> None:
     """Fills the study, with a bar, and keeps how fast that was."""
-    began = time.monotonic()
     with cli.progress_bar() as bar:
         task = bar.add_task("trainings", total=study.plan.total)
 
         def told(count: int) -> None:
             bar.update(task, completed=count)
 
-        def kept(count: int) -> None:
-            study.keep_session(count, time.monotonic() - began)
-
         # A block takes long: the steps it has taken count, until it is told.
         trainings.advance = lambda n: bar.advance(task, n * members / trainings.rungs[-1])
-        searching.search(study, trainings, members, told, kept)
+        waiting = bar.console.print
+        searching.search(study, trainings, members, told, study.keep_session, waiting)
 
 
 def spelled(config: Config) -> str:
