@@ -71,7 +71,8 @@ def diffusion_loss(
     target = from_eps(eps, x, alpha, sigma, config.parameterisation)
     inputs = [x, logsnr]
     if config.conditioning == "label":
-        dropped = jax.random.bernoulli(label_key, label_dropout, labels.shape) & train
+        share = jnp.float32(label_dropout)  # bernoulli refuses a whole number
+        dropped = jax.random.bernoulli(label_key, share, labels.shape) & train
         inputs.append(jnp.where(dropped, config.num_classes, labels))
     out = module.apply({"params": params}, *inputs, train=train, rngs={"dropout": dropout_key})
     if config.conditioning != "heads":

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -105,15 +106,19 @@ def test_options_named_in_the_readme_are_options():
     from eval.study import job as study
     from eval.tune import job as tune
     from train import options
+    from train.tune import options as searched
 
     text = "\n".join(PAGES.values())
     lines = re.findall(r"(?:python -m|\.\.\.) ((?:train|eval)\.[a-z_]+) ([^`\n#|]+)", text)
     jobs = {"class_removal": class_removal, "study": study, "bench": bench, "tune": tune}
-    read = dict.fromkeys((*jobs, "diffusion", "classifier"), 0)
+    read = dict.fromkeys((*jobs, "diffusion", "classifier", "train.tune"), 0)
     for job, line in lines:
         words = line.split()
         name = job.rpartition(".")[2]
-        if name in jobs:
+        if job == "train.tune":
+            name = job
+            searched.parse(shlex.split(line)).check()
+        elif name in jobs:
             config = jobs[name].Config
             tyro.cli(config, args=words)
         elif name in ("diffusion", "classifier"):

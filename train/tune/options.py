@@ -31,7 +31,7 @@ class Config:
     of: str = "diffusion"
     """What is trained: diffusion or classifier."""
     preset: str = "digits"
-    """A preset of python -m train.diffusion, or of train.classifier."""
+    """A preset of that training."""
     conditioning: str | None = None
     """Of diffusion: heads, label or none; default: the preset's own."""
     space: str = "learning_rate=3e-4..1e-2:log weight_decay=1e-4..0.1:log"
