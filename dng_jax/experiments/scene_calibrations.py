@@ -5,7 +5,8 @@ recorded, scored against the tracker's reference: L_i (a digit | x_i), i = T-1, 
 classifier then says which digits a scene shows, so that every scene answers ten yes-or-no
 questions, and tau(logsnr), omega(logsnr) minimise the mean negative log-likelihood of the answers
 (dng_jax.posterior.fitting). One fit is for all ten digits, those that the prompt excludes among
-them; it knows nothing of what is to be removed.
+them, with one prior: the reference must show every digit equally often, as the empty prompt of
+variant d does. It is of one prompt, guidance scale and step table.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from dng_jax.weights.diffusers_files import read_json
 from .options import Config
 from .plan import TRUE, Curve
 
+FITTED_FROM = 2**31  # number of the first scene of a fit: no study has as many
 TELLING = 10.0  # seconds after which a scale is worth a line of its own
 
 
@@ -82,19 +84,22 @@ class Study:
         return self.plain[key]
 
     def fit(self, curve: Curve) -> Fit:
-        """The calibration of the curve's tracker, on other unguided scenes than those it guides:
-        half as many, of the next seed."""
+        """The calibration of the curve's tracker, on half as many unguided scenes as it guides:
+        of the same seed, numbered far beyond them."""
         if curve.name not in self.fits:
             concepts = scene_calibrations.CONCEPTS
             rule = guidance.recorder(tuple(concepts), reference=REFERENCE)
             denoise = self.denoiser(curve, concepts)
             evidence, labels = [], []
-            for keys in self.batches(self.config.seed + 1, max(self.config.samples // 2, 2)):
+            for keys in self.batches(max(self.config.samples // 2, 2), FITTED_FROM):
                 result = self.sampled(curve, denoise, rule, keys)
                 evidence.append(guidance.recorded(result.trace))
                 labels.append(self.model.classify(self.model.decode(result.x)))
             together = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *evidence)
-            table, raw = self.model.table(curve.steps), tracker(curve, self.config)
+            # Every digit's, not that of what is to be removed.
+            share = prompts.share(prompts.mention(0), given(curve, self.config), self.config.cells)
+            raw = tracker(dataclasses.replace(curve, prior=share), self.config)
+            table = self.model.table(curve.steps)
             self.fits[curve.name] = scene_calibrations.fitted(
                 raw, together, table, np.concatenate(labels), min(8, curve.steps - 1)
             )
@@ -106,10 +111,11 @@ class Study:
         roles = ("negative",) if isinstance(negative, str) else tuple(negative)
         return branches(self.model.denoiser(told), curve.variant, curve.w, negatives=roles)
 
-    def batches(self, seed: int, count: int) -> Iterator[jax.Array]:
-        """The keys of so many scenes, `batch` at a time."""
+    def batches(self, count: int, start: int = 0) -> Iterator[jax.Array]:
+        """The keys of so many scenes from number `start` on, `batch` at a time."""
         for first in range(0, count, self.config.batch):
-            yield sample_keys(seed, min(self.config.batch, count - first), first)
+            size = min(self.config.batch, count - first)
+            yield sample_keys(self.config.seed, size, start + first)
 
     def sampled(self, curve: Curve, denoise: Any, rule: Any, keys: jax.Array) -> Any:
         """What the sampler returns for these keys."""
@@ -119,7 +125,7 @@ class Study:
     def drawn(self, curve: Curve, denoise: Any, rule: Any) -> tuple[np.ndarray, ...]:
         """Scenes [n, 8, 8 M, 1], labels [n, M], and the posterior at the end [n], NaN if none."""
         config, model, parts = self.config, self.model, []
-        for keys in self.batches(config.seed, config.samples):
+        for keys in self.batches(config.samples):
             result = self.sampled(curve, denoise, rule, keys)
             scenes, trace = model.decode(result.x), result.trace.get("posterior")
             p = np.full(len(scenes), np.nan) if trace is None else np.asarray(trace[-1])
@@ -131,8 +137,12 @@ def prior(curve: Curve, config: Config) -> float:
     """The prior as a number."""
     if curve.prior != TRUE:
         return float(curve.prior)
-    given = "" if curve.variant == "d" else config.prompt
-    return prompts.share(config.related, given, config.cells)
+    return prompts.share(config.related, given(curve, config), config.cells)
+
+
+def given(curve: Curve, config: Config) -> str:
+    """The prompt of what the curve's negatives are scored against."""
+    return "" if curve.variant == "d" else config.prompt
 
 
 def tracker(curve: Curve, config: Config, fit: Fit | None = None) -> Any:

@@ -74,13 +74,16 @@ class Curve:
 
 
 def curves(parts: tuple[str, ...]) -> list[Curve]:
-    """The curves of some parts, each once, with what they are compared with before them."""
+    """The curves of some parts, each once and over the scales of all of them, with what they are
+    compared with before them."""
     chosen: dict[str, Curve] = {}
     for curve in _all():
         if curve.part in parts:
             reference = dataclasses.replace(curve.reference, part=curve.part)
-            chosen.setdefault(reference.name, reference)
-            chosen.setdefault(curve.name, curve)
+            for one in (reference, curve):
+                first = chosen.get(one.name, one)
+                scales = tuple(sorted({*first.scales, *one.scales}))
+                chosen[one.name] = dataclasses.replace(first, scales=scales)
     return list(chosen.values())
 
 

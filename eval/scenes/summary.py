@@ -186,7 +186,7 @@ def of_fits(title: str, fits: list[dict[str, Any]]) -> Table:
         return lambda r: " ".join(number(value, digits) for value in r[name])
 
     return Table.of(
-        f"{title}: calibrated trackers, fitted on unguided scenes of another seed",
+        f"{title}: calibrated trackers, fitted on other unguided scenes (NLL in nats, on these)",
         fits,
         {
             "rule": "curve",

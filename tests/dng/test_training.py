@@ -201,7 +201,7 @@ def test_mirror_turns_half_of_the_images_each_by_its_own_draw():
 
 
 def test_flip_mirrors_images_and_references_and_leaves_every_other_draw(monkeypatch):
-    def loss(module, params, x0, labels, logsnr, key, train, few):
+    def loss(module, params, x0, labels, logsnr, key, train, few, *weights):
         seen = x0, labels, logsnr, jax.random.key_data(key), *few
         return params["kernel"], {str(n): a for n, a in enumerate(seen)}
 

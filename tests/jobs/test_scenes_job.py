@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -81,6 +82,31 @@ def test_outcomes_are_of_the_scenes_and_bounded(small):
     assert curves.stored(curves.Path(config.run.out), SMALL[1], 13, "exact") is None
     assert curves.stored(curves.Path(config.run.out), SMALL[1], 12, "another model") is None
     assert all(0 <= p["left"] <= p["unguided"] + 0.5 for p in first["points"])
+
+
+@pytest.mark.slow
+def test_a_calibrated_curve_guides_by_its_fit_which_is_of_other_scenes(small):
+    config, _, _ = small
+    study = curves.Study(config, scene_models.load("exact", 2))
+    plain, calibrated = SMALL[1], SMALL[2]
+    (rule,) = curves.rules(calibrated, study)
+    fit = study.fit(calibrated)
+    np.testing.assert_array_equal(rule.tracker.temperature.values, fit.temperature.values)
+    np.testing.assert_array_equal(rule.tracker.offset.values, fit.offset.values)
+    assert float(jax.numpy.exp(rule.tracker.initial[0])) == pytest.approx(0.19)
+    folder = curves.Path(config.run.out)
+    one, other = (curves.stored(folder, c, 12, "exact")[0] for c in (plain, calibrated))
+    assert not np.array_equal(one.p[list(plain.scales).index(4.0)], other.p[0])
+    ours, fitted = (jax.random.key_data(next(study.batches(12, n))) for n in (0, 2**31))
+    assert not np.array_equal(ours, fitted)
+
+
+def test_parts_together_have_the_scales_of_both():
+    both = {curve.name: curve for curve in plan.curves(("variants", CLAIM))}
+    alone = (plan.curves((part,)) for part in ("variants", CLAIM))
+    for curve in itertools.chain(*alone):
+        assert set(curve.scales) <= set(both[curve.name].scales)
+    assert both["dng-d-w3"].scales == (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 def test_the_claim_is_the_curves_of_the_variants_that_it_needs():
