@@ -63,13 +63,14 @@ class Trainings:
 
     def __call__(self, settings: Sequence[Numbers]) -> list[dict[str, Any] | None]:
         """What each training came to: {loss, [accuracy, error,] steps, rungs: [[steps, objective]],
-        curve: training losses after every `every` steps}; None where that is not finite."""
+        curve: training losses after every `every` steps}; None where the loss is not finite.
+        Equal settings are one training."""
         known = self._ended()
-        left = [one for one in settings if str(one) not in known]
+        left = [one for one in dict.fromkeys(settings) if str(one) not in known]
         if left:
             known |= dict(zip(map(str, left), self._train(left), strict=True))
         found = [known[str(one)] for one in settings]
-        return [one if np.isfinite(one[self.objective]) else None for one in found]
+        return [one if np.isfinite(self._value(one)) else None for one in found]
 
     def _train(self, settings: Sequence[Numbers]) -> list[dict[str, Any]]:
         path = self.folder / FOLDER / f"{_name(settings, self.rungs)}.npz"
@@ -88,7 +89,7 @@ class Trainings:
             )
             self._measure(found, alive, state, metrics, self.rungs[rung])
             rung += 1
-            places = self._best([found[i][self.objective] for i in alive])
+            places = self._best([self._value(found[i]) for i in alive])
             if rung == len(self.rungs) or not places:
                 break
             state, alive = members.kept(state, places), [alive[p] for p in places]
@@ -106,6 +107,11 @@ class Trainings:
             one["steps"] = steps
             one["rungs"].append([steps, one[self.objective]])
             one["curve"] += metrics["loss"][place].tolist() if metrics else []
+
+    def _value(self, one: dict[str, Any]) -> float:
+        """What a member is compared by. Of logits that are NaN the first class is the largest, so
+        that only the loss says that they are."""
+        return one[self.objective] if np.isfinite(one["loss"]) else np.nan
 
     def _best(self, values: Sequence[float]) -> list[int]:
         """Places of the survivors, rising; the earlier of two that are equal."""

@@ -153,10 +153,10 @@ def test_the_yardstick_of_a_classifier_is_its_mean_over_all_held_out_images(sett
 RATES = [1e-4, 1e-2, 3e-2, 3e-4]
 
 
-def trainings(setting, folder, engine="vmap", rungs=(4, STEPS), **more):
+def trainings(setting, folder, engine="vmap", rungs=(4, STEPS), objective="loss", **more):
     _, module, state, build, made, arrays, held = setting
     yardstick = yardsticks.of_classifier(module)
-    given = (state, arrays, held, yardstick, jax.random.key(1), rungs, 2, EVERY, "loss", folder)
+    given = (state, arrays, held, yardstick, jax.random.key(1), rungs, 2, EVERY, objective, folder)
     found = blocks.Trainings(build, engine, *given, **more)
     found.step = made[engine]  # compiled before
     return found
@@ -210,6 +210,24 @@ def test_a_member_that_diverges_fails_alone(setting, tmp_path):
     )
     assert found[0] is None
     assert found[1:] == beside[1:]
+
+
+def test_a_setting_that_is_there_twice_is_one_member(setting, tmp_path):
+    best, worst = members_of([1e-2, 1e-4])
+    found = trainings(setting, tmp_path, "single")([best, best, worst, best])
+    assert found[0] == found[1] == found[3]
+    assert [one["steps"] for one in found] == [STEPS, STEPS, 4, STEPS]
+
+
+def test_a_member_that_diverges_has_no_error_to_be_compared_by(setting, tmp_path):
+    one = trainings(setting, tmp_path, "single", objective="error")
+    settings = members_of([3e37, 2e37, 1e-4])
+    assert one._train(settings)[0]["error"] <= 1  # finite, though its logits are not
+    found = one(settings)
+    assert found[:2] == [None, None]
+    assert [n for n, _ in found[2]["rungs"]] == [4, STEPS]
+    # Room for two was in the last rung, and neither of those that diverged took it.
+    assert [len(raw["rungs"]) for raw in one._ended().values()] == [1, 1, 2]
 
 
 @pytest.mark.parametrize(
