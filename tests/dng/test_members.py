@@ -241,6 +241,8 @@ def test_a_member_that_diverges_has_no_error_to_be_compared_by(setting, tmp_path
         ("weight_decay=0..1:log", "a logarithm of weight_decay needs a lower end above 0"),
         ("learning_rate=0..1", "--learning-rate must be positive and finite"),
         ("ema_decay=.9..1", "--ema-decay must be at least 0 and below 1, got 1.0"),
+        ("warmup=.5,.4", "warmup must be a whole number >= 0, got 0.5"),
+        ("warmup=-1..3", "warmup must be a whole number >= 0, got -1"),
         ("clip=1 clip=2", "clip is given twice"),
         ("clip", "clip needs values"),
         ("", "has nothing to search: add a leaf, learning_rate"),
@@ -262,6 +264,10 @@ def test_a_point_of_a_space_is_a_job():
     assert setting.of(job) == dataclasses.replace(
         job, learning_rate=0.001235, warmup=15, ema_decay=0.99
     )
+    few = numbers.parse("warmup=0..3:8", job)
+    assert [str(few.setting(point)) for point in few.grid(5)] == [
+        "warmup=0", "warmup=1", "warmup=2", "warmup=3"
+    ]  # fmt: skip
     assert space.facts == {
         "space": ["diffusion learning_rate=0.0001..0.01:log warmup=10..20 ema_decay=0.9,0.99"]
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from dng_jax.errors import InputError
-from dng_jax.tuning import blocks
+from dng_jax.tuning import blocks, numbers
 from train.classifier import job as classifier
 from train.options import parse_classifier
 from train.tune import job
@@ -90,6 +91,19 @@ def test_a_member_is_the_run_of_train_classifier(tmp_path, monkeypatch):
         assert trial["curve"] == pytest.approx(losses, rel=1e-3)
 
 
+def test_a_study_is_of_one_precision(monkeypatch):
+    config = parse([])
+    space = numbers.parse("clip=1,2", config.job)
+    found = {}
+    for wanted in ("auto", "float32", "bfloat16"):
+        for platform in ("cpu", "gpu"):
+            monkeypatch.setattr(job.jax, "default_backend", lambda platform=platform: platform)
+            one = dataclasses.replace(config.job, precision=wanted)
+            plan = job.plan_of(config, one, space, (8,), 2, "key")
+            found[wanted, platform] = plan.facts["job"].precision
+    assert list(found.values()) == ["float32", "bfloat16", *["float32"] * 2, *["bfloat16"] * 2]
+
+
 @pytest.mark.parametrize(
     ("words", "space", "said"),
     [
@@ -99,7 +113,12 @@ def test_a_member_is_the_run_of_train_classifier(tmp_path, monkeypatch):
         ("--of classifier --preset cifar10", "clip=1,2", "cannot be searched"),
         ("--of classifier --conditioning label", "clip=1,2", "--conditioning is of diffusion"),
         ("--held-out 100000", "clip=1,2", "--held-out must be 2 to"),
-        ("--first-steps 10 --steps 5", "clip=1,2", "the first rung takes between 1 and all 5"),
+        (
+            "--first-steps 10 --steps 5",
+            "clip=1,2",
+            "the first rung takes between 1 and all 5 steps, got 10",
+        ),
+        ("", "warmup=.5,.4", "warmup must be a whole number"),
         ("", "clip=2..1", "swap the ends"),
         ("", "weight_decay=0..1:log", "a lower end above 0"),
         ("", "learning_rats=1", "did you mean 'learning_rate'"),
