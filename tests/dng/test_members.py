@@ -178,22 +178,27 @@ def test_halving_drops_the_worst_and_the_rest_train_as_without_it(setting, tmp_p
         assert halved[k]["rungs"][-1] == [STEPS, halved[k]["loss"]]
 
 
+class Killed(Exception):
+    pass
+
+
+def killed_after(calls):
+    """An advance that kills the search at one of its calls."""
+    taken = []
+
+    def advance(n):
+        taken.append(n)
+        if len(taken) == calls:
+            raise Killed
+
+    return advance
+
+
 def test_a_search_killed_between_rungs_goes_on_to_the_same(setting, tmp_path):
     settings = members_of(RATES)
     straight = trainings(setting, tmp_path / "a")(settings)
-
-    class Killed(Exception):
-        pass
-
-    taken = []
-
-    def kill(n):
-        taken.append(n)
-        if len(taken) == 6:  # steps; the first rung is 4
-            raise Killed
-
-    with pytest.raises(Killed):
-        trainings(setting, tmp_path / "b", advance=kill)(settings)
+    with pytest.raises(Killed):  # of steps; the first rung is 4
+        trainings(setting, tmp_path / "b", advance=killed_after(6))(settings)
     resumed = []
     again = trainings(setting, tmp_path / "b", advance=resumed.append)
     assert again(settings) == straight
@@ -201,6 +206,25 @@ def test_a_search_killed_between_rungs_goes_on_to_the_same(setting, tmp_path):
     # Killed while it was telling: what is asked again is known.
     assert again([*settings[2:], settings[0]]) == [straight[2], straight[3], straight[0]]
     assert len(resumed) == 4
+
+
+@pytest.mark.parametrize(
+    ("rungs", "calls", "left"),
+    [((STEPS,), STEPS + 3, STEPS), ((4, STEPS), 2 * 4 + 2, 4)],
+    ids=["without halving", "in the second rung"],
+)
+def test_a_search_of_single_runs_trains_only_the_members_that_are_missing(
+    rungs, calls, left, setting, tmp_path
+):
+    settings = members_of(RATES[:2])
+    straight = trainings(setting, tmp_path / "a", "single", rungs)(settings)
+    with pytest.raises(Killed):
+        trainings(setting, tmp_path / "b", "single", rungs, advance=killed_after(calls))(settings)
+    resumed = []
+    again = trainings(setting, tmp_path / "b", "single", rungs, advance=resumed.append)
+    assert again(settings) == straight
+    assert len(resumed) == left
+    assert len(list((tmp_path / "b" / blocks.FOLDER).iterdir())) == 1
 
 
 def test_a_member_that_diverges_fails_alone(setting, tmp_path):
