@@ -83,7 +83,8 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         if self.high == math.inf:
             above = f" {'>' if self.open else '>='} {self.low:g}"
-            return "a finite number" + (above if self.low > -math.inf else "")
+            kind = "whole" if self.whole else "finite"
+            return f"a {kind} number" + (above if self.low > -math.inf else "")
         between = "strictly between" if self.open else "between"
         return f"{'a whole number ' * self.whole}{between} {self.low:g} and {self.high:g}"
 

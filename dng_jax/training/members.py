@@ -55,6 +55,14 @@ def kept(state: TrainState, rows: Sequence[int]) -> TrainState:
     return _mapped(state, lambda leaf: leaf[index])
 
 
+def joined(states: Sequence[TrainState]) -> TrainState:
+    """One population of the members of several, all at the same step."""
+    params, ema, opt_state = jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves), *[(s.params, s.ema, s.opt_state) for s in states]
+    )
+    return states[0]._replace(params=params, ema=ema, opt_state=opt_state)
+
+
 def member(state: TrainState, k: int) -> TrainState:
     """The state of one member, as a single training has it."""
     return _mapped(state, lambda leaf: leaf[k])

@@ -9,8 +9,10 @@ and so on (dng_jax.tuning.halving). Survivors are moved together, so that a rung
 many members as are left. The rate's schedule is that of the whole training in every rung.
 
 After a rung the block is a file blocks/NAME.npz of the folder, NAME by its settings: a search that
-was killed is asked the same settings again, and goes on from the last rung. One that was killed
-while it told a block trains none of it again; the blocks after that are cut at other places.
+was killed is asked the same settings again, and goes on from the last rung. Engine single, which
+trains one member after the other, also writes each to blocks/NAME-RUNG-MEMBER.npz at once, until
+the rung is done. A search killed while it told a block trains none of it again; the blocks after
+that are cut at other places.
 """
 
 from __future__ import annotations
@@ -63,49 +65,78 @@ class Trainings:
 
     def __call__(self, settings: Sequence[Numbers]) -> list[dict[str, Any] | None]:
         """What each training came to: {loss, [accuracy, error,] steps, rungs: [[steps, objective]],
-        curve: training losses after every `every` steps}; None where that is not finite."""
+        curve: training losses after every `every` steps}; None where the loss is not finite.
+        Equal settings are one training."""
         known = self._ended()
-        left = [one for one in settings if str(one) not in known]
+        left = [one for one in dict.fromkeys(settings) if str(one) not in known]
         if left:
             known |= dict(zip(map(str, left), self._train(left), strict=True))
         found = [known[str(one)] for one in settings]
-        return [one if np.isfinite(one[self.objective]) else None for one in found]
+        return [one if np.isfinite(self._value(one)) else None for one in found]
 
     def _train(self, settings: Sequence[Numbers]) -> list[dict[str, Any]]:
         path = self.folder / FOLDER / f"{_name(settings, self.rungs)}.npz"
         rung, alive, found, state = self._read(path, len(settings))
         while rung < len(self.rungs):
-            rows = [dict(settings[i].values) for i in alive]
-            state, metrics = members.train(
-                self.step,
-                self.engine,
-                members.stacked(rows),
-                state,
-                self.arrays,
-                self.rungs[rung],
-                self.every,
-                self.advance,
-            )
-            self._measure(found, alive, state, metrics, self.rungs[rung])
+            state, measured = self._rung(path, rung, [settings[i] for i in alive], state)
+            for i, one in zip(alive, measured, strict=True):
+                rungs = [*found[i]["rungs"], [self.rungs[rung], one[self.objective]]]
+                found[i] |= one | {"rungs": rungs, "curve": found[i]["curve"] + one["curve"]}
             rung += 1
-            places = self._best([found[i][self.objective] for i in alive])
+            places = self._best([self._value(found[i]) for i in alive])
             if rung == len(self.rungs) or not places:
                 break
             state, alive = members.kept(state, places), [alive[p] for p in places]
             self._write(path, [rung, alive, found], state)
+            self._remove_members(path)
         self._write(path, [len(self.rungs), list(map(str, settings)), found])
+        self._remove_members(path)
         return found
 
-    def _measure(self, found: list, alive: list, state: TrainState, metrics: Any, steps: int):
+    def _rung(
+        self, path: Path, rung: int, settings: Sequence[Numbers], state: TrainState
+    ) -> tuple[TrainState, list[dict[str, Any]]]:
+        """The members at the end of a rung, and what is measured of each there."""
+        if self.engine == "vmap":
+            return self._taken(rung, settings, state, self.advance)
+        states, measured = [], []
+        for k, one in enumerate(settings):
+            file = path.with_name(f"{path.stem}-{rung}-{k}{path.suffix}")
+            facts, leaves = _file(file)
+            if facts is None:
+                after, found = self._taken(
+                    rung, [one], members.kept(state, [k]), lambda n: self.advance(n / len(settings))
+                )
+                self._write(file, [rung, found], after)
+            else:
+                after, found = self._state(leaves), facts[1]
+            states.append(after)
+            measured += found
+        return members.joined(states), measured
+
+    def _taken(
+        self, rung: int, settings: Sequence[Numbers], state: TrainState, advance: Callable
+    ) -> tuple[TrainState, list[dict[str, Any]]]:
+        """A population taken to the end of a rung, and measured there."""
+        numbers = members.stacked([dict(one.values) for one in settings])
+        until = self.rungs[rung]
+        state, metrics = members.train(
+            self.step, self.engine, numbers, state, self.arrays, until, self.every, advance
+        )
         judged = members.judged(self.yardstick, self.engine, state, *self.held, self.key)
         if "accuracy" in judged:
             judged["error"] = 1 - judged["accuracy"]
-        for place, i in enumerate(alive):
-            one = found[i]
-            one |= {name: float(values[place]) for name, values in judged.items()}
-            one["steps"] = steps
-            one["rungs"].append([steps, one[self.objective]])
-            one["curve"] += metrics["loss"][place].tolist() if metrics else []
+        measured: list[dict[str, Any]] = []
+        for k in range(len(settings)):
+            one: dict[str, Any] = {name: float(values[k]) for name, values in judged.items()}
+            curve = metrics["loss"][k].tolist() if metrics else []
+            measured.append(one | {"steps": until, "curve": curve})
+        return state, measured
+
+    def _value(self, one: dict[str, Any]) -> float:
+        """What a member is compared by. Of logits that are NaN the first class is the largest, so
+        that only the loss says that they are."""
+        return one[self.objective] if np.isfinite(one["loss"]) else np.nan
 
     def _best(self, values: Sequence[float]) -> list[int]:
         """Places of the survivors, rising; the earlier of two that are equal."""
@@ -128,10 +159,13 @@ class Trainings:
         if facts is None:
             found = [{"rungs": [], "curve": []} for _ in range(count)]
             return 0, list(range(count)), found, members.population(self.fresh, count)
-        tree = jax.tree.structure(_arrays(self.fresh))
         rung, alive, found = facts
+        return rung, alive, found, self._state(leaves)
+
+    def _state(self, leaves: Sequence[np.ndarray]) -> TrainState:
+        tree = jax.tree.structure(_arrays(self.fresh))
         step, params, ema, opt_state = jax.tree.unflatten(tree, map(jax.numpy.asarray, leaves))
-        return rung, alive, found, TrainState(step, params, ema, opt_state, self.fresh.key)
+        return TrainState(step, params, ema, opt_state, self.fresh.key)
 
     def _write(self, path: Path, facts: list, state: TrainState | None = None) -> None:
         leaves = [] if state is None else jax.device_get(jax.tree.leaves(_arrays(state)))
@@ -140,6 +174,10 @@ class Trainings:
         said = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         with disk.whole(path) as part:
             np.savez(part, facts=said, **named)
+
+    def _remove_members(self, path: Path) -> None:
+        for file in path.parent.glob(f"{path.stem}-*{path.suffix}"):
+            file.unlink(missing_ok=True)
 
 
 def _file(path: Path) -> tuple[Any, list[np.ndarray]]:

@@ -17,6 +17,7 @@ from dng_jax.experiments.rule_specs import Range, written
 from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job
 from dng_jax.tuning.spaces import Family, Leaf, Space, read_leaf
 
+WHOLE = ("warmup",)
 COMMON = ("learning_rate", "warmup", "weight_decay", "clip", "ema_decay")
 
 
@@ -44,8 +45,7 @@ class NumberSpace(Space):
         found = []
         for leaf in family.leaves:
             value = float(params[f"{family.named} {leaf.name}"])
-            value = value if leaf.values else leaf.rounded(value)
-            found.append((leaf.name, float(whole({leaf.name: value})[leaf.name])))
+            found.append((leaf.name, value if leaf.values else leaf.rounded(value)))
         return Numbers(tuple(found))
 
     @property
@@ -54,9 +54,9 @@ class NumberSpace(Space):
         return {"space": [str(family) for family in self.families]}
 
 
-def whole(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with steps of warm-up rounded to whole ones."""
-    return {name: round(v) if name == "warmup" else v for name, v in values.items()}
+def whole(values: Mapping[str, float]) -> dict[str, Any]:
+    """The values, those that a job has as whole numbers as such."""
+    return {name: int(v) if name in WHOLE else v for name, v in values.items()}
 
 
 def leaves_of(job: Job) -> tuple[str, ...]:
@@ -83,7 +83,8 @@ def parse(text: str, job: Job) -> NumberSpace:
             raise InputError(f"{where}: {name} needs values, as in {name}=0.1..1 or {name}=0.1,1")
         if name in [leaf.name for leaf in leaves]:
             raise InputError(f"{where}: {name} is given twice")
-        leaf = read_leaf(where, name, values, Range())
+        allowed = Range(0, whole=True) if name in WHOLE else Range()
+        leaf = read_leaf(where, name, values, allowed)
         for value in map(float, leaf.values or (leaf.low, leaf.high)):
             try:
                 dataclasses.replace(job, **whole({name: value})).check()

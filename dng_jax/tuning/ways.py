@@ -43,18 +43,35 @@ def planned(way: str, space: Space, seed: int, points: int) -> Callable[[int], d
     return draw
 
 
+def startup(way: str, block: int) -> int:
+    """Trials that a way draws at random before it proposes any by what it knows, in blocks of so
+    many; 0 of grid and random."""
+    return {"tpe": max(10, block), "nsga2": max(2, block)}.get(way, 0)
+
+
+def only_random(way: str, trials: int, block: int, option: str) -> str | None:
+    """A sentence about a study that ends before its way has begun; option: what sets the block."""
+    first = startup(way, block)
+    if trials > first or not first:
+        return None
+    return (
+        f"--search {way} draws the first {first} trials at random, and --trials {trials} are no"
+        f" more: this is --search random; raise --trials, or lower {option}"
+    )
+
+
 def sampler(way: str, seed: int, done: int, block: int) -> Any:
     """Optuna's sampler for the block that begins after `done` trials."""
     samplers, each = journals.optuna().samplers, np.random.SeedSequence([seed, done])
-    number = int(each.generate_state(1)[0])
+    number, first = int(each.generate_state(1)[0]), startup(way, block)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # multivariate and group are marked as experimental
         if way == "tpe":
             return samplers.TPESampler(
-                seed=number, multivariate=True, group=True, n_startup_trials=max(10, block)
+                seed=number, multivariate=True, group=True, n_startup_trials=first
             )
         if way == "nsga2":
-            return samplers.NSGAIISampler(seed=number, population_size=max(2, block))
+            return samplers.NSGAIISampler(seed=number, population_size=first)
         return samplers.RandomSampler(seed=number)
 
 

@@ -69,6 +69,8 @@ def main(config: Config) -> dict[str, Any]:
     )
 
     # ---- search
+    if said := ways.only_random(config.search, plan.total, config.block, "--block"):
+        print(said)
     with studies.open_study(folder, plan) as study:
         search(study, measurer, config.block)
 

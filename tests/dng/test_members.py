@@ -153,10 +153,10 @@ def test_the_yardstick_of_a_classifier_is_its_mean_over_all_held_out_images(sett
 RATES = [1e-4, 1e-2, 3e-2, 3e-4]
 
 
-def trainings(setting, folder, engine="vmap", rungs=(4, STEPS), **more):
+def trainings(setting, folder, engine="vmap", rungs=(4, STEPS), objective="loss", **more):
     _, module, state, build, made, arrays, held = setting
     yardstick = yardsticks.of_classifier(module)
-    given = (state, arrays, held, yardstick, jax.random.key(1), rungs, 2, EVERY, "loss", folder)
+    given = (state, arrays, held, yardstick, jax.random.key(1), rungs, 2, EVERY, objective, folder)
     found = blocks.Trainings(build, engine, *given, **more)
     found.step = made[engine]  # compiled before
     return found
@@ -178,22 +178,27 @@ def test_halving_drops_the_worst_and_the_rest_train_as_without_it(setting, tmp_p
         assert halved[k]["rungs"][-1] == [STEPS, halved[k]["loss"]]
 
 
+class Killed(Exception):
+    pass
+
+
+def killed_after(calls):
+    """An advance that kills the search at one of its calls."""
+    taken = []
+
+    def advance(n):
+        taken.append(n)
+        if len(taken) == calls:
+            raise Killed
+
+    return advance
+
+
 def test_a_search_killed_between_rungs_goes_on_to_the_same(setting, tmp_path):
     settings = members_of(RATES)
     straight = trainings(setting, tmp_path / "a")(settings)
-
-    class Killed(Exception):
-        pass
-
-    taken = []
-
-    def kill(n):
-        taken.append(n)
-        if len(taken) == 6:  # steps; the first rung is 4
-            raise Killed
-
-    with pytest.raises(Killed):
-        trainings(setting, tmp_path / "b", advance=kill)(settings)
+    with pytest.raises(Killed):  # of steps; the first rung is 4
+        trainings(setting, tmp_path / "b", advance=killed_after(6))(settings)
     resumed = []
     again = trainings(setting, tmp_path / "b", advance=resumed.append)
     assert again(settings) == straight
@@ -203,6 +208,25 @@ def test_a_search_killed_between_rungs_goes_on_to_the_same(setting, tmp_path):
     assert len(resumed) == 4
 
 
+@pytest.mark.parametrize(
+    ("rungs", "calls", "left"),
+    [((STEPS,), STEPS + 3, STEPS), ((4, STEPS), 2 * 4 + 2, 4)],
+    ids=["without halving", "in the second rung"],
+)
+def test_a_search_of_single_runs_trains_only_the_members_that_are_missing(
+    rungs, calls, left, setting, tmp_path
+):
+    settings = members_of(RATES[:2])
+    straight = trainings(setting, tmp_path / "a", "single", rungs)(settings)
+    with pytest.raises(Killed):
+        trainings(setting, tmp_path / "b", "single", rungs, advance=killed_after(calls))(settings)
+    resumed = []
+    again = trainings(setting, tmp_path / "b", "single", rungs, advance=resumed.append)
+    assert again(settings) == straight
+    assert len(resumed) == left
+    assert len(list((tmp_path / "b" / blocks.FOLDER).iterdir())) == 1
+
+
 def test_a_member_that_diverges_fails_alone(setting, tmp_path):
     found, beside = (
         trainings(setting, tmp_path / name, rungs=(STEPS,))(members_of([first, *RATES[1:]]))
@@ -210,6 +234,24 @@ def test_a_member_that_diverges_fails_alone(setting, tmp_path):
     )
     assert found[0] is None
     assert found[1:] == beside[1:]
+
+
+def test_a_setting_that_is_there_twice_is_one_member(setting, tmp_path):
+    best, worst = members_of([1e-2, 1e-4])
+    found = trainings(setting, tmp_path, "single")([best, best, worst, best])
+    assert found[0] == found[1] == found[3]
+    assert [one["steps"] for one in found] == [STEPS, STEPS, 4, STEPS]
+
+
+def test_a_member_that_diverges_has_no_error_to_be_compared_by(setting, tmp_path):
+    one = trainings(setting, tmp_path, "single", objective="error")
+    settings = members_of([3e37, 2e37, 1e-4])
+    assert one._train(settings)[0]["error"] <= 1  # finite, though its logits are not
+    found = one(settings)
+    assert found[:2] == [None, None]
+    assert [n for n, _ in found[2]["rungs"]] == [4, STEPS]
+    # Room for two was in the last rung, and neither of those that diverged took it.
+    assert [len(raw["rungs"]) for raw in one._ended().values()] == [1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +265,8 @@ def test_a_member_that_diverges_fails_alone(setting, tmp_path):
         ("weight_decay=0..1:log", "a logarithm of weight_decay needs a lower end above 0"),
         ("learning_rate=0..1", "--learning-rate must be positive and finite"),
         ("ema_decay=.9..1", "--ema-decay must be at least 0 and below 1, got 1.0"),
+        ("warmup=.5,.4", "warmup must be a whole number >= 0, got 0.5"),
+        ("warmup=-1..3", "warmup must be a whole number >= 0, got -1"),
         ("clip=1 clip=2", "clip is given twice"),
         ("clip", "clip needs values"),
         ("", "has nothing to search: add a leaf, learning_rate"),
@@ -244,6 +288,10 @@ def test_a_point_of_a_space_is_a_job():
     assert setting.of(job) == dataclasses.replace(
         job, learning_rate=0.001235, warmup=15, ema_decay=0.99
     )
+    few = numbers.parse("warmup=0..3:8", job)
+    assert [str(few.setting(point)) for point in few.grid(5)] == [
+        "warmup=0", "warmup=1", "warmup=2", "warmup=3"
+    ]  # fmt: skip
     assert space.facts == {
         "space": ["diffusion learning_rate=0.0001..0.01:log warmup=10..20 ema_decay=0.9,0.99"]
     }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dng_jax.errors import InputError
 from dng_jax.experiments import rule_specs
-from dng_jax.tuning import engines, fronts, goals, halving, memory, spaces
+from dng_jax.tuning import engines, fronts, goals, halving, memory, spaces, ways
 
 PAIR = "dng:pair scale=0.1..10:log tau=0.2..2 drift=0..0.8:3 steps=25,50"
 
@@ -237,6 +237,30 @@ def test_a_front_is_thinned_where_it_is_crowded():
         fronts.front([[math.nan, 1.0]])
 
 
+# --------------------------------------------------------------------------- ways
+
+
+@pytest.mark.parametrize(
+    ("way", "trials", "block", "first"),
+    [
+        ("tpe", 16, 16, 16),
+        ("tpe", 10, 4, 10),
+        ("nsga2", 1, 1, 2),
+        ("tpe", 17, 16, None),
+        ("nsga2", 5, 4, None),
+        ("random", 1, 16, None),
+        ("grid", 1, 16, None),
+    ],
+)
+def test_a_search_that_ends_before_it_learns_is_told(way, trials, block, first):
+    said = ways.only_random(way, trials, block, "--members")
+    if first is None:
+        assert said is None
+    else:
+        assert f"--search {way} draws the first {first} trials at random" in said
+        assert said.endswith("raise --trials, or lower --members")
+
+
 # --------------------------------------------------------------------------- halving, memory
 
 
@@ -249,6 +273,8 @@ def test_rungs_rise_to_all_samples_in_whole_batches():
     assert [halving.survivors(n, 3) for n in (9, 10, 1)] == [3, 4, 1]
     with pytest.raises(InputError, match="between 1 and all 8 images, got 9"):
         halving.rungs(9, 8, 3)
+    with pytest.raises(InputError, match="between 1 and all 8 steps, got 9"):
+        halving.rungs(9, 8, 3, unit="steps")
     with pytest.raises(InputError, match="eta must be at least 2"):
         halving.rungs(2, 8, 1)
 

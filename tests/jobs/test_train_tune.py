@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dng_jax.errors import InputError
-from dng_jax.tuning import blocks
+from dng_jax.training import TrainState, members
+from dng_jax.tuning import blocks, numbers
 from train.classifier import job as classifier
 from train.options import parse_classifier
-from train.tune import job
+from train.tune import compare, job
 from train.tune.options import parse
 
 TINY = (
@@ -74,6 +77,55 @@ def test_both_engines_find_the_same_and_are_compared(tmp_path):
     assert {e["seconds"] > 0 for e in found["engines"].values()} == {True}
 
 
+@pytest.mark.parametrize(
+    ("until", "every", "warm"),
+    [(50, 50, 50), (70, 50, 70), (150, 50, 50), (130, 50, 80), (60, 30, 30), (7, 30, 7)],
+)
+def test_every_program_of_the_timed_run_is_compiled_before(until, every, warm, monkeypatch):
+    used = set()
+
+    def of_size(size):
+        def step(numbers, state, images, labels):
+            used.add(size)
+            return state, {"loss": np.zeros(size)}
+
+        return step
+
+    monkeypatch.setattr(members.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(members, "_several", lambda step, size: of_size(size))
+
+    def programs(steps):
+        used.clear()
+        state = TrainState(0, None, None, None, None)
+        members._run(of_size(1), {}, state, (0, 0), steps, every, lambda n: None)
+        return set(used)
+
+    assert compare.warming(until, every) == warm
+    assert programs(warm) == programs(until)
+
+
+def test_seconds_to_compile_are_apart_from_those_of_training(monkeypatch):
+    clock, calls = [0.0], []
+
+    def train(step, engine, numbers, state, arrays, until, every):
+        clock[0] += until + (not calls) * 1000  # a step takes a second
+        calls.append(until)
+        return TrainState(0, 0, 0, 0, 0), {"loss": np.zeros((2, until // every))}
+
+    now = SimpleNamespace(perf_counter=lambda: clock[0], process_time=lambda: clock[0])
+    monkeypatch.setattr(compare, "time", now)
+    monkeypatch.setattr(compare.members, "train", train)
+    for name in ("make_step", "population"):
+        monkeypatch.setattr(compare.members, name, lambda *_: None)
+    settings = [numbers.Numbers((("clip", clip),)) for clip in (1.0, 2.0)]
+    for steps, asked in ((130, [80, 80, 130]), (50, [50, 50])):
+        calls.clear()
+        block = SimpleNamespace(build=None, fresh=None, arrays=(), every=50, rungs=(steps,))
+        found, _ = compare._timed(block, "single", settings)
+        expected = {"seconds": steps, "cpu_seconds": steps, "compiling_seconds": 1000}
+        assert (found, calls) == (expected, asked)
+
+
 @pytest.mark.slow
 def test_a_member_is_the_run_of_train_classifier(tmp_path, monkeypatch):
     # On the same images: what is held out is trained on as well.
@@ -90,6 +142,19 @@ def test_a_member_is_the_run_of_train_classifier(tmp_path, monkeypatch):
         assert trial["curve"] == pytest.approx(losses, rel=1e-3)
 
 
+def test_a_study_is_of_one_precision(monkeypatch):
+    config = parse([])
+    space = numbers.parse("clip=1,2", config.job)
+    found = {}
+    for wanted in ("auto", "float32", "bfloat16"):
+        for platform in ("cpu", "gpu"):
+            monkeypatch.setattr(job.jax, "default_backend", lambda platform=platform: platform)
+            one = dataclasses.replace(config.job, precision=wanted)
+            plan = job.plan_of(config, one, space, (8,), 2, "key")
+            found[wanted, platform] = plan.facts["job"].precision
+    assert list(found.values()) == ["float32", "bfloat16", *["float32"] * 2, *["bfloat16"] * 2]
+
+
 @pytest.mark.parametrize(
     ("words", "space", "said"),
     [
@@ -99,7 +164,12 @@ def test_a_member_is_the_run_of_train_classifier(tmp_path, monkeypatch):
         ("--of classifier --preset cifar10", "clip=1,2", "cannot be searched"),
         ("--of classifier --conditioning label", "clip=1,2", "--conditioning is of diffusion"),
         ("--held-out 100000", "clip=1,2", "--held-out must be 2 to"),
-        ("--first-steps 10 --steps 5", "clip=1,2", "the first rung takes between 1 and all 5"),
+        (
+            "--first-steps 10 --steps 5",
+            "clip=1,2",
+            "the first rung takes between 1 and all 5 steps, got 10",
+        ),
+        ("", "warmup=.5,.4", "warmup must be a whole number"),
         ("", "clip=2..1", "swap the ends"),
         ("", "weight_decay=0..1:log", "a lower end above 0"),
         ("", "learning_rats=1", "did you mean 'learning_rate'"),

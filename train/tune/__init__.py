@@ -12,7 +12,11 @@ training (dng_jax.training.members): the same start, batches, noise and augmenta
 --first-steps the worst are dropped on the way.
 
 What they are compared by is the loss of the averaged weights on --held-out images of the split,
-which none of them trains on, with the same noise for all (dng_jax.training.yardsticks).
+which none of them trains on, with the same noise for all (dng_jax.training.yardsticks). Diffusion's
+digits train on all images: add --split train to leave test images unseen. Of diffusion that loss
+weighs noise levels evenly and half of the unconditional loss, which decides focus,
+unconditional_weight and label_dropout; it is not image quality. The best loss is the least of many
+on the same images and one --seed: train the best and the preset's numbers on others to decide.
 
 Writes to --out: journal.log, and at the end results.json, tables.md, curves.png and best.json, with
 the command that trains the best one on all images. --resume goes on, and joins processes at work.

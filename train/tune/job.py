@@ -17,7 +17,7 @@ from dng_jax.jobs.options import command, program, shown
 from dng_jax.sampling import root_key
 from dng_jax.training import yardsticks
 from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job
-from dng_jax.tuning import blocks, halving, journals, numbers, searching, studies
+from dng_jax.tuning import blocks, halving, journals, numbers, searching, studies, ways
 from dng_jax.tuning.goals import Goals
 
 from .. import images, steps
@@ -37,7 +37,7 @@ def run(config: Config) -> dict[str, Any]:
     found = images.load(config.training(config.job), 1)
     job = found.options.job
     space = numbers.parse(config.space, job)
-    rungs = halving.rungs(config.first_steps or job.steps, job.steps, config.eta)
+    rungs = halving.rungs(config.first_steps or job.steps, job.steps, config.eta, unit="steps")
     used = found.images[: job.examples], found.labels[: job.examples]
     rows, held = split(len(used[0]), config)
     plan = plan_of(config, job, space, rungs, len(held), found.info.key)
@@ -56,6 +56,8 @@ def run(config: Config) -> dict[str, Any]:
         return compare.written(config, folder, trainings, compare.drawn(plan, config.members))
 
     # ---- search
+    if said := ways.only_random(config.search, plan.total, config.members, "--members"):
+        print(said)
     with studies.open_study(folder, plan) as study:
         search(study, trainings, config.members)
 
@@ -66,11 +68,17 @@ def run(config: Config) -> dict[str, Any]:
             return results
 
 
+def precision(job: Job) -> str:
+    """float32 or bfloat16: what the trainings compute in on this machine."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return auto if job.precision == "auto" else job.precision
+
+
 def plan_of(
     config: Config, job: Job, space: numbers.NumberSpace, rungs: tuple, held: int, key: str
 ) -> studies.Plan:
     """The study that the options describe."""
-    named = dataclasses.replace(job, dataset=shown(job.dataset))
+    named = dataclasses.replace(job, dataset=shown(job.dataset), precision=precision(job))
     identity = {"task": "train.tune", "of": config.of, "job": named, "rungs": rungs,
                 "eta": config.eta, "held_out": held, "log_every": config.log_every,
                 "data": key}  # fmt: skip
@@ -99,8 +107,7 @@ def trainings_of(
 ) -> blocks.Trainings:
     """Who trains settings."""
     cpu = jax.default_backend() == "cpu"
-    bfloat16 = job.precision == "bfloat16" or (job.precision == "auto" and not cpu)
-    dtype = jax.numpy.bfloat16 if bfloat16 else None
+    dtype = jax.numpy.bfloat16 if precision(job) == "bfloat16" else None
     module: Any
     if isinstance(job, DiffusionJob):
         module = nets.UNet(job.network, dtype)
