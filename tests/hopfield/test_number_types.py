@@ -307,7 +307,7 @@ ELSEWHERE = {  # functions that those above call with what they made, or that ta
     # of text models and of what a run has measured, plain NumPy
     "encoders": {"load", "scale"},
     "heads": {"regime", "head_map", "foretold", "rank_correlation"},
-    "data_collapse": {"resampled", "collapse", "peak", "common", "smoother", "mean"},
+    "data_collapse": {"resampled", "collapse", "peak", "tops", "common", "smoother", "mean"},
     "transition": {
         *("default_tolerance", "sharp_tolerance", "overlap", "medians", "energy_gap"),
         *("majority", "undecided", "edge", "onsets"),
