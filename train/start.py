@@ -30,7 +30,7 @@ from dng_jax.training.jobs import ClassifierJob, Job
 
 from . import images, processes
 from .options import Options
-from .steps import optimiser_of
+from .steps import dtype_of, optimiser_of, precision_of
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _CALL = {"cpu": 1}  # steps per compiled call; see dng_jax.training.several
@@ -87,8 +87,7 @@ class Place:
 
     def dtype(self, precision: str) -> Any:
         """What networks compute in: None for float32; auto is bfloat16 on GPU and TPU."""
-        wanted = {"auto": "float32" if self.platform == "cpu" else "bfloat16"}
-        return jax.numpy.bfloat16 if wanted.get(precision, precision) == "bfloat16" else None
+        return dtype_of(precision_of(precision, self.platform))
 
     def steps_per_call(self, wanted: int | None) -> int:
         """The option, or what suits the platform."""

@@ -1,4 +1,4 @@
-"""The compiled step of a job's training, from the job's fields.
+"""The compiled step of a job's training, and what it computes in, from the job's fields.
 
 A number of the job may be a traced array: train.tune trains members that differ in them by the very
 step that trains one.
@@ -25,6 +25,16 @@ def optimiser_of(job: Job) -> Any:
     return training.make_optimiser(
         job.steps, job.learning_rate, job.warmup, job.weight_decay, job.clip, momentum
     )
+
+
+def precision_of(option: str, platform: str) -> str:
+    """float32 or bfloat16: of the option's auto the former on a CPU."""
+    return ("float32" if platform == "cpu" else "bfloat16") if option == "auto" else option
+
+
+def dtype_of(precision: str) -> Any:
+    """What networks compute in: None for float32."""
+    return jax.numpy.bfloat16 if precision == "bfloat16" else None
 
 
 def of_diffusion(

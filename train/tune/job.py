@@ -70,8 +70,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def precision(job: Job) -> str:
     """float32 or bfloat16: what the trainings compute in on this machine."""
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return auto if job.precision == "auto" else job.precision
+    return steps.precision_of(job.precision, jax.default_backend())
 
 
 def plan_of(
@@ -107,7 +106,7 @@ def trainings_of(
 ) -> blocks.Trainings:
     """Who trains settings."""
     cpu = jax.default_backend() == "cpu"
-    dtype = jax.numpy.bfloat16 if precision(job) == "bfloat16" else None
+    dtype = steps.dtype_of(precision(job))
     module: Any
     if isinstance(job, DiffusionJob):
         module = nets.UNet(job.network, dtype)
