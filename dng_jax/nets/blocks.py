@@ -4,14 +4,13 @@ Conv3, GroupNorm, Attention, Down, Up, space_to_depth and depth_to_space; ResBlo
 stands in unet.py. Parameters are float32; `dtype` is what products and convolutions compute in,
 None for float32.
 
-Two functions here are written for a CPU, where XLA is slow (measured): `nine_products`, 3x3
-convolutions of small images, and `block_average`, the means of groups of channels.
+Two things here are as they are for a CPU, where XLA is slow (measured): 3x3 convolutions
+(convolution.py), and `block_average`, the means of groups of channels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen.dtypes import promote_dtype
+
+from dng_jax.nets import convolution
 
 
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
@@ -57,30 +58,7 @@ class Conv3(nn.Module):
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        tiny = x.shape[1] * x.shape[2] <= 4
-        return (nine_products if tiny else convolution)(x, kernel) + bias[None, None, None]
-
-
-def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [B, H, W, I], kernel [3, 3, I, O] -> [B, H, W, O], zeros outside."""
-    dims = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims)
-
-
-def nine_products(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int = 1,
-    padding: Sequence[tuple[int, int]] = ((1, 1), (1, 1)),
-) -> jax.Array:
-    """The same as one matrix product of nine shifted copies; stride and padding of the sides.
-
-    For a CPU, where XLA's convolution of 2x2 images runs at a tenth of a product's speed.
-    """
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    h, w = padded.shape[1] - 2, padded.shape[2] - 2
-    shifts = [padded[:, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifts, -1) @ kernel.reshape(-1, kernel.shape[-1])
+        return convolution.same(x, kernel) + bias[None, None, None]
 
 
 class GroupNorm(nn.Module):
