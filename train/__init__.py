@@ -4,7 +4,6 @@
     options    the command line: a preset, and an option for every field of its job
     images     what is trained on, and the network that fits it
     start      devices, processes, the run's folder, arrays on the devices: a prepared Run
-    processes  the other processes of the run, joined
     session    from the newest saved state to the end, or to a signal
     steps      the compiled step of a job
     loop       the one loop: steps, lines, saved states, sample grids, signals

@@ -19,6 +19,7 @@ import tyro
 from dng_jax.errors import InputError, choose
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, as_typed, at_least, command, option, program
+from dng_jax.jobs.processes import Processes
 from dng_jax.training import presets
 from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job, TextToImageJob
 
@@ -56,13 +57,9 @@ class Options:
         default_factory=DataOptions
     )
     devices: Annotated[Devices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Devices)
-    coordinator: str | None = None
-    """HOST:PORT on which process 0 listens, for several processes; under SLURM it is found by
-    itself."""
-    num_processes: int | None = None
-    """How many processes there are, at least 1."""
-    process_id: int | None = None
-    """Which of them this is, 0 to --num-processes - 1."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=Processes
+    )
     job: Annotated[Job, tyro.conf.arg(name="")]
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,22 +17,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dng_jax import data, nets, sweeps, training, weights
 from dng_jax.errors import InputError
-from dng_jax.jobs import runs
+from dng_jax.jobs import processes, runs
 from dng_jax.sampling import root_key
 from dng_jax.training import TrainState
 from dng_jax.training.jobs import ClassifierJob, Job
 
-from . import images, processes
+from . import images
 from .options import Options
 from .steps import dtype_of, optimiser_of, precision_of
 
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _CALL = {"cpu": 1}  # steps per compiled call; see dng_jax.training.several
 _CALL_ACCELERATOR = 25
 _ORIGIN = ("command", "commit", "steps", "images", "seconds")
@@ -117,45 +115,11 @@ class Run:
 
 def place(options: Options) -> Place:
     """Joins the other processes, takes all devices; InputError where there are none."""
-    arguments = process_arguments(
-        options.coordinator, options.num_processes, options.process_id, os.environ
-    )
-    if arguments is not None and not jax.distributed.is_initialized():
-        processes.join(arguments)
+    options.processes.join()
     options.data.use()
     found = options.devices.select()
     mesh = sweeps.mesh(found)
     return Place(found, NamedSharding(mesh, P()), NamedSharding(mesh, P("batch")))
-
-
-def process_arguments(
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    environment: Mapping[str, str],
-) -> dict[str, Any] | None:
-    """Arguments of jax.distributed.initialize, none for a SLURM step; None for one process."""
-    given = (coordinator, num_processes, process_id)
-    if all(value is None for value in given):
-        slurm = all(name in environment for name in _SLURM)
-        return {} if slurm and int(environment["SLURM_NTASKS"]) > 1 else None
-    if coordinator is None or num_processes is None or process_id is None:
-        raise InputError(
-            "--coordinator, --num-processes and --process-id belong together: give all three"
-        )
-    host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdigit()):
-        raise InputError(f"--coordinator must be HOST:PORT, got '{coordinator}'")
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise InputError(
-            f"--process-id must be 0 to {num_processes - 1} for --num-processes {num_processes},"
-            f" got {process_id}"
-        )
-    return {
-        "coordinator_address": coordinator,
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
 
 
 def prepare(name: str, found: images.Images, place: Place, network: Callable[..., Any]) -> Run:
@@ -266,27 +230,20 @@ def open_run(
     was started with, on the images that it was trained on. option: that init came with, and by
     whose name run.json has it; always: whether it is needed again where the run has saved states.
     """
-    problem = None
-    if place.first:
-        try:
-            if resume and not (out / "run.json").exists():
-                raise InputError(f"{out} holds no run to resume: leave out --resume")
-            facts = {
-                option[2:]: _same_init(out, init, option, always) if resume else init and init.facts
-            }
-            if info is not None:
-                job = images.recorded(job, info, out, resume)
-                facts["data"] = info.facts
-            runs.new_run_folder(out, job, overwrite=resume, option="--resume", facts=facts)
-        except InputError as error:
-            problem = error
-    if jax.process_count() > 1:
-        # Or the others would wait for a process that has left.
-        refused = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
-        if refused and problem is None:
-            problem = InputError(f"process 0 cannot use {out}: see its message")
-    if problem is not None:
-        raise problem
+
+    def opened() -> None:
+        if resume and not (out / "run.json").exists():
+            raise InputError(f"{out} holds no run to resume: leave out --resume")
+        facts = {
+            option[2:]: _same_init(out, init, option, always) if resume else init and init.facts
+        }
+        recorded = job
+        if info is not None:
+            recorded = images.recorded(job, info, out, resume)
+            facts["data"] = info.facts
+        runs.new_run_folder(out, recorded, overwrite=resume, option="--resume", facts=facts)
+
+    processes.by_the_first(opened)
 
 
 def _same_init(out: Path, init: Init | None, option: str, always: bool) -> dict[str, str] | None:

@@ -2,8 +2,10 @@
 
     keys -> noise -> spread over devices -> sample -> check for NaN -> classify     per batch
 
-Sample i depends on (seed, first + i) alone, neither on the batch nor on the devices. A list of
-rules is one compiled sweep on shared noise (dng_jax.sweeps). A rule that asks for a class of choice
+Sample i depends on (seed, first + i) alone, neither on the batch nor on the devices. Where a job is
+several processes (dng_jax.jobs.processes) they take the batches in turn, each on its own devices,
+and all of them have all that came out. A list of rules is one compiled sweep on shared noise
+(dng_jax.sweeps). A rule that asks for a class of choice
 (the role "positive": the class-conditional reference, cfg, feedback) draws the allowed classes in
 equal parts, each from noise of its own, and returns them in turn (sample 0 of each, sample 1 of
 each, ...), so that any beginning of it is balanced. Rejections
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ from dng_jax.experiments import rejection
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import Rejection
 from dng_jax.experiments.rule_specs import RETRAINED
-from dng_jax.jobs import devices
+from dng_jax.jobs import devices, processes
 from dng_jax.metrics import Moments
 from dng_jax.sampling import Progress, check_finite
 from dng_jax.steps import StepTable
@@ -38,8 +40,9 @@ from dng_jax.steps import StepTable
 class Draw:
     """Which samples, and how they are drawn; only samples, seed and first decide what they are.
 
-    first: number of the first sample. batch: samples at once. keep: of how many samples images and
-    traces are returned (None: all). pieces: of a single rule's chain, for progress and timing.
+    first: number of the first sample. batch: samples at once, per process. keep: of how many
+    samples images and traces are returned (None: all). pieces: of a single rule's chain, for
+    progress and timing.
     """
 
     samples: int
@@ -105,6 +108,20 @@ class _Batch(NamedTuple):
     trace: dict[str, np.ndarray]
     asked: np.ndarray | None
     ran: np.ndarray | None
+    rates: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it by name, as `processes.in_turn` hands it on."""
+        named = self._asdict()
+        named |= {f"trace/{name}": values for name, values in named.pop("trace").items()}
+        return {name: array for name, array in named.items() if array is not None}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> _Batch:
+        """The batch of such arrays."""
+        trace = {n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")}
+        rest: dict[str, Any] = {n: arrays.get(n) for n in cls._fields if n != "trace"}
+        return cls(trace=trace, **rest)
 
 
 def generate(
@@ -144,10 +161,18 @@ def generate(
             (problem.conditioned(int(k)), draw.first + i * size, size)
             for i, k in enumerate(allowed)
         ]
-    rates: list[float] = []  # seconds per image and step, added to as chains run
     run = functools.partial(_sampled, table=table, rules=rules, pieces=draw.pieces, observe=observe)
-    clock = functools.partial(_clock, rates=rates, advance=advance)
-    batches = [b for stream in streams for b in _batches(problem, table, draw, run, clock, *stream)]
+    plan = [
+        (denoiser, start, at, size)
+        for denoiser, start, count in streams
+        for at, size in _batches(draw.batch, count)
+    ]
+    shared = processes.count()
+    done = functools.partial(
+        _batch, problem, table, draw, run, lambda images: advance(shared * images)
+    )
+    batches = list(map(_Batch.of, processes.in_turn(len(plan), lambda i: done(*plan[i]).arrays())))
+    rates = np.concatenate([b.rates for b in batches])
 
     def joined(arrays: Sequence[np.ndarray], axis: int = 1) -> np.ndarray:
         return _in_turn(np.concatenate(arrays, axis), len(streams), axis)
@@ -164,7 +189,7 @@ def generate(
         len(streams),
         joined([b.images for b in batches])[:, : draw.kept],
         trace,
-        float(np.median(rates)) * len(table.index) if rates else None,
+        float(np.median(rates)) * len(table.index) if len(rates) else None,
         joined(asked).mean(axis=1) if asked else None,
         joined(ran).mean(axis=1) if ran else None,
     )
@@ -210,37 +235,46 @@ def _rejected(
     )
 
 
-def _batches(
+def _batches(batch: int, count: int) -> Iterator[tuple[int, int]]:
+    """(first sample, how many) of every batch, none so large that a process has nothing to do."""
+    most = min(batch, -(-count // processes.count()))
+    for first in range(0, count, most):
+        yield first, min(most, count - first)
+
+
+def _batch(
     problem: Problem,
     table: StepTable,
     draw: Draw,
     run: Callable,
-    clock: Callable,
+    advance: Callable[[float], object],
     denoiser: Any,
     start: int,
-    count: int,
-) -> Iterator[_Batch]:
-    for first in range(0, count, draw.batch):
-        size = min(draw.batch, count - first)
-        # A few samples more, left out below, where the devices could not share them evenly.
-        keys = sample_keys(draw.seed, devices.divisible(size), start + first)
-        keys, x = devices.spread((keys, initial_noise(keys, problem.info.shape, table)))
-        x, trace = run(denoiser, keys, x, start + first, size, clock=clock)
-        asked, ran = (
-            np.asarray(trace[name])[:, :, :size].sum(axis=1) if name in trace else None
-            for name in ("asked", "run")
-        )
-        images = np.asarray(x)[:, :size]
-        labels, features = zip(*map(problem.classify, images), strict=True)
-        kept = min(size, max(0, draw.kept - first))
-        yield _Batch(
-            np.stack(labels),
-            np.stack(features),
-            images[:, :kept].copy(),  # or the whole batch would stay in memory
-            {name: np.asarray(a[:, :, :kept]) for name, a in trace.items()},
-            asked,
-            ran,
-        )
+    first: int,
+    size: int,
+) -> _Batch:
+    rates: list[float] = []  # seconds per image and step, added to as the chain runs
+    # A few samples more, left out below, where the devices could not share them evenly.
+    keys = sample_keys(draw.seed, devices.divisible(size), start + first)
+    keys, x = devices.spread((keys, initial_noise(keys, problem.info.shape, table)))
+    clock = functools.partial(_clock, rates=rates, advance=advance)
+    x, trace = run(denoiser, keys, x, start + first, size, clock=clock)
+    asked, ran = (
+        np.asarray(trace[name])[:, :, :size].sum(axis=1) if name in trace else None
+        for name in ("asked", "run")
+    )
+    images = np.asarray(x)[:, :size]
+    labels, features = zip(*map(problem.classify, images), strict=True)
+    kept = min(size, max(0, draw.kept - first))
+    return _Batch(
+        np.stack(labels),
+        np.stack(features),
+        images[:, :kept].copy(),  # or the whole batch would stay in memory
+        {name: np.asarray(a[:, :, :kept]) for name, a in trace.items()},
+        asked,
+        ran,
+        np.array(rates),
+    )
 
 
 def _sampled(

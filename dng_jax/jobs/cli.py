@@ -112,8 +112,8 @@ def program(options: type[object], package: str) -> Callable[[], None]:
     return functools.partial(start, parsed)
 
 
-def progress_bar() -> Progress:
-    """One line per task: name, bar, share, elapsed and remaining time."""
+def progress_bar(shown: bool = True) -> Progress:
+    """One line per task: name, bar, share, elapsed and remaining time; where it is shown."""
     from rich.progress import (
         BarColumn,
         Progress,
@@ -128,6 +128,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        disable=not shown,
     )
 
 

@@ -77,18 +77,20 @@ class Devices:
 
 
 def divisible(count: int) -> int:
-    """The next multiple of the number of devices."""
+    """The next multiple of the number of this process's devices."""
     import jax
 
-    return -(-count // jax.device_count()) * jax.device_count()
+    return -(-count // jax.local_device_count()) * jax.local_device_count()
 
 
 def spread(arrays):
-    """The arrays split over all devices along their leading axis, where it divides evenly."""
+    """The arrays split over all devices of this process along their leading axis, where it divides
+    evenly."""
     import jax
 
     from dng_jax.sweeps import distribute
 
-    if jax.device_count() == 1 or any(len(a) % jax.device_count() for a in jax.tree.leaves(arrays)):
+    devices = jax.local_devices()
+    if len(devices) == 1 or any(len(a) % len(devices) for a in jax.tree.leaves(arrays)):
         return arrays
-    return distribute(arrays)
+    return distribute(arrays, devices)

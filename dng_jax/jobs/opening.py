@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dng_jax.data import Info
-from dng_jax.jobs import runs
+from dng_jax.jobs import processes, runs
 from dng_jax.jobs.options import command
 
 
@@ -24,14 +24,18 @@ def open_run(
     words: how the job is started (options.program); config: its options, a dataclass with a default
     for every field; job: what a new folder below runs/ is named after; data: the sets that the
     options name; asked: recorded in the place of config, where that alone does not say what was
-    asked for. InputError as of runs.new_run_folder.
+    asked for. Of several processes the first makes it, and the others get a path that they write
+    nothing to. InputError as of runs.new_run_folder.
     """
     own = [info.facts for info in dict.fromkeys(data) if info.facts is not None]
     facts = {"command": command(words, config, type(config)())}
-    return runs.new_run_folder(
-        config.run.out,
-        config if asked is None else asked,
-        job=job,
-        overwrite=config.run.overwrite,
-        facts=facts | {"data": own if len(own) > 1 else next(iter(own), None)},
+    made = processes.by_the_first(
+        lambda: runs.new_run_folder(
+            config.run.out,
+            config if asked is None else asked,
+            job=job,
+            overwrite=config.run.overwrite,
+            facts=facts | {"data": own if len(own) > 1 else next(iter(own), None)},
+        )
     )
+    return Path(config.run.out or job) if made is None else made

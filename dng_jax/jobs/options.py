@@ -28,7 +28,7 @@ from dng_jax.experiments.source import CLASS
 from dng_jax.jobs.own_images import shown
 
 INSTALLED = (Path(__file__).parents[1] / "eval").is_dir()
-WHERE = ("run", "out", "overwrite", "resume", "data")
+WHERE = ("run", "out", "overwrite", "resume", "data", "processes")
 # Options that may name a file, though they are words: of all others a slash is part of the word.
 FILES = (
     "network", "negatives", "classifier", "inception_weights", "calibration", "file", "inputs_file",

@@ -18,7 +18,7 @@ from dng_jax.experiments.nearness import nearness, rest
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
 from dng_jax.experiments.telling import telling_images
-from dng_jax.jobs import cli, runs
+from dng_jax.jobs import cli, processes, runs
 from dng_jax.jobs.cells import interval, milliseconds, number, titled
 from dng_jax.jobs.opening import open_run
 from dng_jax.jobs.options import at_least, at_most, distinct, program, seed, shown
@@ -61,6 +61,7 @@ def main(config: Config) -> list[dict[str, Any]]:
 
     # ---- build
     config.data.use()
+    config.processes.join()
     config.devices.select()
     if by_images:
         problem = of_images.made(config)
@@ -75,7 +76,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     # ---- sample, classify and measure
     records: list[dict[str, Any]] = []
     results: list[list[Generated]] = []
-    with cli.progress_bar() as bar:
+    with cli.progress_bar(shown=processes.is_first()) as bar:
         for spec, rule in zip(specs, rules, strict=True):
             task = bar.add_task(str(spec), total=config.samples * len(config.seeds))
             draw = functools.partial(
@@ -95,7 +96,9 @@ def main(config: Config) -> list[dict[str, Any]]:
             results.append(by_seed)
             bar.update(task, completed=config.samples * len(config.seeds))
 
-    # ---- write
+    # ---- write, one process alone
+    if not processes.is_first():
+        return records
     title = f"{shown(config.dataset)} without {problem.forbidden_names}"
     facts = {"config": config, "provenance": runs.provenance()}
     facts |= {"network": problem.network, "classifier": problem.classifier_name}

@@ -11,6 +11,7 @@ from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.experiments.source import Source
 from dng_jax.jobs.devices import Devices
 from dng_jax.jobs.options import DataOptions, RunOptions
+from dng_jax.jobs.processes import Processes
 
 IMAGE_RULES = (
     "unguided", "np=0.3", "dng:pair", "safe=1", "sgf=1", "spell=1.6", "reject:pair=1.2",
@@ -70,4 +71,5 @@ class Config:
     rule. Default: none."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(default_factory=DataOptions)
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = field(default_factory=Processes)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

@@ -58,7 +58,7 @@ from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli as programs
-from dng_jax.jobs import page, runs
+from dng_jax.jobs import page, processes, runs
 from dng_jax.metrics import Reference
 from dng_jax.training.checkpoints import Checkpoints
 from dng_jax.weights import pretrained, tensors
@@ -73,7 +73,7 @@ from eval.study import job as study
 from eval.text_to_image import job as text_to_image
 from hopfield_jax import attention, projections
 from tests import diffusers_reference
-from train import logs, processes
+from train import logs
 from train import options as train
 from train.classifier import job as train_classifier
 from train.diffusion import job as train_diffusion

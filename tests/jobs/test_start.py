@@ -1,4 +1,4 @@
-"""How jobs start and end: imports, help, `dng`, streams, interrupts, devices, processes."""
+"""How jobs start and end: imports, help, `dng`, streams, interrupts, devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import re
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -29,7 +28,7 @@ from dng_jax.jobs import completion, devices, interrupts
 from dng_jax.jobs.tables import Table
 from dng_jax.training import presets
 from tests.house import ROOT, imported, modules
-from train import loop, processes
+from train import loop
 
 HEAVY = ("jax", "flax", "matplotlib", "scipy", "sklearn", "optax", "orbax", "tensorflow_datasets")
 
@@ -498,7 +497,7 @@ def test_a_pipe_is_as_wide_as_a_table(capsys):
     assert sum(line.startswith("│ ") for line in lines) == 3
 
 
-# --------------------------------------------------------------------------- devices, processes
+# -------------------------------------------------------------------------------------- devices
 
 
 def test_a_variable_that_names_no_device_here_is_blamed_itself(monkeypatch):
@@ -514,45 +513,3 @@ def test_a_variable_that_names_no_device_here_is_blamed_itself(monkeypatch):
     # Some jobs have no --platform, and nobody gave it.
     with pytest.raises(InputError, match="no usable device here: set the environment variable"):
         devices.select()
-
-
-def joined(monkeypatch, arguments):
-    """What jax is asked for; its settings stay as they were."""
-    asked = {}
-    monkeypatch.setattr(jax.config, "update", lambda *a: None)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **a: asked.update(a))
-    processes.join(arguments)
-    return asked
-
-
-def test_process_0_listens_on_the_address_that_was_given(monkeypatch):
-    three = {"coordinator_address": "127.0.0.1:0", "num_processes": 2, "process_id": 0}
-    asked = joined(monkeypatch, three)
-    assert asked["coordinator_bind_address"] == "127.0.0.1:0"
-    assert asked["initialization_timeout"] <= 120
-    assert joined(monkeypatch, {}) == {}  # SLURM says it all
-    with pytest.raises(InputError, match=r"cannot listen on 192\.0\.2\.1:80 .* free port"):
-        joined(monkeypatch, three | {"coordinator_address": "192.0.2.1:80"})
-
-
-@pytest.mark.parametrize("host", ["[::1]", "localhost", "service.invalid"])
-def test_process_0_of_a_name_listens_on_every_network_and_says_so(monkeypatch, capsys, host):
-    monkeypatch.setattr(socket.socket, "bind", lambda *a: None)  # there may be no IPv6 here
-    given = {"coordinator_address": f"{host}:0", "num_processes": 2, "process_id": 0}
-    named = host == "service.invalid"
-    asked = joined(monkeypatch, given)
-    assert asked["coordinator_bind_address"] == ("[::]:0" if named else f"{host}:0")
-    assert ("service.invalid is a name" in capsys.readouterr().err) == named
-
-
-def test_a_coordinator_that_does_not_answer_is_named_in_seconds(monkeypatch, capsys):
-    monkeypatch.setattr(processes, "PATIENCE", 0.1)
-    monkeypatch.setattr(processes, "TIMEOUT", 0.5)
-    other = {"coordinator_address": "127.0.0.1:1", "num_processes": 2, "process_id": 1}
-    began = time.monotonic()
-    with pytest.raises(InputError, match=r"nobody answers at 127\.0\.0\.1:1 "):
-        joined(monkeypatch, other)
-    assert time.monotonic() - began < 10
-    assert "waiting for process 0 at 127.0.0.1:1" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"--coordinator nowhere\.invalid:1 is no address"):
-        joined(monkeypatch, other | {"coordinator_address": "nowhere.invalid:1"})

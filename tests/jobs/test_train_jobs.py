@@ -518,18 +518,3 @@ def test_only_photographs_are_mirrored():
     small = [presets.diffusion("cifar10-small", form) for form in ("heads", "label", "none")]
     assert all(job.flip for job in small)
     assert [job.references for job in small] == [500, 0, 0]
-
-
-def test_processes_are_named_by_options_or_by_slurm():
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0"}
-    slurm |= {"SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}
-    find = start.process_arguments
-    assert find(None, None, None, {}) is None
-    assert find(None, None, None, slurm) == {}
-    assert find(None, None, None, slurm | {"SLURM_NTASKS": "1"}) is None
-    assert find("host:1234", 2, 1, slurm) == {
-        "coordinator_address": "host:1234", "num_processes": 2, "process_id": 1,
-    }  # fmt: skip
-    for wrong in (("host", 2, 0), ("host:12", 2, 2), ("host:12", 2, None)):
-        with pytest.raises(InputError):
-            find(*wrong, {})
