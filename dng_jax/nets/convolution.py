@@ -43,8 +43,9 @@ POSITIONS = 1024  # of a batch; likewise the kernels' transform
 def same(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [B, H, W, I], kernel [3, 3, I, O] of the same type -> [B, H, W, O], zeros outside."""
     b, h, w, i = x.shape
-    if h <= 2 and w <= 2:
-        return (winograd.of_two_by_two if b >= IMAGES else nine_products)(x, kernel)
+    if h * w <= 4:
+        square = h <= 2 and w <= 2 and b >= IMAGES
+        return (winograd.of_two_by_two if square else nine_products)(x, kernel)
     pays = h >= winograd.ROWS and b * h * w >= POSITIONS and min(i, kernel.shape[-1]) >= CHANNELS
     return (quick if pays and jnp.finfo(x.dtype).bits >= 32 else plain)(x, kernel)
 
