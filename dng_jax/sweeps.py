@@ -7,9 +7,10 @@ leading axis K. `sweep` runs the sampler over that axis on shared noise:
                   `chunk` of them at a time
     mode "vmap"   all at once; the batch the network sees is K times larger
 
-and over devices, by samples or by settings. On a CPU "map" is the right one: a batch that fills the
-cores gains nothing from being larger. Where K settings are to be sampled on other noise each, or
-their images are only to be counted, `paired` and `finish` keep all of it in the program.
+and over devices, by samples or by settings; with "map" every device runs through settings of its
+own, and none waits for another before the end. On a CPU "map" is the right one: a batch that fills
+the cores gains nothing from being larger. Where K settings are to be sampled on other noise each,
+or their images are only to be counted, `paired` and `finish` keep all of it in the program.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def sweep(
     """Samples every setting with the same keys [B] and initial noise x [B, ...].
 
     rules: a list of rules of one kind, or one stacked rule. Returns a Result whose arrays have a
-    leading axis K. shard spreads the samples, or (mode "vmap" only) the settings, over all devices;
-    their number must divide evenly. A second call with other numbers compiles nothing.
+    leading axis K. shard spreads the samples, or the settings, over all devices; their number must
+    divide evenly. A second call with other numbers compiles nothing.
     paired: setting k has keys and noise of its own, keys [K, B] and x [K, B, ...].
     finish: what is kept of one setting's Result, computed inside the program: labels in the place
     of images that then never leave the device. A pytree with __call__, or a plain function; what it
@@ -133,16 +134,15 @@ def _program(
     warn_reference(denoise, rules)
     if shard is not None:
         choose(shard, ("samples", "settings"), "way to shard")
-        if shard == "settings" and mode != "vmap":
-            raise InputError("settings are spread over devices in mode 'vmap' only")
         if shard == "settings":
             rules = distribute(rules)
         else:
             keys, x = distribute((keys, x), axis=1 if paired else 0)
         if shard == "settings" and paired:
             keys, x = distribute((keys, x))
+    apart = mesh() if shard == "settings" and mode == "map" else None
     denoise, observe, finish = as_pytree(denoise), as_pytree(observe), as_pytree(finish)
-    return denoise, table, rules, keys, x, mode, chunk, tuple(save), observe, paired, finish
+    return denoise, table, rules, keys, x, mode, chunk, tuple(save), observe, paired, finish, apart
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -164,8 +164,8 @@ def distribute(tree, devices: Sequence[jax.Device] | None = None, axis: int = 0)
     return jax.device_put(tree, NamedSharding(over, PartitionSpec(*[None] * axis, BATCH)))
 
 
-@functools.partial(jax.jit, static_argnames=("mode", "chunk", "save", "paired"))
-def _sweep(denoise, table, rules, keys, x, mode, chunk, save, observe, paired, finish):
+@functools.partial(jax.jit, static_argnames=("mode", "chunk", "save", "paired", "apart"))
+def _sweep(denoise, table, rules, keys, x, mode, chunk, save, observe, paired, finish, apart):
     def one(rule, keys=keys, x=x):
         result = sample(denoise, table, rule, keys, x, save=save, observe=observe)
         return result if finish is None else finish(result)
@@ -173,4 +173,11 @@ def _sweep(denoise, table, rules, keys, x, mode, chunk, save, observe, paired, f
     over = (rules, keys, x) if paired else (rules,)
     if mode == "vmap":
         return jax.vmap(one)(*over)
-    return jax.lax.map(lambda each: one(*each), over, batch_size=chunk)
+
+    def in_turn(over):
+        return jax.lax.map(lambda each: one(*each), over, batch_size=chunk)
+
+    if apart is None:
+        return in_turn(over)
+    spec = PartitionSpec(BATCH)
+    return jax.shard_map(in_turn, mesh=apart, in_specs=spec, out_specs=spec, check_vma=False)(over)

@@ -105,8 +105,12 @@ def operations(problem: Problem, table: StepTable, rule: Any, batch: int) -> flo
 
 
 def _how(shape: Shape) -> dict[str, Any]:
-    shard = "samples" if jax.device_count() > 1 and shape.batch % jax.device_count() == 0 else None
-    return {"chunk": shape.chunk, "shard": shard, "paired": True}
+    how = {"chunk": shape.chunk if shape.chunk > 1 else None, "paired": True}
+    count = jax.device_count()
+    one_by_one = shape.chunk == 1 and jax.default_backend() == "cpu"
+    if count > 1 and one_by_one and shape.width % count == 0:
+        return how | {"shard": "settings"}  # a batch that is whole is faster, and nothing waits
+    return how | {"shard": "samples" if count > 1 and shape.batch % count == 0 else None}
 
 
 def _arguments(

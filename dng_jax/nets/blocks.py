@@ -58,7 +58,7 @@ class Conv3(nn.Module):
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return convolution.same(x, kernel) + bias[None, None, None]
+        return convolution.conv3x3(x, kernel) + bias[None, None, None]
 
 
 class GroupNorm(nn.Module):

@@ -1,69 +1,81 @@
-r"""3x3 convolutions that are quick on a CPU: `same`, and `conv3` and `for_few_positions` besides.
+r"""3x3 convolutions that are quick on a CPU, zeros outside the image.
 
     y_p = sum over d of x_(p+d) K_d,     dK_d = sum over images and p of x_(p+d)^T dy_p
 
-`same` is what networks call. It takes fewer products than the definition (winograd.py): of images
-up to 2x2 in batches of IMAGES or more, three times as fast as the nine products that serve smaller
-batches, which are five times as fast as XLA on a CPU; and on a CPU, of higher images with at least
-CHANNELS channels on both sides and POSITIONS positions in the batch, in float32 or float64: 1.1 (14
-rows) to 1.6 times as fast (32 rows). Where it is differentiated the latter is XLA's, with which a
-training step is 3 to 7% faster. All else is XLA's.
+On accelerators all of them are XLA's. On a CPU XLA loops over images of fewer than TAPS positions,
+at a tenth of its speed or less; the rest it convolves well, but no faster than the definition asks.
+`python -m eval.bench convolutions` times what stands here against it.
 
-`conv3`: XLA computes dK as a convolution of its own, whose window is the image: measured on 2 cores
-at 15x15 positions, 64 -> 256 channels, 7 Gflop/s where the forward pass has 64. Here it is one
-product of the nine shifted copies of x with dy for a few images at a time, which stay in the cache,
-summed by a loop: 70 Gflop/s. On other platforms the gradient is XLA's. The loop runs over the
-batch: batches split over several CPU devices would be gathered for it.
+`conv3x3` is what U-Nets call. Of images of fewer than TAPS positions it is one product of the nine
+shifted copies, or of all pixels with all where they are 2x2 in batches of IMAGES or more. Of images
+with ROWS rows or more, CHANNELS channels on both sides and POSITIONS positions in the batch, in
+float32 or float64, it takes fewer products than the definition (winograd.py); where that is
+differentiated it is XLA's, with which a training step is faster. All else is XLA's. Which way is
+taken depends on the size of the batch, and so does a sample, to rounding.
 
-`for_few_positions`: of small images the whole convolution is one product of the nine shifted
-copies, which is not large then: a U-Net of Stable Diffusion with 48 and 96 channels on latents of
-4x8, batch 128, takes .70 CPU-s for its gradient where XLA's convolutions take 1.16.
+`conv3x3_product_gradient` is what the residual classifier calls. XLA computes dK as a convolution
+of its own, whose window is the image: slow on a CPU, where it is here one product of the nine
+shifted copies of x with dy for a few images at a time, which stay in the cache, summed by a loop.
+The loop runs over the batch: batches split over several CPU devices would be gathered for it.
+
+`conv_general_dilated` is what the layers of Stable Diffusion hand to nn.Conv: `conv3x3` for what it
+can do, and the products for strides and other padding.
 
 Shapes: x [B, H, W, I], kernel [3, 3, I, O], y [B, H, W, O], all of one float type.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from dng_jax.nets import winograd
 
-FEW = 4  # images per product of conv3's gradient
-SMALL = 128  # positions of an image in for_few_positions
+TAPS = 9  # of a kernel
 IMAGES = 64  # of 2x2; of fewer the matrix costs more than it saves
 CHANNELS = 32
 POSITIONS = 1024  # of a batch; likewise the kernels' transform
+FEW = 4  # images per product of the gradient dK
 
 
-def same(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [B, H, W, I], kernel [3, 3, I, O] of the same type -> [B, H, W, O], zeros outside."""
+def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [B, H, W, I], kernel [3, 3, I, O] of the same type -> [B, H, W, O]."""
     b, h, w, i = x.shape
-    if h * w <= 4:
+    if h * w < TAPS:
         square = h <= 2 and w <= 2 and b >= IMAGES
-        return (winograd.of_two_by_two if square else nine_products)(x, kernel)
+        products = winograd.of_two_by_two if square else nine_products
+        return jax.lax.platform_dependent(x, kernel, cpu=products, default=xla_conv)
     pays = h >= winograd.ROWS and b * h * w >= POSITIONS and min(i, kernel.shape[-1]) >= CHANNELS
-    return (quick if pays and jnp.finfo(x.dtype).bits >= 32 else plain)(x, kernel)
+    return (winograd_conv if pays and jnp.finfo(x.dtype).bits >= 32 else xla_conv)(x, kernel)
 
 
 @jax.custom_jvp
-def quick(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same by fewer products on a CPU; where it is differentiated all of it is `plain`."""
-    return jax.lax.platform_dependent(x, kernel, cpu=winograd.along_height, default=plain)
+def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Winograd's on a CPU, XLA's elsewhere; where it is differentiated all of it is XLA's."""
+    return jax.lax.platform_dependent(x, kernel, cpu=winograd.along_height, default=xla_conv)
 
 
-@quick.defjvp
-def _quick_jvp(primals, tangents):
+@functools.partial(winograd_conv.defjvp, symbolic_zeros=True)
+def _jvp(primals, tangents):
     (x, kernel), (dx, dk) = primals, tangents
-    return plain(x, kernel), plain(dx, kernel) + plain(x, dk)
+    parts = []
+    # What does not vary would cost a convolution with zeros.
+    if not isinstance(dx, SymbolicZero):
+        parts.append(xla_conv(dx, kernel))
+    if not isinstance(dk, SymbolicZero):
+        parts.append(xla_conv(x, dk))
+    y = xla_conv(x, kernel)
+    return y, functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(y)
 
 
-def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [B, H, W, I], kernel [3, 3, I, O] -> [B, H, W, O], zeros outside."""
+def xla_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [B, H, W, I], kernel [3, 3, I, O] -> [B, H, W, O]."""
     dims = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims)
 
@@ -82,29 +94,29 @@ def nine_products(
 
 
 @jax.custom_vjp
-def conv3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [B, H, W, I], kernel [3, 3, I, O] of the same type -> [B, H, W, O], zeros outside."""
-    return plain(x, kernel)
+def conv3x3_product_gradient(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [B, H, W, I], kernel [3, 3, I, O] of the same type -> [B, H, W, O]."""
+    return conv3x3(x, kernel)
 
 
 def _forward(x, kernel):
-    return plain(x, kernel), (x, kernel)
+    return xla_conv(x, kernel), (x, kernel)
 
 
 def _backward(saved, dy):
     x, kernel = saved
-    (dx,) = jax.vjp(lambda x: plain(x, kernel), x)[1](dy)
+    (dx,) = jax.vjp(lambda x: xla_conv(x, kernel), x)[1](dy)
     dk = jax.lax.platform_dependent(x, dy, cpu=kernel_by_products, default=kernel_by_convolution)
     return dx, dk
 
 
-conv3.defvjp(_forward, _backward)
+conv3x3_product_gradient.defvjp(_forward, _backward)
 
 
 def kernel_by_convolution(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient dK [3, 3, I, O] as XLA takes it; x [B, H, W, I], dy [B, H, W, O]."""
     kernel = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), x.dtype)
-    return jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](dy)[0]
+    return jax.vjp(lambda kernel: xla_conv(x, kernel), kernel)[1](dy)[0]
 
 
 def kernel_by_products(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -125,24 +137,25 @@ def kernel_by_products(x: jax.Array, dy: jax.Array) -> jax.Array:
     return total.reshape(3, 3, i, o).astype(x.dtype)
 
 
-def for_few_positions(
+def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     **how: Any,
 ) -> jax.Array:
-    """The convolution that nn.Conv takes as `conv_general_dilated`: as products on a CPU.
-
-    Of 3x3 kernels, of one stride for both sides, and of images of up to SMALL pixels; every
-    other convolution, and all of them on accelerators, are XLA's. how: what nn.Conv passes besides.
-    """
+    """What nn.Conv takes as `conv_general_dilated`, NHWC, without groups or dilation; how: what
+    nn.Conv passes besides."""
 
     def usual(lhs, rhs):
         return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **how)
 
     stride, other = window_strides
-    if rhs.shape[:2] != (3, 3) or stride != other or math.prod(lhs.shape[1:3]) > SMALL:
+    if rhs.shape[:2] != (3, 3) or stride != other:
+        return usual(lhs, rhs)
+    if stride == 1 and tuple(map(tuple, padding)) == ((1, 1), (1, 1)):
+        return conv3x3(lhs, rhs)
+    if math.prod(lhs.shape[1:3]) >= TAPS:
         return usual(lhs, rhs)
 
     def products(lhs, rhs):

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dng_jax.nets.convolution import conv3
+from dng_jax.nets.convolution import conv3x3_product_gradient
 
 FIXED = ("whitening", "mean", "variance")  # tensors of `params` that no gradient reaches
 
@@ -55,7 +55,7 @@ class Conv3(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", identity, (3, 3, x.shape[-1], self.width), jnp.float32)
-        return conv3(*(jnp.asarray(a, self.dtype) for a in (x, kernel)))
+        return conv3x3_product_gradient(*(jnp.asarray(a, self.dtype) for a in (x, kernel)))
 
 
 class BatchNorm(nn.Module):

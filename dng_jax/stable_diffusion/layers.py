@@ -27,13 +27,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dng_jax.nets.convolution import for_few_positions
+from dng_jax.nets.convolution import conv_general_dilated
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 AROUND: Padding = ((1, 1), (1, 1))
 RIGHT_AND_BOTTOM: Padding = ((0, 1), (0, 1))
 NONE: Padding = ((0, 0), (0, 0))
-_convolution = partial(nn.Conv, conv_general_dilated=for_few_positions)
+_convolution = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
 def conv(features: int, name: str | None, dtype: Any, size: int = 3) -> nn.Conv:

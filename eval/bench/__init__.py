@@ -3,6 +3,7 @@
     python -m eval.bench sampling
     python -m eval.bench pytorch --networks digits-heads mnist-heads
     python -m eval.bench kernels --networks mnist-heads
+    python -m eval.bench convolutions
     python -m eval.bench growth
     python -m eval.bench start
     python -m eval.bench memory
@@ -34,6 +35,11 @@ kernels (needs torch):
 
 layers             every layer of a network alone, here and in PyTorch, on one core: what each costs
                    of a forward, and what lies between them (eval.bench.kernels)
+
+convolutions:
+
+layers             3x3 convolutions at the shapes of networks, those of this library against XLA's,
+                   forward or gradient, on one core (eval.bench.convolutions)
 
 growth:
 

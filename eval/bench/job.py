@@ -14,6 +14,7 @@ from dng_jax.jobs.tables import Table, write_tables
 from dng_jax.training import presets
 
 from . import (
+    convolutions,
     growth,
     hopfield,
     kernels,
@@ -33,6 +34,7 @@ SUITES: dict[str, Suite] = {
     "sampling": sampling.measure,
     "pytorch": pytorch.measure,
     "kernels": kernels.measure,
+    "convolutions": convolutions.measure,
     "growth": growth.measure,
     "start": start.measure,
     "memory": memory.measure,

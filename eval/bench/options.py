@@ -16,8 +16,8 @@ class Config:
     """Benchmarks."""
 
     suite: tyro.conf.Positional[str] = "sampling"
-    """What is measured: sampling, pytorch, kernels, growth, start, memory, throughput, hopfield or
-    text-to-image."""
+    """What is measured: sampling, pytorch, kernels, convolutions, growth, start, memory,
+    throughput, hopfield or text-to-image."""
     samples: int | None = None
     """Images per run, at least 1; default: a number of each suite, 256 in sampling."""
     steps: int | None = None
@@ -38,6 +38,7 @@ class Config:
     batch: int = 256
     """Images per training step in the throughput suite, at least 1."""
     shrink: int = 1
-    """Divides the sizes of the suites hopfield and text-to-image, for a quick look; at least 1."""
+    """Divides the sizes of the suites hopfield and text-to-image, and the number of convolutions,
+    for a quick look; at least 1."""
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default_factory=Devices)
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)

@@ -4,10 +4,10 @@
         worker.facts                                        what it returns under "facts"
         worker.run("forward")                               Run(seconds, cpu_seconds)
 
-A process is held to its cores before it starts, so that every pool of threads in it has as many
-threads (jax asks how many cores it may use, PyTorch is told). It runs nothing between two requests:
-threads that spin after a run have PAUSE to come to rest before the next program, of whichever
-process, is timed; `idle_cpu_seconds` says what they took all the same.
+A process is held to its cores (None: to none) before it starts, so that every pool of threads in it
+has as many threads (jax asks how many cores it may use, PyTorch is told). It runs nothing between
+two requests: threads that spin after a run have PAUSE to come to rest before the next program, of
+whichever process, is timed; `idle_cpu_seconds` says what they took all the same.
 """
 
 from __future__ import annotations
@@ -40,20 +40,16 @@ class Worker:
     """
 
     def __init__(
-        self, title: str, cores: int, make: Callable[..., Mapping[str, Any]], *args: Any
+        self, title: str, cores: int | None, make: Callable[..., Mapping[str, Any]], *args: Any
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self.title = title
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, *args))
-        mine = available()
-        if cores > len(mine):
-            raise InputError(f"--threads {cores} is more than the {len(mine)} cores there are")
-        os.sched_setaffinity(0, mine[:cores])
-        try:
+        if cores is None:
             self.process.start()
-        finally:
-            os.sched_setaffinity(0, mine)
+        else:
+            _start_on(cores, self.process)
         theirs.close()
         self.facts: dict[str, Any] = self._answer()
         self.idle_cpu_seconds = 0.0
@@ -87,6 +83,17 @@ class Worker:
         if isinstance(answer, InputError):
             raise answer
         return answer
+
+
+def _start_on(cores: int, process: Any) -> None:
+    mine = available()
+    if cores > len(mine):
+        raise InputError(f"--threads {cores} is more than the {len(mine)} cores there are")
+    os.sched_setaffinity(0, mine[:cores])
+    try:
+        process.start()
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 def available() -> list[int]:

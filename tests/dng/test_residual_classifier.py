@@ -69,7 +69,7 @@ def test_gradient_of_the_kernel_is_that_of_the_sum_over_shifts(shape):
 
     @jax.jit
     def run(x, k, dy):
-        y, pull = jax.vjp(convolution.conv3, x, k)
+        y, pull = jax.vjp(convolution.conv3x3_product_gradient, x, k)
         ways = convolution.kernel_by_convolution, convolution.kernel_by_products
         return y, *pull(dy), [way(x, dy) for way in ways]
 
@@ -152,7 +152,9 @@ def test_whitened_patches_have_unit_covariance():
 def test_first_outputs_of_a_fresh_kernel_copy_the_inputs():
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("f4")
     kernel = jax.jit(residual.identity, static_argnums=1)(jax.random.key(1), (3, 3, 3, 5))
-    np.testing.assert_array_equal(jax.jit(convolution.conv3)(x, kernel)[..., :3], x)
+    np.testing.assert_array_equal(
+        jax.jit(convolution.conv3x3_product_gradient)(x, kernel)[..., :3], x
+    )
     assert 0.1 < np.abs(kernel[..., 3:]).max() <= 27**-0.5
 
 

@@ -149,6 +149,12 @@ for shard in ("samples", "settings"):
     r = sweep(tiny, table, rules, keys, x, mode="vmap", shard=shard)
     out[shard], out[shard + "_devices"] = r.x, len(r.x.sharding.device_set)
 out["map"] = sweep(tiny, table, rules, keys, x, mode="map", shard="samples").x
+apart = sweep(tiny, table, rules, keys, x, mode="map", shard="settings")
+out["apart"], out["apart_devices"] = apart.x, len(apart.x.sharding.device_set)
+paired = jnp.stack([keys] * 8), jnp.stack([x] * 8)
+out["paired"] = sweep(tiny, table, rules, *paired, shard="settings", paired=True).x
+lowered = sweeps.lowered(tiny, table, rules, *paired, shard="settings", paired=True)
+out["collectives"] = "all-" in lowered.compile().as_text()
 out["plain"] = sweep(tiny, table, rules, keys, x, mode="vmap").x
 mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
 with jax.set_mesh(mesh):
@@ -166,11 +172,13 @@ np.savez(sys.argv[1], **{k: np.asarray(v) for k, v in out.items()})
 def test_eight_devices_give_the_images_of_one(eight_devices, whole):
     got = eight_devices(EIGHT)
     assert (got["devices"], got["samples_devices"], got["settings_devices"]) == (8, 8, 8)
+    assert got["apart_devices"] == 8
+    assert not got["collectives"]
     np.testing.assert_allclose(got["one"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["spread"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["explicit"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["scale"], whole.trace["lambda"], rtol=1e-4)
-    for name in ("samples", "settings", "map"):
+    for name in ("samples", "settings", "map", "apart", "paired"):
         np.testing.assert_allclose(got[name], got["plain"], atol=1e-5)
     np.testing.assert_allclose(got["plain"][2], whole.x, atol=1e-5)
     assert "3" in str(got["message"])

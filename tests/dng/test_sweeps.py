@@ -74,7 +74,6 @@ def test_a_deterministic_sweep_warns_as_a_run_does(keys, noise):
         (lambda k, x: sweep(tiny, TABLE, rules([1.0])[0], k, x), "one stacked rule"),
         (lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, mode="pmap"), "'pmap'"),
         (lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, shard="rows"), "'rows'"),
-        (lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, shard="settings"), "'vmap' only"),
         (lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, chunk=0), "chunk.*0"),
     ],
 )

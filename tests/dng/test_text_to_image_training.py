@@ -186,7 +186,7 @@ def test_sizes_that_no_network_has_are_refused(wrong, said):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 1), (0, 1))])
-@pytest.mark.parametrize("shape", [(4, 8), (8, 18)])
+@pytest.mark.parametrize("shape", [(2, 4), (4, 8)])
 def test_small_images_are_convolved_as_large_ones_are(stride, padding, shape):
     x = jax.random.normal(root_key(5), (3, *shape, 5))
     kernel = jax.random.normal(root_key(6), (3, 3, 5, 7))
@@ -199,8 +199,8 @@ def test_small_images_are_convolved_as_large_ones_are(stride, padding, shape):
         y, pull = jax.vjp(f, x, kernel)
         return y, pull(jnp.cos(y))
 
-    found, wanted = both(convolution.for_few_positions), both(jax.lax.conv_general_dilated)
+    found, wanted = both(convolution.conv_general_dilated), both(jax.lax.conv_general_dilated)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), found, wanted)
-    text = str(jax.make_jaxpr(lambda x: convolution.for_few_positions(
+    text = str(jax.make_jaxpr(lambda x: convolution.conv_general_dilated(
         x, kernel, (stride, stride), padding, **dims))(x))  # fmt: skip
-    assert ("dot_general" in text) == (shape == (4, 8))
+    assert ("dot_general" in text) == (shape == (2, 4))

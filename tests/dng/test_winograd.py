@@ -52,24 +52,25 @@ LARGE, TINY = (8, 12, 11, 32, 33), (64, 2, 2, 3, 4)
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "primitive"),
+    ("shape", "dtype", "on_a_cpu"),
     [
-        (LARGE, "float32", "platform_index"),
-        (LARGE, "bfloat16", "conv_general_dilated"),
-        ((8, 12, 10, 32, 33), "float32", "conv_general_dilated"),  # too few positions
-        ((8, 12, 11, 32, 31), "float32", "conv_general_dilated"),  # too few channels
-        (TINY, "float32", "dot_general"),
-        ((63, 2, 2, 3, 4), "float32", "concatenate"),
+        (LARGE, "float32", 6),
+        (LARGE, "bfloat16", 1),
+        ((8, 12, 10, 32, 33), "float32", 1),  # too few positions
+        ((8, 12, 11, 32, 31), "float32", 1),  # too few channels
+        (TINY, "float32", 0),
+        ((63, 2, 2, 3, 4), "float32", 0),
+        ((5, 2, 4, 3, 4), "float32", 0),
+        ((5, 3, 3, 3, 4), "float32", 1),
     ],
 )
-def test_what_is_taken_where(shape, dtype, primitive):
+def test_what_is_taken_where(shape, dtype, on_a_cpu):
     x, kernel = (jnp.asarray(a, dtype) for a in drawn(*shape))
-    text = str(jax.make_jaxpr(convolution.same)(x, kernel))
-    assert primitive in text
-    assert ("platform_index" in text) == (primitive == "platform_index")
+    found = convolutions(convolution.conv3x3, x, kernel)
+    assert found == {"cpu": on_a_cpu, "cuda": 1, "tpu": 1}
     wanted = by_definition(*(np.asarray(a, np.float32) for a in (x, kernel)))
     atol = (0.02 if dtype == "bfloat16" else 5e-6) * np.abs(wanted).max()
-    found = np.asarray(jax.jit(convolution.same)(x, kernel), np.float32)
+    found = np.asarray(jax.jit(convolution.conv3x3)(x, kernel), np.float32)
     np.testing.assert_allclose(found, wanted, atol=atol)
 
 
@@ -86,15 +87,72 @@ def test_derivatives_are_those_of_the_definition(shape):
 
         return run(x, kernel)
 
-    found, wanted = both(convolution.same), both(convolution.plain)
+    found, wanted = both(convolution.conv3x3), both(convolution.xla_conv)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max()), found, wanted
     )
 
 
+def convolutions(run, *args):
+    """How many a program has when it is written for a platform."""
+    return {
+        platform: jax.jit(run).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+        .count("stablehlo.convolution")
+        for platform in ("cpu", "cuda", "tpu")
+    }  # fmt: skip
+
+
+def test_six_convolutions_of_rows_on_a_cpu_and_xlas_own_elsewhere():
+    x, kernel = drawn(*LARGE)
+    assert convolutions(convolution.conv3x3, x, kernel) == {"cpu": 6, "cuda": 1, "tpu": 1}
+    for way in (convolution.conv3x3_product_gradient, as_stable_diffusion_does):
+        assert convolutions(way, x, kernel) == {"cpu": 6, "cuda": 1, "tpu": 1}
+    np.testing.assert_array_equal(
+        jax.jit(convolution.conv3x3)(x, kernel), winograd.along_height(x, kernel)
+    )
+
+
+def as_stable_diffusion_does(x, kernel):
+    how = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    return convolution.conv_general_dilated(x, kernel, (1, 1), [(1, 1), (1, 1)], **how)
+
+
+def test_what_does_not_vary_costs_no_convolution():
+    x, kernel = drawn(*LARGE)
+
+    def forward(x):
+        return jax.jvp(lambda x: convolution.conv3x3(x, kernel), (x,), (x,))
+
+    def backward(x):
+        return jax.vjp(lambda x: convolution.conv3x3(x, kernel), x)[1](x[..., :1] + kernel[0, 0, 0])
+
+    assert convolutions(forward, x) == {"cpu": 2, "cuda": 2, "tpu": 2}
+    assert set(convolutions(backward, x).values()) <= {1, 2}  # the value is not asked for
+
+
+def test_second_derivatives():
+    x, kernel = drawn(*LARGE)
+
+    def product(way):
+        gradient = jax.grad(lambda x: jnp.sum(way(x, kernel) ** 3))
+        return jax.jit(lambda x: jax.jvp(gradient, (x,), (x,))[1])(x)
+
+    found, wanted = product(convolution.conv3x3), product(convolution.xla_conv)
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_in_float64_errors_are_those_of_float64():
+    x, kernel = (np.float64(a) for a in drawn(*LARGE))
+    wanted = by_definition(x, kernel)
+    with jax.enable_x64(True):
+        found = jax.jit(convolution.conv3x3)(x, kernel)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, atol=1e-14 * np.abs(wanted).max())
+
+
 def test_a_vector_of_kernels_is_mapped_over():
     x, kernel = drawn(*LARGE)
     both = jnp.stack([kernel, 2 * kernel])
-    found = jax.jit(jax.vmap(convolution.same, (None, 0)))(x, both)
+    found = jax.jit(jax.vmap(convolution.conv3x3, (None, 0)))(x, both)
     wanted = by_definition(x, kernel)
     np.testing.assert_allclose(found, [wanted, 2 * wanted], atol=1e-5 * np.abs(wanted).max())

@@ -8,7 +8,7 @@ import pytest
 
 from dng_jax import InputError
 from dng_jax.jobs.options import RunOptions
-from eval.bench import growth, start, timing
+from eval.bench import convolutions, growth, start, timing
 from eval.bench import job as bench
 
 
@@ -51,6 +51,20 @@ def test_a_trajectory_that_is_kept_takes_memory_for_every_step(tmp_path):
     trajectory = 20 * 8 * 8 * 4
     assert one - alone == pytest.approx(trajectory, rel=0.2)
     assert two - one == pytest.approx(trajectory, rel=0.2)
+
+
+def test_convolutions_are_timed_against_xlas_and_held_to_float64(tmp_path, monkeypatch):
+    cases = tuple(
+        convolutions.Case(way, what, (3, 2, 2, 4), 5)
+        for way in convolutions.WAYS
+        for what in ("forward", "gradient")
+    )
+    monkeypatch.setattr(convolutions, "CASES", cases)
+    (found,) = measured(tmp_path, "convolutions").values()
+    assert [(record["way"], record["what"]) for record in found] == [case[:2] for case in cases]
+    for record in found:
+        assert record["gflops"] > 0
+        assert all(0 < error < 1e-5 for error in record["errors"].values())
 
 
 def test_a_start_that_fails_is_a_sentence():
