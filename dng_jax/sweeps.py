@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dng_jax.compatibility import check_table, warn_reference
@@ -64,6 +65,7 @@ def sweep(
     save: Sequence[str] = (),
     observe: Callable[[Any, Any], dict[str, jax.Array]] | None = None,
     paired: bool = False,
+    wanted: jax.Array | None = None,
     finish: Callable[[Result], Any] | None = None,
 ) -> Any:
     """Samples every setting with the same keys [B] and initial noise x [B, ...].
@@ -72,12 +74,14 @@ def sweep(
     leading axis K. shard spreads the samples, or the settings, over all devices; their number must
     divide evenly. A second call with other numbers compiles nothing.
     paired: setting k has keys and noise of its own, keys [K, B] and x [K, B, ...].
+    wanted: bool [K], of which settings a result is wanted: that of the others is zeros, and in mode
+    "map" without chunks takes no time, so that one program serves any number up to K.
     finish: what is kept of one setting's Result, computed inside the program: labels in the place
     of images that then never leave the device. A pytree with __call__, or a plain function; what it
     returns gets the leading axis K.
     """
     program = _program(
-        denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, finish
+        denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, wanted, finish
     )
     with spread_as(program[_X], axis=1 if paired else 0):
         return _sweep(*program)
@@ -94,13 +98,16 @@ def lowered(
     chunk: int | None = None,
     shard: Literal["samples", "settings"] | None = None,
     paired: bool = False,
+    wanted: jax.Array | None = None,
     finish: Callable[[Result], Any] | None = None,
 ) -> jax.stages.Lowered:
     """The program that `sweep` would run on these arguments, before it is compiled.
 
     Its `compile()` says what memory it takes; the same call of `sweep` then compiles nothing.
     """
-    program = _program(denoise, table, rules, keys, x, mode, chunk, shard, (), None, paired, finish)
+    program = _program(
+        denoise, table, rules, keys, x, mode, chunk, shard, (), None, paired, wanted, finish
+    )
     with spread_as(program[_X], axis=1 if paired else 0):
         return _sweep.lower(*program)
 
@@ -109,7 +116,7 @@ _X = 4  # its place among the arguments of a program
 
 
 def _program(
-    denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, finish
+    denoise, table, rules, keys, x, mode, chunk, shard, save, observe, paired, wanted, finish
 ) -> tuple[Any, ...]:
     """The arguments of the compiled program, checked and spread over the devices."""
     choose(mode, ("map", "vmap"), "sweep mode")
@@ -120,8 +127,10 @@ def _program(
         raise InputError("a sweep takes a list of rules or one stacked rule, not a single setting")
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk must be at least 1 setting, got {chunk}")
+    count = len(jax.tree.leaves(rules)[0])
+    if wanted is not None and np.shape(wanted) != (count,):
+        raise InputError(f"wanted must be one bool of each of {count} setting(s)")
     if paired:
-        count = len(jax.tree.leaves(rules)[0])
         if jnp.shape(keys)[:1] != (count,) or jnp.shape(x)[:1] != (count,):
             raise InputError(
                 f"{count} paired settings need keys [{count}, B] and x [{count}, B, ...], got"
@@ -140,9 +149,12 @@ def _program(
             keys, x = distribute((keys, x), axis=1 if paired else 0)
         if shard == "settings" and paired:
             keys, x = distribute((keys, x))
+        if shard == "settings" and wanted is not None:
+            wanted = distribute(jnp.asarray(wanted))
     apart = mesh() if shard == "settings" and mode == "map" else None
     denoise, observe, finish = as_pytree(denoise), as_pytree(observe), as_pytree(finish)
-    return denoise, table, rules, keys, x, mode, chunk, tuple(save), observe, paired, finish, apart
+    given = denoise, table, rules, keys, x, mode, chunk, tuple(save), observe, paired
+    return *given, wanted, finish, apart
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -165,17 +177,24 @@ def distribute(tree, devices: Sequence[jax.Device] | None = None, axis: int = 0)
 
 
 @functools.partial(jax.jit, static_argnames=("mode", "chunk", "save", "paired", "apart"))
-def _sweep(denoise, table, rules, keys, x, mode, chunk, save, observe, paired, finish, apart):
+def _sweep(
+    denoise, table, rules, keys, x, mode, chunk, save, observe, paired, wanted, finish, apart
+):
     def one(rule, keys=keys, x=x):
         result = sample(denoise, table, rule, keys, x, save=save, observe=observe)
         return result if finish is None else finish(result)
 
+    def asked(wanted, *each):
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, *each))
+        return jax.lax.cond(wanted, one, lambda *_: nothing, *each)
+
     over = (rules, keys, x) if paired else (rules,)
+    run, over = (one, over) if wanted is None else (asked, (wanted, *over))
     if mode == "vmap":
-        return jax.vmap(one)(*over)
+        return jax.vmap(run)(*over)
 
     def in_turn(over):
-        return jax.lax.map(lambda each: one(*each), over, batch_size=chunk)
+        return jax.lax.map(lambda each: run(*each), over, batch_size=chunk)
 
     if apart is None:
         return in_turn(over)

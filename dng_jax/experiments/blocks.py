@@ -5,7 +5,9 @@ call of the program, which is compiled once for them, whatever rules, seeds or s
 many steps come next:
 
     item = (rule, first)      samples first, ..., first + batch - 1 of a seed
-    call = width items        a last call that is not full repeats its last item
+    call = width items        of a last call that is not full the rest is not run
+
+On several devices of a CPU every one runs through items of its own, dealt out in turn.
 
 Sample i is that of dng_jax.experiments.generating, of the seed and i alone: all settings see the
 same noise, and more samples of a setting go on from those it has. Labels and features leave the
@@ -68,10 +70,11 @@ def labelled(
     for at in range(0, len(items), shape.width):
         part = items[at : at + shape.width]
         arguments = _arguments(problem, table, part, seed, shape)
-        found = sweeps.sweep(*arguments, **_how(shape), finish=finish)
+        wanted = jnp.asarray(_dealt(shape) < len(part))
+        found = sweeps.sweep(*arguments, **_how(shape), wanted=wanted, finish=finish)
         labels, features, bad = map(np.asarray, found[:3])
         ran = None if found[3] is None else np.asarray(found[3])
-        for i in range(len(part)):
+        for i in np.argsort(_dealt(shape))[: len(part)]:
             if problem.classifier.traced is None:
                 named, described = problem.classify(features[i])
             else:
@@ -90,7 +93,8 @@ def lowered(
 ) -> jax.stages.Lowered:
     """The program of a rule's kind, before it is compiled."""
     arguments = _arguments(problem, table, [Item(rule, 0)], seed, shape)
-    return sweeps.lowered(*arguments, **_how(shape), finish=_finish(problem))
+    wanted = jnp.ones(shape.width, bool)
+    return sweeps.lowered(*arguments, **_how(shape), wanted=wanted, finish=_finish(problem))
 
 
 def operations(problem: Problem, table: StepTable, rule: Any, batch: int) -> float:
@@ -104,19 +108,33 @@ def operations(problem: Problem, table: StepTable, rule: Any, batch: int) -> flo
     return float((cost or {}).get("flops", np.nan)) / batch
 
 
+def _apart(shape: Shape) -> bool:
+    """Whether devices run items of their own: a batch that is whole is faster, and none waits; on
+    accelerators it may be larger than the memory."""
+    count = jax.device_count()
+    fits = shape.chunk == 1 and shape.width % count == 0
+    return count > 1 and fits and jax.default_backend() == "cpu"
+
+
+def _dealt(shape: Shape) -> np.ndarray:
+    """int [width]: the number of the item at each place; devices take equal parts of the places."""
+    numbers = np.arange(shape.width)
+    return numbers.reshape(-1, jax.device_count()).T.ravel() if _apart(shape) else numbers
+
+
 def _how(shape: Shape) -> dict[str, Any]:
     how = {"chunk": shape.chunk if shape.chunk > 1 else None, "paired": True}
+    if _apart(shape):
+        return how | {"shard": "settings"}
     count = jax.device_count()
-    one_by_one = shape.chunk == 1 and jax.default_backend() == "cpu"
-    if count > 1 and one_by_one and shape.width % count == 0:
-        return how | {"shard": "settings"}  # a batch that is whole is faster, and nothing waits
     return how | {"shard": "samples" if count > 1 and shape.batch % count == 0 else None}
 
 
 def _arguments(
     problem: Problem, table: StepTable, part: Sequence[Item], seed: int, shape: Shape
 ) -> tuple[Any, ...]:
-    full = [*part, *[part[-1]] * (shape.width - len(part))]
+    last = len(part) - 1
+    full = [part[min(i, last)] for i in _dealt(shape)]
     rules = sweeps.stack([item.rule for item in full])
     # Of the same samples once, however many settings see them.
     keys = {first: sample_keys(seed, shape.batch, first) for first in {i.first for i in full}}

@@ -153,6 +153,10 @@ apart = sweep(tiny, table, rules, keys, x, mode="map", shard="settings")
 out["apart"], out["apart_devices"] = apart.x, len(apart.x.sharding.device_set)
 paired = jnp.stack([keys] * 8), jnp.stack([x] * 8)
 out["paired"] = sweep(tiny, table, rules, *paired, shard="settings", paired=True).x
+some = jnp.arange(8) % 3 == 0
+half = sweep(tiny, table, rules, *paired, shard="settings", paired=True, wanted=some).x
+out["half"] = jnp.where(some[:, None, None, None], half, out["paired"])
+out["unwanted"] = jnp.abs(half[~some]).max()
 lowered = sweeps.lowered(tiny, table, rules, *paired, shard="settings", paired=True)
 out["collectives"] = "all-" in lowered.compile().as_text()
 out["plain"] = sweep(tiny, table, rules, keys, x, mode="vmap").x
@@ -174,11 +178,12 @@ def test_eight_devices_give_the_images_of_one(eight_devices, whole):
     assert (got["devices"], got["samples_devices"], got["settings_devices"]) == (8, 8, 8)
     assert got["apart_devices"] == 8
     assert not got["collectives"]
+    assert got["unwanted"] == 0
     np.testing.assert_allclose(got["one"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["spread"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["explicit"], whole.x, atol=2e-6)
     np.testing.assert_allclose(got["scale"], whole.trace["lambda"], rtol=1e-4)
-    for name in ("samples", "settings", "map", "apart", "paired"):
+    for name in ("samples", "settings", "map", "apart", "paired", "half"):
         np.testing.assert_allclose(got[name], got["plain"], atol=1e-5)
     np.testing.assert_allclose(got["plain"][2], whole.x, atol=1e-5)
     assert "3" in str(got["message"])

@@ -48,6 +48,14 @@ def test_a_sweep_is_its_single_runs_in_one_program(how, single, keys, noise):
     assert len(log) == 1
 
 
+@pytest.mark.parametrize("how", [{"mode": "map"}, {"mode": "vmap"}], ids=str)
+def test_what_is_not_wanted_is_zeros(how, single, keys, noise):
+    wanted = np.array([True, False, True])
+    result = sweep(tiny, TABLE, rules((0.0, 1.0, 3.0)), keys, noise, wanted=wanted, **how)
+    np.testing.assert_allclose(result.x[wanted], single.x[wanted], atol=1e-5)
+    assert not any(np.any(leaf[~wanted]) for leaf in jax.tree.leaves(result))
+
+
 def test_a_deterministic_sweep_warns_as_a_run_does(keys, noise):
     with pytest.warns(UserWarning, match="divergence probe"):
         sweep(tiny, steps.ddim(schedules.linear(), 6), rules((1.0, 2.0)), keys, noise)
@@ -75,6 +83,10 @@ def test_a_deterministic_sweep_warns_as_a_run_does(keys, noise):
         (lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, mode="pmap"), "'pmap'"),
         (lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, shard="rows"), "'rows'"),
         (lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, chunk=0), "chunk.*0"),
+        (
+            lambda k, x: sweep(tiny, TABLE, rules([1.0]), k, x, wanted=[True] * 2),
+            "each of 1 setting",
+        ),
     ],
 )
 def test_bad_input_is_named(make, message, keys, noise):

@@ -157,6 +157,34 @@ def test_survivors_of_halving_go_on_from_the_samples_they_have(measurer):
         np.testing.assert_array_equal(halved.labels, all_of_it.labels[: halved.samples])
 
 
+APART = """
+import sys, jax, numpy as np
+from dng_jax.experiments import blocks, problems, rule_builders, rule_specs
+from dng_jax.experiments.source import Source
+problem = problems.make("digits", ("0",), Source())
+table = problem.table("ddpm", 5)
+where = problem, rule_specs.TrackerOptions(), "ddpm", 5
+rules = [rule_builders.build(rule_specs.parse(f"dng:pair={s}"), *where) for s in range(1, 12)]
+items = [blocks.Item(rule, 8 * i) for i, rule in enumerate(rules)]
+out = {}
+for name, chunk in (("apart", 1), ("together", 8)):
+    shape = blocks.Shape(16, 8, chunk)
+    assert blocks._apart(shape) == (chunk == 1)
+    found = [*blocks.labelled(problem, table, items, 3, shape)]
+    out[name + "_labels"] = [one.labels for one in found]
+    out[name + "_features"] = [one.features for one in found]
+np.savez(sys.argv[1], **{k: np.asarray(v) for k, v in out.items()})
+"""
+
+
+@pytest.mark.slow
+def test_devices_of_a_cpu_run_through_items_of_their_own(eight_devices):
+    got = eight_devices(APART)
+    assert got["apart_labels"].shape == (11, 8)
+    np.testing.assert_array_equal(got["apart_labels"], got["together_labels"])
+    np.testing.assert_allclose(got["apart_features"], got["together_features"], atol=1e-3)
+
+
 def test_an_item_that_is_not_finite_says_at_which_step(problem, measurer):
     table = problem.table("ddpm", STEPS)
     rules = [measurer.rule(s) for s in pairs(1.0, 2.0)]
