@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import re
-import subprocess
-import sys
 import types
 
 import jax
@@ -27,7 +24,6 @@ from dng_jax.tuning.studies import Told
 from eval.class_removal import job as class_removal
 from eval.tune import job, judgement, tables
 from eval.tune.options import Config
-from tests.house import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 EXACT = Source(denoiser="exact", patterns=300)
@@ -419,39 +415,3 @@ def test_a_constraint_that_nothing_keeps_is_said_when_all_is_written(searched, t
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert "results.json" in names
     assert "best.json" not in names
-
-
-ARGUMENTS = [
-    "--denoiser", "exact", "--patterns", "300", "--steps", "4", "--trials", "12", "--block", "3",
-    "--samples", "32", "--batch", "16", "--judge-samples", "64", "--judged", "2",
-]  # fmt: skip
-
-
-def started(folder, *more):
-    words = [sys.executable, "-m", "eval.tune", *ARGUMENTS, "--out", str(folder), *more]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_study_and_one_of_them_judges(tmp_path):
-    both = [started(tmp_path / "run", "--resume") for _ in range(2)]
-    said = [one.communicate(timeout=600)[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0], said
-    assert sum("judged already" in text for text in said) == 1
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["trials"]["told"] == 12
-    assert sum(s["trials"] for s in results["trials"]["sessions"]) == 12
-
-
-@pytest.mark.slow
-def test_submitit_runs_workers_here(tmp_path):
-    pytest.importorskip("submitit")
-    one = started(tmp_path / "run", "--engine", "submitit", "--cluster", "local", "--workers", "2")
-    said = one.communicate(timeout=900)[0]
-    assert one.returncode == 0, said
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["trials"]["told"] == 12
-    assert (tmp_path / "run" / "best.json").exists()
