@@ -21,6 +21,7 @@ A trial is one setting; its life in the journal:
     asked    RUNNING, with the name of the worker that has it
     told     COMPLETE with its values; where its predictions were not finite, with the worst ones
              and a constraint violated beyond all others, so that the search keeps away
+    stopped  PRUNED, by halving, with its value at every rung (dng_jax.tuning.studies)
     orphan   RUNNING, and the lock of its worker is free: whoever asks next takes it over
 
 so that a trial is told exactly once however many processes ask, and however they end: the values

@@ -83,7 +83,8 @@ def plan_of(
                 "data": key}  # fmt: skip
     goal, seed = Goals((config.objective,)), config.search_seed
     given = (config.search, config.trials, seed, config.points, tuple(identity.items()))
-    return studies.Plan(space, goal, *given)
+    whole = ("steps", rungs[-1]) if len(rungs) > 1 else None
+    return studies.Plan(space, goal, *given, whole=whole)
 
 
 def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
