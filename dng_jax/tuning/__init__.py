@@ -12,7 +12,7 @@
     memory      how many settings a device holds at once
     judging     the front again on seeds that the search never saw, and the bias of the first look
     numbers     spaces of training numbers, for python -m train.tune
-    blocks      members trained through rungs, saved at each
+    blocks      members trained through rungs, saved on the way
     importance  which number an objective rests on
     engines     one process, a cluster by SLURM, or Ray
 

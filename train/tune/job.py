@@ -138,7 +138,8 @@ def trainings_of(
         config.eta,
         config.log_every,
         config.objective,
-        folder,
+        folder / blocks.FOLDER,
+        -(-config.save_every // config.log_every) * config.log_every,
     )
 
 

@@ -61,6 +61,9 @@ class Config:
     single on CPU."""
     log_every: int = 50
     """Steps between values of a curve, at least 1."""
+    save_every: int = 1000
+    """Steps between saves of a member on its way, at least 1, rounded up to a multiple of
+    --log-every; it is saved at its rungs as well."""
     compare: bool = False
     """Train one block both ways instead, and say how long each takes and how far curves differ."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
@@ -95,6 +98,7 @@ class Config:
             raise InputError("--objective error is of a classifier: add --of classifier, or loss")
         at_least(1, trials=self.trials, points=self.points, members=self.members)
         at_least(1, first_steps=self.first_steps, log_every=self.log_every)
+        at_least(1, save_every=self.save_every)
         at_least(2, eta=self.eta, held_out=self.held_out)
         seed(search_seed=self.search_seed)
         self.training(self.job).check()
