@@ -13,6 +13,7 @@
     judging     the front again on seeds that the search never saw, and the bias of the first look
     numbers     spaces of training numbers, for python -m train.tune
     blocks      members trained through rungs, saved on the way
+    paired      the difference of two settings on fresh seeds, with its interval
     importance  which number an objective rests on
     engines     one process, a cluster by SLURM, or Ray
 
