@@ -42,7 +42,7 @@ from dng_jax.tuning import halving
 from dng_jax.tuning.numbers import Numbers
 
 FOLDER = "blocks"  # of a study's
-OBJECTIVES = ("loss", "error")
+OTHERWISE = "then go on with --resume; what was saved before is intact"
 
 
 @dataclass(eq=False)
@@ -187,7 +187,7 @@ class Trainings:
         facts = {"at": member.at, "ended": member.ended, "found": member.found}
         # Python's JSON reads its own NaN, and writes floats so that they come back as they were.
         said = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        with disk.whole(member.path) as part:
+        with disk.refused(f"write {member.path}", OTHERWISE), disk.whole(member.path) as part:
             np.savez(part, facts=said, **named)
 
 

@@ -326,7 +326,8 @@ def test_a_full_disk_stops_a_block_in_a_sentence_and_loses_nothing(
         real(part, **named)
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(InputError, match=r"cannot write .*\.npz \(no space left on device\)"):
+    said = r"cannot write .*\.npz \(no space left on device\): make room, then go on with --resume"
+    with pytest.raises(InputError, match=said):
         trainings(setting, tmp_path)(members_of(RATES))
     assert not list(tmp_path.glob(".*"))
     monkeypatch.setattr(np, "savez", real)
