@@ -49,16 +49,10 @@ def population(state: TrainState, count: int) -> TrainState:
     return _mapped(state, lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))))
 
 
-def kept(state: TrainState, rows: Sequence[int]) -> TrainState:
-    """The population of these members alone, in this order."""
-    index = np.asarray(rows)
-    return _mapped(state, lambda leaf: leaf[index])
-
-
 def joined(states: Sequence[TrainState]) -> TrainState:
-    """One population of the members of several, all at the same step."""
+    """The population of these members, each as a single training has it, all at the same step."""
     params, ema, opt_state = jax.tree.map(
-        lambda *leaves: jnp.concatenate(leaves), *[(s.params, s.ema, s.opt_state) for s in states]
+        lambda *leaves: jnp.stack(leaves), *[(s.params, s.ema, s.opt_state) for s in states]
     )
     return states[0]._replace(params=params, ema=ema, opt_state=opt_state)
 
@@ -110,11 +104,7 @@ def train(
         )
         states.append(after)
         metrics.append(found)
-    params, ema, opt_state = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *[(s.params, s.ema, s.opt_state) for s in states]
-    )
-    state = states[0]._replace(params=params, ema=ema, opt_state=opt_state)
-    return state, {name: np.stack([m[name] for m in metrics]) for name in metrics[0]}
+    return joined(states), {name: np.stack([m[name] for m in metrics]) for name in metrics[0]}
 
 
 def judged(

@@ -12,7 +12,8 @@
     memory      how many settings a device holds at once
     judging     the front again on seeds that the search never saw, and the bias of the first look
     numbers     spaces of training numbers, for python -m train.tune
-    blocks      members trained through rungs, saved at each
+    blocks      members trained through rungs, saved on the way
+    paired      the difference of two settings on fresh seeds, with its interval
     importance  which number an objective rests on
     engines     one process, a cluster by SLURM, or Ray
 
@@ -21,6 +22,7 @@ A trial is one setting; its life in the journal:
     asked    RUNNING, with the name of the worker that has it
     told     COMPLETE with its values; where its predictions were not finite, with the worst ones
              and a constraint violated beyond all others, so that the search keeps away
+    stopped  PRUNED, by halving, with its value at every rung (dng_jax.tuning.studies)
     orphan   RUNNING, and the lock of its worker is free: whoever asks next takes it over
 
 so that a trial is told exactly once however many processes ask, and however they end: the values

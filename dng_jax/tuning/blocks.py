@@ -1,18 +1,26 @@
-"""A block of members trained through rungs of steps, saved at each.
+"""A block of members trained through rungs of steps, each of them saved on the way.
 
     evaluate = Trainings(...)
     found = evaluate([Numbers, ...])
 
 All members of a block begin from one state and take rungs[0] steps; the best 1 of eta, by the
 averaged weights' objective on held-out images, go on to rungs[1] with the states that they have,
-and so on (dng_jax.tuning.halving). Survivors are moved together, so that a rung is a program of as
-many members as are left. The rate's schedule is that of the whole training in every rung.
+and so on (dng_jax.tuning.halving). The rate's schedule is that of the whole training in every rung.
 
-After a rung the block is a file blocks/NAME.npz of the folder, NAME by its settings: a search that
-was killed is asked the same settings again, and goes on from the last rung. Engine single, which
-trains one member after the other, also writes each to blocks/NAME-RUNG-MEMBER.npz at once, until
-the rung is done. A search killed while it told a block trains none of it again; the blocks after
-that are cut at other places.
+A member is a file NAME.npz of the folder, NAME by its numbers and the rungs: its state after so
+many steps, and what is known of it; written every `save_every` steps and at its rungs, whole or not
+at all. A search that was killed goes on from there, whatever blocks it is cut into the next time:
+
+    ended     the member was stopped at a rung, or took all steps: its file says so, and holds no
+              state any more. It is not trained again
+    reached   of those asked together that have a value at a rung, ended or not, n in number, the
+              best ceil(n / eta) that have not ended go on. All that a rung stops are marked before
+              the next one begins, so that a block that is asked again as it was is decided as it
+              was, however often it is killed
+    anew      a file that cannot be read, or is of other shapes, counts as none
+
+Engine vmap moves the members that are at one step together, as one program of as many as there are;
+engine single one after the other, with the memory of one.
 """
 
 from __future__ import annotations
@@ -21,7 +29,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +41,29 @@ from dng_jax.training import TrainState, members
 from dng_jax.tuning import halving
 from dng_jax.tuning.numbers import Numbers
 
-FOLDER = "blocks"
-OBJECTIVES = ("loss", "error")
+FOLDER = "blocks"  # of a study's
+OTHERWISE = "then go on with --resume; what was saved before is intact"
+
+
+@dataclass(eq=False)
+class Member:
+    """One training: at: steps taken; ended: see the top of this file; found: what is told of it."""
+
+    setting: Numbers
+    path: Path
+    at: int = 0
+    ended: bool = False
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def know(self, facts: dict[str, Any] | None) -> None:
+        """Takes what a file says; None: that it has not begun."""
+        facts = facts or {"at": 0, "ended": False, "found": {"rungs": [], "curve": []}}
+        self.at, self.ended, self.found = facts["at"], facts["ended"], facts["found"]
+
+    @property
+    def values(self) -> dict[int, float]:
+        """Steps of a rung -> objective there, NaN where the loss is not finite."""
+        return dict(self.found["rungs"])
 
 
 @dataclass(eq=False)
@@ -43,7 +72,8 @@ class Trainings:
 
     build: numbers -> the step of one training; fresh: the state all begin from; arrays, held:
     images uint8 and labels, trained on and held out; key: of the yardstick; rungs: steps, rising;
-    every: steps between values of a curve; objective: loss, or error, 1 - accuracy.
+    every: steps between values of a curve; objective: loss, or error, 1 - accuracy; folder: of the
+    members' files; save_every: steps; step: that of `build`, where it is compiled already.
     """
 
     build: Callable[[members.Numbers], Any]
@@ -58,142 +88,119 @@ class Trainings:
     every: int
     objective: str
     folder: Path
+    save_every: int = 1000
     advance: Callable[[float], object] = lambda steps: None
+    step: Any = None
 
     def __post_init__(self) -> None:
-        self.step = members.make_step(self.build, self.engine)
+        self.step = self.step or members.make_step(self.build, self.engine)
 
     def __call__(self, settings: Sequence[Numbers]) -> list[dict[str, Any] | None]:
         """What each training came to: {loss, [accuracy, error,] steps, rungs: [[steps, objective]],
         curve: training losses after every `every` steps}; None where the loss is not finite.
         Equal settings are one training."""
-        known = self._ended()
-        left = [one for one in dict.fromkeys(settings) if str(one) not in known]
-        if left:
-            known |= dict(zip(map(str, left), self._train(left), strict=True))
-        found = [known[str(one)] for one in settings]
+        block = {one: self._member(one) for one in dict.fromkeys(settings)}
+        for until in self.rungs:
+            self._reach(list(block.values()), until)
+            self._stop(list(block.values()), until)
+        found = [block[one].found for one in settings]
         return [one if np.isfinite(self._value(one)) else None for one in found]
 
-    def _train(self, settings: Sequence[Numbers]) -> list[dict[str, Any]]:
-        path = self.folder / FOLDER / f"{_name(settings, self.rungs)}.npz"
-        rung, alive, found, state = self._read(path, len(settings))
-        while rung < len(self.rungs):
-            state, measured = self._rung(path, rung, [settings[i] for i in alive], state)
-            for i, one in zip(alive, measured, strict=True):
-                rungs = [*found[i]["rungs"], [self.rungs[rung], one[self.objective]]]
-                found[i] |= one | {"rungs": rungs, "curve": found[i]["curve"] + one["curve"]}
-            rung += 1
-            places = self._best([self._value(found[i]) for i in alive])
-            if rung == len(self.rungs) or not places:
-                break
-            state, alive = members.kept(state, places), [alive[p] for p in places]
-            self._write(path, [rung, alive, found], state)
-            self._remove_members(path)
-        self._write(path, [len(self.rungs), list(map(str, settings)), found])
-        self._remove_members(path)
-        return found
+    def _reach(self, block: Sequence[Member], until: int) -> None:
+        """Takes those that have not ended to a rung, and measures them there."""
+        some = [m for m in block if not m.ended and m.at < until]
+        for together in [some] if self.engine == "vmap" else [[m] for m in some]:
+            states = {m: self._load(m) for m in together}
+            for at in sorted({m.at for m in together if not m.ended and m.at < until}):
+                group = [m for m in together if m.at == at and not m.ended]
+                state = members.joined([states[m] for m in group])
+                self._train(group, state, until, len(group) / len(block))
 
-    def _rung(
-        self, path: Path, rung: int, settings: Sequence[Numbers], state: TrainState
-    ) -> tuple[TrainState, list[dict[str, Any]]]:
-        """The members at the end of a rung, and what is measured of each there."""
-        if self.engine == "vmap":
-            return self._taken(rung, settings, state, self.advance)
-        states, measured = [], []
-        for k, one in enumerate(settings):
-            file = path.with_name(f"{path.stem}-{rung}-{k}{path.suffix}")
-            facts, leaves = _file(file)
-            if facts is None:
-                after, found = self._taken(
-                    rung, [one], members.kept(state, [k]), lambda n: self.advance(n / len(settings))
-                )
-                self._write(file, [rung, found], after)
-            else:
-                after, found = self._state(leaves), facts[1]
-            states.append(after)
-            measured += found
-        return members.joined(states), measured
+    def _train(self, group: Sequence[Member], state: TrainState, until: int, share: float) -> None:
+        """As `_reach`, of members at one step; share: theirs of the block."""
+        numbers = members.stacked([dict(m.setting.values) for m in group])
+        given = (self.step, self.engine, numbers)
+        at = group[0].at
+        while at < until:
+            at = min(until, (at // self.save_every + 1) * self.save_every)
+            state, metrics = members.train(
+                *given, state, self.arrays, at, self.every, lambda n: self.advance(share * n)
+            )
+            judged = self._judged(state) if at == until else None
+            step, params, ema, opt_state = jax.device_get(_arrays(state))  # all at once
+            host = TrainState(step, params, ema, opt_state, state.key)
+            for k, m in enumerate(group):
+                m.at = at
+                m.found["curve"] += metrics["loss"][k].tolist() if metrics else []
+                if judged is not None:
+                    m.found |= {name: float(values[k]) for name, values in judged.items()}
+                    m.found["steps"] = until
+                    m.found["rungs"].append([until, self._value(m.found)])
+                m.ended = at == self.rungs[-1]
+                self._write(m, None if m.ended else members.member(host, k))
 
-    def _taken(
-        self, rung: int, settings: Sequence[Numbers], state: TrainState, advance: Callable
-    ) -> tuple[TrainState, list[dict[str, Any]]]:
-        """A population taken to the end of a rung, and measured there."""
-        numbers = members.stacked([dict(one.values) for one in settings])
-        until = self.rungs[rung]
-        state, metrics = members.train(
-            self.step, self.engine, numbers, state, self.arrays, until, self.every, advance
-        )
+    def _judged(self, state: TrainState) -> dict[str, np.ndarray]:
         judged = members.judged(self.yardstick, self.engine, state, *self.held, self.key)
-        if "accuracy" in judged:
-            judged["error"] = 1 - judged["accuracy"]
-        measured: list[dict[str, Any]] = []
-        for k in range(len(settings)):
-            one: dict[str, Any] = {name: float(values[k]) for name, values in judged.items()}
-            curve = metrics["loss"][k].tolist() if metrics else []
-            measured.append(one | {"steps": until, "curve": curve})
-        return state, measured
+        return judged | ({"error": 1 - judged["accuracy"]} if "accuracy" in judged else {})
 
-    def _value(self, one: dict[str, Any]) -> float:
+    def _value(self, found: dict[str, Any]) -> float:
         """What a member is compared by. Of logits that are NaN the first class is the largest, so
         that only the loss says that they are."""
-        return one[self.objective] if np.isfinite(one["loss"]) else np.nan
+        return found[self.objective] if np.isfinite(found["loss"]) else np.nan
 
-    def _best(self, values: Sequence[float]) -> list[int]:
-        """Places of the survivors, rising; the earlier of two that are equal."""
-        order = sorted((v, i) for i, v in enumerate(values) if np.isfinite(v))
-        return sorted(i for _, i in order[: halving.survivors(len(values), self.eta)])
+    def _stop(self, block: Sequence[Member], until: int) -> None:
+        """Ends those that a rung stops; of two that are equal the later one."""
+        reached = [m for m in block if until in m.values]
+        finite = [m for m in reached if np.isfinite(m.values[until])]
+        left = [m for m in sorted(finite, key=lambda m: m.values[until]) if not m.ended]
+        best = left[: halving.survivors(len(reached), self.eta)]
+        for m in reached:
+            if not m.ended and m not in best:
+                m.ended = True
+                self._write(m)
 
-    def _ended(self) -> dict[str, dict[str, Any]]:
-        """What is known of settings whose block came to its end before all of it was told."""
-        known: dict[str, dict[str, Any]] = {}
-        for path in sorted((self.folder / FOLDER).glob("*.npz")):
-            facts, _ = _file(path)
-            if facts is not None and facts[0] == len(self.rungs):
-                known |= dict(zip(*facts[1:], strict=True))
-        return known
+    def _member(self, setting: Numbers) -> Member:
+        """As its file has it, but for the state."""
+        words = f"{setting} {tuple(self.rungs)}"
+        name = hashlib.sha256(words.encode()).hexdigest()[:16]
+        member = Member(setting, self.folder / f"{name}.npz")
+        member.know(_read(member.path)[0])
+        return member
 
-    def _read(self, path: Path, count: int) -> tuple[int, list, list, TrainState]:
-        """Where the block is: rungs done, members left, what is known of each, their states."""
-        facts, leaves = _file(path)
-        found: list[dict[str, Any]]
-        if facts is None:
-            found = [{"rungs": [], "curve": []} for _ in range(count)]
-            return 0, list(range(count)), found, members.population(self.fresh, count)
-        rung, alive, found = facts
-        return rung, alive, found, self._state(leaves)
+    def _load(self, member: Member) -> TrainState:
+        """The state of a member, on the host; the member is then known as its file has it, since
+        another process may have gone on with it."""
+        like = _arrays(self.fresh)
+        facts, leaves = _read(member.path, len(jax.tree.leaves(like)))
+        same = [np.shape(leaf) for leaf in leaves] == [np.shape(v) for v in jax.tree.leaves(like)]
+        if facts is not None and not facts["ended"] and not same:
+            facts = None
+        member.know(facts)
+        if facts is None or member.ended:
+            return self.fresh
+        step, params, ema, opt_state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return TrainState(jax.numpy.asarray(step), params, ema, opt_state, self.fresh.key)
 
-    def _state(self, leaves: Sequence[np.ndarray]) -> TrainState:
-        tree = jax.tree.structure(_arrays(self.fresh))
-        step, params, ema, opt_state = jax.tree.unflatten(tree, map(jax.numpy.asarray, leaves))
-        return TrainState(step, params, ema, opt_state, self.fresh.key)
-
-    def _write(self, path: Path, facts: list, state: TrainState | None = None) -> None:
-        leaves = [] if state is None else jax.device_get(jax.tree.leaves(_arrays(state)))
+    def _write(self, member: Member, state: TrainState | None = None) -> None:
+        leaves = [] if state is None else jax.tree.leaves(_arrays(state))
         named: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        facts = {"at": member.at, "ended": member.ended, "found": member.found}
         # Python's JSON reads its own NaN, and writes floats so that they come back as they were.
         said = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        with disk.whole(path) as part:
+        with disk.refused(f"write {member.path}", OTHERWISE), disk.whole(member.path) as part:
             np.savez(part, facts=said, **named)
 
-    def _remove_members(self, path: Path) -> None:
-        for file in path.parent.glob(f"{path.stem}-*{path.suffix}"):
-            file.unlink(missing_ok=True)
 
-
-def _file(path: Path) -> tuple[Any, list[np.ndarray]]:
-    """Facts and leaves of a block's file; no facts where there is none that can be read."""
+def _read(path: Path, leaves: int = 0) -> tuple[Any, list[np.ndarray]]:
+    """Facts of a member's file, and as many leaves as it has of those wanted; no facts where there
+    is no file that can be read."""
     try:
         with np.load(path) as file:
-            leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
-            return json.loads(bytes(file["facts"])), leaves
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
-        return None, []
+            names = [name for name in (f"leaf{i}" for i in range(leaves)) if name in file]
+            return json.loads(bytes(file["facts"])), [file[name] for name in names]
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, TypeError, KeyError, EOFError):
+        return None, []  # TypeError: an array alone
 
 
 def _arrays(state: TrainState) -> tuple:
     return state.step, state.params, state.ema, state.opt_state
-
-
-def _name(settings: Sequence[Numbers], rungs: Sequence[int]) -> str:
-    words = "\n".join([*map(str, settings), str(tuple(rungs))])
-    return hashlib.sha256(words.encode()).hexdigest()[:16]

@@ -8,6 +8,14 @@ The folder holds journal.log (dng_jax.tuning.journals), a file workers/NAME that
 name keeps locked while it lives, and ask.lock, under which trials are asked one process at a time.
 A trial that runs and names no worker, or one whose lock is free, is an orphan.
 
+A setting that halving stopped is PRUNED, with its objective at every rung as an intermediate value,
+and one that ran to its end COMPLETE: TPE ranks all that are COMPLETE before those that are not, and
+of these the ones that came further first, so that a value of few steps or images is never held
+against one of many; and the best trial of Optuna is one that ran to its end. Two cases are COMPLETE
+with the values of their last rung: a study of several objectives, of which Optuna has no
+intermediate values, and NSGA-II, which breeds from COMPLETE trials alone and would wait for a whole
+population of them.
+
 A setting whose predictions are not finite is told as one that violates a constraint by WORST, with
 objectives of WORST, so that TPE keeps away from where it lies and NSGA-II breeds it last; of a
 failed trial both would know nothing.
@@ -39,7 +47,9 @@ class Plan:
     """What a study searches, and for how long.
 
     trials: of the whole study; points: of a range, where the way is a grid, which then has as many
-    trials as points. identity: what else two sessions of a study must have in common.
+    trials as points. identity: what else two sessions of a study must have in common. whole: the
+    measure that counts what a setting took, and how much of it is all, as in ("steps", 2000); None
+    where nothing is stopped before.
     """
 
     space: spaces.Space
@@ -49,6 +59,7 @@ class Plan:
     seed: int = 0
     points: int = 5
     identity: tuple[tuple[str, Any], ...] = ()
+    whole: tuple[str, int] | None = None
 
     @property
     def total(self) -> int:
@@ -160,8 +171,9 @@ class Study:
             return asked + [self._new(len(trials) + i) for i in range(left)]
 
     def tell(self, asked: Asked, found: Mapping[str, Any] | None) -> None:
-        """Ends a trial with what was measured (goals.MEASURES and anything else that JSON holds);
-        None: its predictions were not finite.
+        """Ends a trial with what was measured (goals.MEASURES and anything else that JSON holds;
+        rungs: [[taken, objective], ...], where there is more than the last); None: its predictions
+        were not finite.
 
         Where a worker wrote down what it measured and died before it told, that stands: Optuna
         never changes a constraint that is set, and another machine may measure a little else.
@@ -175,6 +187,10 @@ class Study:
         for name, excess in self._excesses(found).items():
             if name not in held:
                 asked.trial.set_constraint(name, excess)
+        if self._reported(asked, found):
+            state = journals.optuna().trial.TrialState.PRUNED
+            self._study.tell(asked.number, state=state)
+            return
         values = (
             self.plan.goals.values(found) if found else [WORST] * len(self.plan.goals.objectives)
         )
@@ -228,6 +244,20 @@ class Study:
     def noted(self, name: str) -> Any:
         """A fact that was kept, None where there is none."""
         return self._study.user_attrs.get(name)
+
+    def _reported(self, asked: Asked, found: Mapping[str, Any] | None) -> bool:
+        """Reports the rungs of a trial, those alone that a worker before did not; whether it is to
+        be PRUNED: see the top of this file."""
+        plan = self.plan
+        if plan.whole is None or not found or len(plan.goals.objectives) > 1:
+            return False
+        measure, most = plan.whole
+        identifier = self._storage.get_trial_id_from_study_id_trial_number(self._id, asked.number)
+        held = self._storage.get_trial(identifier).intermediate_values
+        for taken, value in found.get("rungs", [[found[measure], *plan.goals.values(found)]]):
+            if taken not in held:
+                asked.trial.report(value, taken)
+        return found[measure] < most and plan.way != "nsga2"
 
     def _excesses(self, found: Mapping[str, Any] | None) -> dict[str, float]:
         if found is None:

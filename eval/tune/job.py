@@ -154,6 +154,7 @@ def planned(config: Config, problem: Problem, space: spaces.Space, goal: goals.G
     if source.denoiser != "exact":
         full = models.full_name(config.dataset, source.network)
         source = dataclasses.replace(source, network=full)
+    rungs = rungs_of(config)
     identity = {
         "job": "tune",
         "dataset": problem.info.key,
@@ -161,7 +162,7 @@ def planned(config: Config, problem: Problem, space: spaces.Space, goal: goals.G
         "source": source,
         "weights": models.fingerprint(config.dataset, config.source, problem.forbidden),
         "options": config.options,
-        "rungs": rungs_of(config),
+        "rungs": rungs,
         "eta": config.eta,
     }
     return Plan(
@@ -172,6 +173,7 @@ def planned(config: Config, problem: Problem, space: spaces.Space, goal: goals.G
         config.seed,
         config.points,
         tuple(identity.items()),
+        ("samples", rungs[-1]) if len(rungs) > 1 else None,
     )
 
 

@@ -157,9 +157,7 @@ def trainings(setting, folder, engine="vmap", rungs=(4, STEPS), objective="loss"
     _, module, state, build, made, arrays, held = setting
     yardstick = yardsticks.of_classifier(module)
     given = (state, arrays, held, yardstick, jax.random.key(1), rungs, 2, EVERY, objective, folder)
-    found = blocks.Trainings(build, engine, *given, **more)
-    found.step = made[engine]  # compiled before
-    return found
+    return blocks.Trainings(build, engine, *given, step=made[engine], **more)
 
 
 def members_of(rates):
@@ -194,37 +192,170 @@ def killed_after(calls):
     return advance
 
 
-def test_a_search_killed_between_rungs_goes_on_to_the_same(setting, tmp_path):
-    settings = members_of(RATES)
-    straight = trainings(setting, tmp_path / "a")(settings)
-    with pytest.raises(Killed):  # of steps; the first rung is 4
-        trainings(setting, tmp_path / "b", advance=killed_after(6))(settings)
-    resumed = []
-    again = trainings(setting, tmp_path / "b", advance=resumed.append)
-    assert again(settings) == straight
-    assert len(resumed) == 4  # steps of the second rung alone
-    # Killed while it was telling: what is asked again is known.
-    assert again([*settings[2:], settings[0]]) == [straight[2], straight[3], straight[0]]
-    assert len(resumed) == 4
+@pytest.fixture(scope="module")
+def straight(setting, tmp_path_factory):
+    """What the members of RATES come to where nobody is killed, by engine."""
+    return {
+        engine: trainings(setting, tmp_path_factory.mktemp(engine), engine)(members_of(RATES))
+        for engine in members.ENGINES
+    }
+
+
+def killed(setting, folder, calls, *more, **and_more):
+    with pytest.raises(Killed):
+        trainings(setting, folder, *more, advance=killed_after(calls), **and_more)(
+            members_of(RATES)
+        )
+
+
+def counted(setting, folder, settings, *more, **and_more):
+    """What a search comes to, and how many steps it took."""
+    taken = []
+    found = trainings(setting, folder, *more, advance=taken.append, **and_more)(settings)
+    return found, len(taken)
 
 
 @pytest.mark.parametrize(
-    ("rungs", "calls", "left"),
-    [((STEPS,), STEPS + 3, STEPS), ((4, STEPS), 2 * 4 + 2, 4)],
-    ids=["without halving", "in the second rung"],
+    ("engine", "calls", "left"),
+    [
+        ("vmap", 6, 4),  # killed in the second rung, of 4 steps
+        ("single", 4 * 4 + 2, 2 * 4),
+        ("single", 4 + 2, 3 * 4 + 2 * 4),  # in the second member of the first
+    ],
 )
-def test_a_search_of_single_runs_trains_only_the_members_that_are_missing(
-    rungs, calls, left, setting, tmp_path
+def test_a_search_killed_between_rungs_goes_on_to_the_same(
+    engine, calls, left, setting, straight, tmp_path
 ):
-    settings = members_of(RATES[:2])
-    straight = trainings(setting, tmp_path / "a", "single", rungs)(settings)
+    killed(setting, tmp_path, calls, engine)
+    assert counted(setting, tmp_path, members_of(RATES), engine) == (straight[engine], left)
+    # Killed while it was telling: what is asked again is known, whatever comes with it.
+    few = members_of([RATES[2], RATES[3], RATES[0]])
+    known = [straight[engine][k] for k in (2, 3, 0)]
+    assert counted(setting, tmp_path, few, engine) == (known, 0)
+
+
+@pytest.mark.parametrize(("engine", "left"), [("vmap", 2 + 4), ("single", 2 + 2 * 4 + 2 * 4)])
+def test_a_member_killed_on_its_way_goes_on_from_its_last_save(
+    engine, left, setting, straight, tmp_path
+):
+    calls = {"vmap": 3, "single": 4 + 3}[engine]
+    killed(setting, tmp_path, calls, engine, save_every=2)
+    assert counted(setting, tmp_path, members_of(RATES), engine) == (straight[engine], left)
+
+
+@pytest.mark.parametrize("engine", members.ENGINES)
+def test_blocks_that_are_cut_anew_go_on_with_what_each_member_has(
+    engine, setting, straight, tmp_path
+):
+    """Killed in the second rung, which the second and third reached; then asked two by two."""
+    killed(setting, tmp_path, {"vmap": 6, "single": 4 * 4 + 2}[engine], engine)
+    settings, whole = members_of(RATES), straight[engine]
+    # The first and last ended at the first rung: they stay so, and train no more.
+    (first, second), steps = counted(setting, tmp_path, settings[:2], engine)
+    assert (first, steps) == (whole[0], 4)
+    assert second["loss"] == pytest.approx(whole[1]["loss"], rel=1e-4)
+    (third, last), steps = counted(setting, tmp_path, settings[2:], engine)
+    assert (last, steps) == (whole[3], 4)
+    assert third["curve"] == pytest.approx(whole[2]["curve"], rel=1e-4)
+    # With one that is new, of the same block.
+    more = members_of([*RATES, 5e-3])
+    found, steps = counted(setting, tmp_path, more, engine)
+    assert found[:4] == [first, second, third, last]
+    assert steps == 4 + 4
+
+
+@pytest.mark.parametrize("engine", members.ENGINES)
+def test_members_at_different_steps_go_on_together(engine, setting, straight, tmp_path):
+    """The first was asked before, and saved at step 2."""
+    settings = members_of(RATES)
     with pytest.raises(Killed):
-        trainings(setting, tmp_path / "b", "single", rungs, advance=killed_after(calls))(settings)
-    resumed = []
-    again = trainings(setting, tmp_path / "b", "single", rungs, advance=resumed.append)
-    assert again(settings) == straight
-    assert len(resumed) == left
-    assert len(list((tmp_path / "b" / blocks.FOLDER).iterdir())) == 1
+        trainings(setting, tmp_path, engine, save_every=2, advance=killed_after(3))(settings[:1])
+    found, _ = counted(setting, tmp_path, settings, engine)
+    for mine, theirs in zip(found, straight[engine], strict=True):
+        assert mine["steps"] == theirs["steps"]
+        assert mine["curve"] == pytest.approx(theirs["curve"], rel=1e-4)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 30, 0.5, -1], ids=str)
+def test_a_file_of_a_member_that_is_cut_is_begun_anew(kept, setting, straight, tmp_path):
+    killed(setting, tmp_path, 6)
+    path = trainings(setting, tmp_path)._member(members_of(RATES)[1]).path
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else kept])
+    found, steps = counted(setting, tmp_path, members_of(RATES))
+    # It takes the first rung again, and the second, with the other that reached it after that.
+    assert steps == 4 + 4
+    for mine, theirs in zip(found, straight["vmap"], strict=True):
+        assert mine["steps"] == theirs["steps"]
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_a_file_with_a_damaged_state_is_begun_anew_where_it_is_needed(setting, straight, tmp_path):
+    killed(setting, tmp_path, 6)
+    path = trainings(setting, tmp_path)._member(members_of(RATES)[1]).path
+    with np.load(path) as file:
+        held = dict(file)
+    np.savez(path, **{name: held[name] for name in list(held)[:-1]})  # a leaf is missing
+    found, _ = counted(setting, tmp_path, members_of(RATES))
+    assert found[1]["loss"] == pytest.approx(straight["vmap"][1]["loss"], rel=1e-4)
+
+
+def test_what_has_ended_is_known_without_its_state(setting, tmp_path, monkeypatch):
+    killed(setting, tmp_path, 6)
+    read, real = [], blocks.np.lib.npyio.NpzFile.__getitem__
+
+    def counting(self, name):
+        read.append(name)
+        return real(self, name)
+
+    monkeypatch.setattr(blocks.np.lib.npyio.NpzFile, "__getitem__", counting)
+    again = trainings(setting, tmp_path)
+    assert [again._member(one).ended for one in members_of(RATES)] == [True, False, False, True]
+    assert set(read) == {"facts"}
+
+
+def test_a_full_disk_stops_a_block_in_a_sentence_and_loses_nothing(
+    setting, straight, tmp_path, monkeypatch
+):
+    real, written = np.savez, []
+
+    def full(part, **named):
+        if len(written) == 4 + 2 + 1:  # the first rung, those it stops, one of the second
+            raise OSError(28, "No space left on device")
+        written.append(part)
+        real(part, **named)
+
+    monkeypatch.setattr(np, "savez", full)
+    said = r"cannot write .*\.npz \(no space left on device\): make room, then go on with --resume"
+    with pytest.raises(InputError, match=said):
+        trainings(setting, tmp_path)(members_of(RATES))
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.setattr(np, "savez", real)
+    found, steps = counted(setting, tmp_path, members_of(RATES))
+    assert steps == 4
+    for mine, theirs in zip(found, straight["vmap"], strict=True):
+        assert mine["steps"] == theirs["steps"]
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_marking_what_a_rung_stops_may_be_cut_short(setting, tmp_path, monkeypatch):
+    """Of five the first rung stops two; killed when it had marked one of them: of the other four
+    alone two would go on."""
+    settings = members_of([*RATES, 5e-3])
+    straight = trainings(setting, tmp_path / "a", "single")(settings)
+    real = blocks.Trainings._write
+
+    def write(self, member, state=None):
+        real(self, member, state)
+        if member.ended:
+            raise Killed
+
+    monkeypatch.setattr(blocks.Trainings, "_write", write)
+    with pytest.raises(Killed):
+        trainings(setting, tmp_path / "b", "single")(settings)
+    monkeypatch.setattr(blocks.Trainings, "_write", real)
+    assert [one["steps"] for one in straight].count(STEPS) == 3
+    assert counted(setting, tmp_path / "b", settings, "single") == (straight, 3 * 4)
 
 
 def test_a_member_that_diverges_fails_alone(setting, tmp_path):
@@ -246,12 +377,13 @@ def test_a_setting_that_is_there_twice_is_one_member(setting, tmp_path):
 def test_a_member_that_diverges_has_no_error_to_be_compared_by(setting, tmp_path):
     one = trainings(setting, tmp_path, "single", objective="error")
     settings = members_of([3e37, 2e37, 1e-4])
-    assert one._train(settings)[0]["error"] <= 1  # finite, though its logits are not
     found = one(settings)
     assert found[:2] == [None, None]
     assert [n for n, _ in found[2]["rungs"]] == [4, STEPS]
     # Room for two was in the last rung, and neither of those that diverged took it.
-    assert [len(raw["rungs"]) for raw in one._ended().values()] == [1, 1, 2]
+    known = [one._member(setting).found for setting in settings]
+    assert [len(raw["rungs"]) for raw in known] == [1, 1, 2]
+    assert known[0]["error"] <= 1  # finite, though its logits are not
 
 
 @pytest.mark.parametrize(

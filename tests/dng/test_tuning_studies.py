@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 
 import pytest
@@ -37,7 +38,9 @@ def measured(settings):
 def finished(folder):
     """Lines of the journal that end a trial, by trial."""
     lines = [json.loads(line) for line in (folder / journals.FILE).read_text().splitlines()]
-    return Counter(op["trial_id"] for op in lines if op["op_code"] == 6 and op["state"] in (1, 3))
+    return Counter(
+        op["trial_id"] for op in lines if op["op_code"] == 6 and op["state"] in (1, 2, 3)
+    )
 
 
 @pytest.mark.parametrize("way", ["grid", "random", "tpe", "nsga2"])
@@ -168,6 +171,83 @@ def test_what_a_dead_worker_measured_stands_as_a_whole(tmp_path):
         else:
             assert trial.values == GOALS.values(held.found)
             assert trial.constraints == {"leak": held.found["leak"] - 0.005}
+
+
+def halved(settings):
+    """As `measured`, of which the first of a block alone takes all 8 images."""
+    return [m | {"samples": 2 + 6 * (not i)} for i, m in enumerate(measured(settings))]
+
+
+WHOLE = ("samples", 8)
+
+
+def loaded_from(folder):
+    return journals.optuna().load_study(storage=journals.storage(folder), study_name=studies.NAME)
+
+
+def test_what_halving_stops_is_pruned_with_its_value_at_every_rung(tmp_path):
+    rungs = {3: [[2, 0.5], [4, 0.25]]}
+
+    def evaluate(settings):
+        found = enumerate(halved(settings))
+        return [m | ({"rungs": rungs[i]} if i in rungs else {}) for i, m in found]
+
+    one = plan("random", 8, whole=WHOLE, goal=goals.parse(["kl"], []))
+    with studies.open_study(tmp_path, one) as study:
+        searching.search(study, evaluate, 4)
+        told = study.told()
+        assert study.counts() == (8, 0)
+    found = loaded_from(tmp_path)
+    assert [t.state.name for t in found.trials] == ["COMPLETE", *["PRUNED"] * 3] * 2
+    for trial, held in zip(found.trials, told, strict=True):
+        kl = held.found["kl"]
+        expected = {2: 0.5, 4: 0.25} if trial.number % 4 == 3 else {held.found["samples"]: kl}
+        assert trial.intermediate_values == expected
+    # The best of Optuna is one that ran to its end, whatever few images said of another.
+    assert found.best_trial.number in (0, 4)
+    assert set(finished(tmp_path).values()) == {1}
+
+
+@pytest.mark.parametrize(("way", "objectives"), [("nsga2", ["kl"]), ("tpe", ["kl", "calls"])])
+def test_where_optuna_has_no_use_of_pruned_trials_all_are_complete(way, objectives, tmp_path):
+    one = plan(way, 8, whole=WHOLE, goal=goals.parse(objectives, []))
+    with studies.open_study(tmp_path, one) as study:
+        searching.search(study, halved, 4)
+    assert {t.state.name for t in loaded_from(tmp_path).trials} == {"COMPLETE"}
+
+
+def test_tpe_takes_no_lucky_value_of_few_images_for_a_good_one(tmp_path):
+    """Whole values fall towards 2; of few images 9 looks better than any whole one."""
+
+    def evaluate(settings):
+        found = []
+        for i, one in enumerate(settings):
+            near, lucky = abs(one.spec.scale - 2), abs(one.spec.scale - 9) - 100
+            found.append({"kl": lucky if i % 2 else near, "samples": 2 if i % 2 else 8})
+        return found
+
+    space, goal = spaces.parse(["np scale=0..10"]), goals.parse(["kl"], [])
+    with studies.open_study(tmp_path, plan("tpe", 60, space, goal, whole=WHOLE)) as study:
+        searching.search(study, evaluate, 10)
+        late = [t.setting.spec.scale for t in study.told()[30:]]
+    near = [sum(abs(s - at) < 1.5 for s in late) for at in (2, 9)]
+    assert near[0] > 2 * near[1]
+
+
+def test_a_worker_that_dies_between_two_reports_leaves_the_rest_to_the_next(tmp_path):
+    goal, rungs = goals.parse(["kl"], []), [[2, 0.5], [4, 0.25]]
+    given = {"kl": 0.25, "samples": 4, "rungs": rungs}
+    one = plan("random", 1, whole=WHOLE, goal=goal)
+    with studies.open_study(tmp_path, one) as study:
+        (asked,) = study.ask(1)
+        asked.trial.set_user_attr(studies.FOUND, given)
+        asked.trial.report(0.5, 2)
+    with studies.open_study(tmp_path, one) as study, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Optuna's, of what is reported twice
+        (asked,) = study.ask(1)
+        study.tell(asked, given | {"kl": 7.0, "rungs": [[2, 0.6], [4, 7.0]]})
+    (trial,) = loaded_from(tmp_path).trials
+    assert (trial.state.name, trial.intermediate_values) == ("PRUNED", {2: 0.5, 4: 0.25})
 
 
 def test_half_a_line_is_cut_off_and_nothing_before_it_is_lost(tmp_path):

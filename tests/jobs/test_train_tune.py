@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+import signal
+import subprocess
 import sys
+import time
+from collections import Counter
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from dng_jax.errors import InputError
 from dng_jax.training import TrainState, members
-from dng_jax.tuning import blocks, numbers
+from dng_jax.tuning import blocks, journals, numbers, paired, studies
+from tests.house import ROOT
+from tests.jobs.kill_resume import environment
 from train.classifier import job as classifier
 from train.options import parse_classifier
-from train.tune import compare, job
+from train.tune import compare, job, judgement
 from train.tune.options import parse
 
 TINY = (
@@ -62,11 +70,206 @@ def test_a_search_is_filled_goes_on_and_names_what_is_best(tmp_path, capsys, qui
     assert (folder / "results.json").read_bytes() == held
     again = run(folder, f"{words} --resume")
     assert again["trials"] == found["trials"]
+    # To Optuna those that halving stopped are PRUNED, with the value of their rung.
+    study = loaded(folder)
+    for trial, one in zip(study.trials, found["trials"], strict=True):
+        assert trial.state.name == ("COMPLETE" if one["steps"] == 8 else "PRUNED")
+        assert trial.intermediate_values == dict(one["rungs"])
+    assert study.best_value == best["loss"]
+
+
+def loaded(folder):
+    return journals.optuna().load_study(storage=journals.storage(folder), study_name=studies.NAME)
+
+
+def test_the_best_is_judged_against_the_preset_on_fresh_seeds(
+    tmp_path, capsys, monkeypatch, quick_compilation
+):
+    taken, real = [], blocks.Trainings.__call__
+
+    def counting(self, settings):
+        taken.append((self.folder.name, len(settings)))
+        return real(self, settings)
+
+    monkeypatch.setattr(blocks.Trainings, "__call__", counting)
+    folder, words = tmp_path / "run", "--trials 2 --members 2 --engine single"
+    found = run(folder, words)["judged"]
+    assert taken == [("blocks", 2), *((f"seed-{k}", 2) for k in (1, 2, 3))]
+    first, second = found["values"]["best"], found["values"]["preset"]
+    assert len(set(first)) == len(set(second)) == 3
+    # By hand, with Student's quantile of two degrees of freedom.
+    each = [a - b for a, b in zip(first, second, strict=True)]
+    middle = sum(each) / 3
+    half = 4.302652729911275 * (sum((d - middle) ** 2 for d in each) / 2 / 3) ** 0.5
+    d = found["means"]["difference"]
+    assert (d.mean, d.low, d.high) == pytest.approx((middle, middle - half, middle + half))
+    said = capsys.readouterr().out
+    assert found["sentence"] in said
+    assert "on 3 fresh seeds " in found["sentence"]
+    held = json.loads((folder / "best.json").read_text())
+    assert held["judged"]["means"]["difference"]["mean"] == pytest.approx(middle)
+    assert "best less preset" in (folder / "tables.md").read_text()
+    # Again: what is known is not trained; another seed is one more.
+    taken.clear()
+    assert run(folder, f"{words} --resume")["judged"] == found
+    more = run(folder, f"{words} --resume --judge-seeds 4")["judged"]
+    assert taken == [("seed-4", 2)]
+    assert more["values"]["best"][:3] == first
+    none = run(folder, f"{words} --resume --judge-seeds 0")
+    assert none["judged"] is None
+    assert "--judge-seeds 3 to compare it" in capsys.readouterr().out
+
+
+def test_a_preset_that_is_the_best_is_not_judged_against_itself(
+    tmp_path, capsys, quick_compilation
+):
+    words = "--trials 1 --members 1 --engine single"
+    found = run(tmp_path / "run", words, space="smoothing=.05 clip=1")
+    assert found["judged"] is None
+    assert "the best numbers are the preset's own" in capsys.readouterr().out
+
+
+def test_images_of_a_fresh_seed_were_held_out_of_nothing_before():
+    rows, held = job.split(50, parse(["--held-out", "10"]))
+    found = [judgement.split_again(rows, held, 1, k) for k in (1, 2)]
+    for again, other in found:
+        assert len(again) == len(rows)
+        assert set(other) <= set(rows)
+        assert set(again) == set(range(50)) - set(other)
+        assert list(again) == sorted(again)
+    assert set(found[0][1]) != set(found[1][1])
+
+
+@pytest.mark.parametrize(
+    ("best", "preset", "verdict"),
+    [
+        ([1.0, 1.1, 0.9], [2.0, 2.2, 1.9], paired.BETTER),
+        ([2.0, 2.2, 1.9], [1.0, 1.1, 0.9], paired.WORSE),
+        ([1.0, 1.1, 0.9], [1.1, 1.0, 0.9], paired.UNDECIDED),
+        # Twelve times the deviation over the root of 2, where there are two seeds.
+        ([1.0, 1.1], [1.0 + 0.63, 1.1 + 0.77], paired.UNDECIDED),
+        ([1.0, 1.1], [1.0 + 0.66, 1.1 + 0.74], paired.BETTER),
+    ],
+)
+def test_what_beats_what_rests_on_the_interval_of_the_difference(best, preset, verdict):
+    found = judgement.summary(best, preset)
+    assert found["verdict"] == verdict
+    assert judgement.SAID[verdict] in judgement.sentence(found, "loss")
+
+
+def test_trainings_on_fresh_seeds_that_are_not_finite_are_said():
+    found = judgement.summary([None, 1.0, None], [1.0, 1.0, 1.0])
+    assert found["means"] is None
+    said = judgement.sentence(found, "loss")
+    assert "trainings of the best were not finite (2 of 3)" in said
+
+
+def test_a_device_without_memory_for_a_block_names_members(
+    tmp_path, monkeypatch, quick_compilation
+):
+    real = members.train
+
+    def train(step, engine, numbers, *rest):
+        if engine == "vmap":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return real(step, engine, numbers, *rest)
+
+    monkeypatch.setattr(members, "train", train)
+    words = "--trials 4 --judge-seeds 0"
+    for more in ("", "--compare"):
+        said = "a block of --members 4: go on with --resume and --members 2, or --engine single"
+        with pytest.raises(InputError, match=said):
+            run(tmp_path / f"run{more}", f"{words} --members 4 --engine vmap {more}")
+    with pytest.raises(InputError, match="go on with --resume and --engine single"):
+        run(tmp_path / "one", f"{words} --members 1 --engine vmap")
+    found = run(tmp_path / "run", f"{words} --members 2 --engine single --resume")
+    assert len(found["trials"]) == 4
+    assert found["taken_over"] == 4
+    assert set(finished(tmp_path / "run").values()) == {1}
+
+
+def finished(folder):
+    """How often the journal ends each trial."""
+    lines = [json.loads(line) for line in (folder / journals.FILE).read_text().splitlines()]
+    ends = [op for op in lines if op["op_code"] == 6 and op["state"] in (1, 2, 3)]
+    return Counter(op["trial_id"] for op in ends)
+
+
+LONGER = (
+    "--of classifier --network.widths 4 --network.features 8 --no-warp --steps 160 --batch-size 16"
+    " --log-every 10 --save-every 20 --first-steps 40 --trials 6 --members 3 --resume"
+)
+SPACE = ["--space", "learning_rate=1e-3..3e-2:log smoothing=0,.1"]
+
+
+def started(folder, cache, words):
+    given = [sys.executable, "-m", "train.tune", *words.split(), "--out", str(folder), *SPACE]
+    to = subprocess.PIPE
+    return subprocess.Popen(
+        given, cwd=ROOT, env=environment(cache), stdout=to, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ended(process):
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", members.ENGINES)
+def test_kills_in_the_middle_of_a_block_lose_nothing_and_tell_none_twice(engine, tmp_path):
+    words, rng = f"{LONGER} --engine {engine} --judge-seeds 0", random.Random(2)
+    ended(started(tmp_path / "straight", tmp_path, words))
+    folder, most = tmp_path / "killed", {}
+    for _ in range(5):
+        saved = folder / blocks.FOLDER
+        before = {p: p.stat().st_mtime_ns for p in saved.glob("*.npz")}
+        process = started(folder, tmp_path, words)
+        while process.poll() is None and before == {
+            p: p.stat().st_mtime_ns for p in saved.glob("[!.]*.npz")
+        }:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        # What was saved stays: no member falls back.
+        for path in saved.glob("[!.]*.npz"):
+            facts, _ = blocks._read(path)
+            assert facts["at"] >= most.get(path.name, 0)
+            most[path.name] = facts["at"]
+    assert most
+    ended(started(folder, tmp_path, words))
+    one, other = (
+        json.loads((tmp_path / name / "results.json").read_text())["trials"]
+        for name in ("straight", "killed")
+    )
+    for mine, theirs in zip(other, one, strict=True):
+        if engine == "single":
+            assert mine == theirs
+        # With vmap a kill between two saves leaves members that go on in smaller programs.
+        assert (mine["numbers"], mine["steps"]) == (theirs["numbers"], theirs["steps"])
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
+    assert finished(folder) == Counter(dict.fromkeys(range(6), 1))
+    assert not (folder / blocks.FOLDER).exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_judge_once(tmp_path):
+    words = f"{LONGER} --engine single --judge-seeds 2"
+    both = [started(tmp_path / "run", tmp_path, words) for _ in range(2)]
+    assert all("fresh seeds" in ended(one) for one in both)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(results["trials"]) == 6
+    assert sum(s["trials"] for s in results["sessions"]) == 6
+    assert finished(tmp_path / "run") == Counter(dict.fromkeys(range(6), 1))
+    noted = (tmp_path / "run" / journals.FILE).read_text().count('"judged ')
+    assert noted == 2 * 2
 
 
 @pytest.mark.slow
 def test_both_engines_find_the_same_and_are_compared(tmp_path):
-    words = "--trials 3 --members 3 --engine"
+    words = "--trials 3 --members 3 --judge-seeds 0 --engine"
     one, other = (run(tmp_path / e, f"{words} {e}") for e in ("vmap", "single"))
     for mine, theirs in zip(one["trials"], other["trials"], strict=True):
         assert mine["numbers"] == theirs["numbers"]
@@ -130,7 +333,9 @@ def test_seconds_to_compile_are_apart_from_those_of_training(monkeypatch):
 def test_a_member_is_the_run_of_train_classifier(tmp_path, monkeypatch):
     # On the same images: what is held out is trained on as well.
     monkeypatch.setattr(job, "split", lambda n, _: (np.arange(n), np.arange(100)))
-    found = run(tmp_path / "run", "--trials 2 --members 2 --engine vmap --log-every 1")
+    found = run(
+        tmp_path / "run", "--trials 2 --members 2 --engine vmap --log-every 1 --judge-seeds 0"
+    )
     for k, trial in enumerate(found["trials"]):
         values = trial["numbers"]
         numbers = f"--learning-rate {values['learning_rate']} --smoothing {values['smoothing']}"
@@ -164,6 +369,9 @@ def test_a_study_is_of_one_precision(monkeypatch):
         ("--of classifier --preset cifar10", "clip=1,2", "cannot be searched"),
         ("--of classifier --conditioning label", "clip=1,2", "--conditioning is of diffusion"),
         ("--held-out 100000", "clip=1,2", "--held-out must be 2 to"),
+        ("--held-out 1000", "clip=1,2", "at most 898, or add --judge-seeds 0"),
+        ("--judge-seeds 1", "clip=1,2", "--judge-seeds must be at least 2"),
+        ("--save-every 0", "clip=1,2", "--save-every must be at least 1"),
         (
             "--first-steps 10 --steps 5",
             "clip=1,2",

@@ -16,7 +16,8 @@ which none of them trains on, with the same noise for all (dng_jax.training.yard
 digits train on all images: add --split train to leave test images unseen. Of diffusion that loss
 weighs noise levels evenly and half of the unconditional loss, which decides focus,
 unconditional_weight and label_dropout; it is not image quality. The best loss is the least of many
-on the same images and one --seed: train the best and the preset's numbers on others to decide.
+on the same images and one --seed, so in the end the best and the preset's numbers are trained on
+--judge-seeds others, with other images held out, and their difference decides.
 
 Writes to --out: journal.log, and at the end results.json, tables.md, curves.png and best.json, with
 the command that trains the best one on all images. --resume goes on, and joins processes at work.

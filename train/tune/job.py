@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,24 @@ from dng_jax.jobs.options import command, program, shown
 from dng_jax.sampling import root_key
 from dng_jax.training import yardsticks
 from dng_jax.training.jobs import ClassifierJob, DiffusionJob, Job
-from dng_jax.tuning import blocks, halving, journals, numbers, searching, studies, ways
+from dng_jax.tuning import (
+    blocks,
+    halving,
+    journals,
+    memory,
+    numbers,
+    searching,
+    studies,
+    ways,
+)
 from dng_jax.tuning.goals import Goals
 
 from .. import images, steps
-from . import compare, report
+from . import compare, judgement, report
 from .options import Config, usual
 
 HELD_OUT = 2_000
+WRITING = "the trainings are complete: waiting for another process, which judges and writes them"
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -40,6 +52,11 @@ def run(config: Config) -> dict[str, Any]:
     rungs = halving.rungs(config.first_steps or job.steps, job.steps, config.eta, unit="steps")
     used = found.images[: job.examples], found.labels[: job.examples]
     rows, held = split(len(used[0]), config)
+    if config.judge_seeds and len(held) > len(rows):
+        raise InputError(
+            f"--held-out {len(held)} of {len(used[0])} images leaves too few to judge on others: at"
+            f" most {len(used[0]) // 2}, or add --judge-seeds 0"
+        )
     plan = plan_of(config, job, space, rungs, len(held), found.info.key)
 
     # ---- build
@@ -51,21 +68,40 @@ def run(config: Config) -> dict[str, Any]:
         shared=True,
         facts={"command": spelled(config)},
     )
-    trainings = trainings_of(config, job, rungs, used, rows, held, folder)
-    if config.compare:
-        return compare.written(config, folder, trainings, compare.drawn(plan, config.members))
+    saved = folder / blocks.FOLDER
+    trainings = trainings_of(config, job, rungs, used, rows, held, saved)
+    with memory_named(config, trainings.engine):
+        if config.compare:
+            return compare.written(config, folder, trainings, compare.drawn(plan, config.members))
 
-    # ---- search
-    if said := ways.only_random(config.search, plan.total, config.members, "--members"):
-        print(said)
-    with studies.open_study(folder, plan) as study:
-        search(study, trainings, config.members)
+        # ---- search
+        if said := ways.only_random(config.search, plan.total, config.members, "--members"):
+            print(said)
+        with studies.open_study(folder, plan) as study:
+            search(study, trainings, config.members)
 
-        # ---- write, one process alone
-        with locks.waited(folder / "judge.lock"):
-            results = report.written(config, folder, study, found.options, rungs)
-            shutil.rmtree(folder / blocks.FOLDER, ignore_errors=True)
-            return results
+            # ---- judge and write, one process alone
+            with locks.waited(folder / "judge.lock", lambda: print(WRITING)):
+                fresh = on_fresh_seeds(config, job, trainings, used, rows, held, saved)
+                results = report.written(config, folder, study, found.options, rungs, fresh)
+                shutil.rmtree(saved, ignore_errors=True)
+                return results
+
+
+@contextlib.contextmanager
+def memory_named(config: Config, engine: str) -> Iterator[None]:
+    """InputError, naming --members, where the device has no memory for a block; engine single has
+    one training there at a time, and the sentence of all jobs (dng_jax.jobs.cli)."""
+    try:
+        yield
+    except RuntimeError as error:
+        if engine == "single" or not memory.exhausted(error):
+            raise
+        fewer = f"--members {config.members // 2}, or " if config.members > 1 else ""
+        raise InputError(
+            f"the device has too little memory for a block of --members {config.members}: go on"
+            f" with --resume and {fewer}--engine single; nothing that was saved is lost"
+        ) from error
 
 
 def precision(job: Job) -> str:
@@ -83,7 +119,8 @@ def plan_of(
                 "data": key}  # fmt: skip
     goal, seed = Goals((config.objective,)), config.search_seed
     given = (config.search, config.trials, seed, config.points, tuple(identity.items()))
-    return studies.Plan(space, goal, *given)
+    whole = ("steps", rungs[-1]) if len(rungs) > 1 else None
+    return studies.Plan(space, goal, *given, whole=whole)
 
 
 def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +175,37 @@ def trainings_of(
         config.log_every,
         config.objective,
         folder,
+        -(-config.save_every // config.log_every) * config.log_every,
     )
+
+
+def on_fresh_seeds(
+    config: Config,
+    job: Job,
+    trainings: blocks.Trainings,
+    used: tuple[np.ndarray, np.ndarray],
+    rows: np.ndarray,
+    held: np.ndarray,
+    folder: Path,
+) -> Callable[[int], blocks.Trainings]:
+    """Number of a fresh seed, from 1 -> who trains there (train.tune.judgement), by the programs of
+    the search where they do not hold its images."""
+
+    def made(number: int) -> blocks.Trainings:
+        again = judgement.split_again(rows, held, config.search_seed, number)
+        seeded = dataclasses.replace(job, seed=job.seed + number)
+        one = trainings_of(
+            config, seeded, trainings.rungs[-1:], used, *again, folder / f"seed-{number}"
+        )
+        references = getattr(job, "references", 0)
+        return dataclasses.replace(
+            one,
+            yardstick=trainings.yardstick,
+            key=jax.random.fold_in(trainings.key, number),
+            step=one.step if references else trainings.step,
+        )
+
+    return made
 
 
 def search(study: studies.Study, trainings: blocks.Trainings, members: int) -> None:

@@ -61,6 +61,12 @@ class Config:
     single on CPU."""
     log_every: int = 50
     """Steps between values of a curve, at least 1."""
+    save_every: int = 1000
+    """Steps between saves of a member on its way, at least 1, rounded up to a multiple of
+    --log-every; it is saved at its rungs as well."""
+    judge_seeds: int = 3
+    """Fresh seeds on which the best numbers and the preset's own are trained in the end, twice as
+    many trainings of all --steps, each seed with other images held out; at least 2, or 0: none."""
     compare: bool = False
     """Train one block both ways instead, and say how long each takes and how far curves differ."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = dataclasses.field(
@@ -95,6 +101,10 @@ class Config:
             raise InputError("--objective error is of a classifier: add --of classifier, or loss")
         at_least(1, trials=self.trials, points=self.points, members=self.members)
         at_least(1, first_steps=self.first_steps, log_every=self.log_every)
+        at_least(1, save_every=self.save_every)
+        if self.judge_seeds:
+            at_least(2, judge_seeds=self.judge_seeds)
+            seed(32, seed=self.job.seed + self.judge_seeds)  # as of a training's own
         at_least(2, eta=self.eta, held_out=self.held_out)
         seed(search_seed=self.search_seed)
         self.training(self.job).check()

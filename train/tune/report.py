@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dng_jax import plots
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
-from dng_jax.jobs.tables import Table
+from dng_jax.jobs.tables import Table, write_tables
+from dng_jax.tuning.blocks import Trainings
+from dng_jax.tuning.numbers import Numbers
+from dng_jax.tuning.paired import Mean
 from dng_jax.tuning.studies import Study, Told
 
 from ..options import Options
+from . import judgement
 from .options import Config
 
 SHOWN = 12
 
 
 def written(
-    config: Config, folder: Path, study: Study, options: Options, rungs: tuple[int, ...]
+    config: Config,
+    folder: Path,
+    study: Study,
+    options: Options,
+    rungs: tuple[int, ...],
+    fresh: Callable[[int], Trainings],
 ) -> dict[str, Any]:
-    """Writes all files; InputError, after them, where no training came to its end."""
+    """Judges the best and writes all files; InputError, after them, where no training came to its
+    end. fresh: as judgement.judged has its trainings."""
     told = study.told()
     whole = [t for t in told if t.found is not None and t.found["steps"] == rungs[-1]]
     ranked = sorted(whole, key=lambda t: (_of(t)[config.objective], t.number))
@@ -35,17 +46,35 @@ def written(
         "config": study.plan.facts,
         "provenance": runs.provenance(),
         "best": None,
+        "judged": None,
     }
+    tables = [_table(config, told, ranked, results["leaves"])]
+    said = []
     if ranked:
         best = ranked[0]
+        preset = Numbers(
+            tuple((name, float(getattr(options.job, name))) for name in results["leaves"])
+        )
+        if best.setting == preset:
+            said.append("the best numbers are the preset's own")
+        elif config.judge_seeds:
+            given = (config.judge_seeds, config.objective, best.setting, preset)
+            judged = judgement.judged(study, fresh, *given)
+            said.append(judgement.sentence(judged, config.objective))
+            tables.append(_judgement(config, judged, rungs[-1]))
+            results["judged"] = judged | {"sentence": said[-1]}
+        else:
+            said.append(
+                f"its {config.objective} is the least of {len(ranked)} on the same images and seed:"
+                " add --resume --judge-seeds 3 to compare it with the preset's on others"
+            )
         job = best.setting.of(options.job)
         trained = dataclasses.replace(options, job=job).command(config.of)
         results["best"] = {"numbers": dict(best.setting.values), **_measures(best)}
-        results["best"]["command"] = trained
+        results["best"] |= {"command": trained, "judged": results["judged"]}
         runs.write_json(folder / "best.json", results["best"])
     runs.write_json(folder / "results.json", results)
-    table = _table(config, told, ranked, results["leaves"])
-    runs.write_text(folder / "tables.md", table.markdown() + "\n")
+    write_tables(folder, *tables)
     if any(t.found and t.found["curve"] for t in told):
         _picture(config, folder, told, ranked)
     if not ranked:
@@ -53,7 +82,10 @@ def written(
             f"none of {len(told)} trainings came to its end with a finite {config.objective}:"
             f" narrow --space to lower rates; {folder}/results.json has all of them"
         )
-    table.print()
+    for table in tables:
+        table.print()
+    for line in said:
+        print(line)
     print(f"to train the best one on all images: {results['best']['command']}")
     return results
 
@@ -85,6 +117,29 @@ def _table(config: Config, told: list[Told], ranked: list[Told], leaves: list[st
     columns |= {"held-out loss": "loss"}
     columns |= {head: lambda r, name=name: f"{100 * r[name]:.2f}" for head, name in extra.items()}
     return Table.of(title, records, columns)
+
+
+def _judgement(config: Config, judged: dict[str, Any], steps: int) -> Table:
+    """Best and preset on fresh seeds, and the difference."""
+    count, means = config.judge_seeds, judged["means"]
+    title = (
+        f"Best and preset on {count} fresh seeds and held-out images, {steps} steps each: means"
+        " with 95% intervals"
+    )
+    head = f"held-out {config.objective} [95%]"
+    table = Table(title, ("numbers", head, *(f"seed {k + 1}" for k in range(count))))
+    for name in ("best", "preset"):
+        cell = _interval(means and means[name])
+        table.add(f"{name}: {judged[name]}", cell, *judged["values"][name])
+    if means:
+        pairs = zip(*judged["values"].values(), strict=True)
+        each = (first - second for first, second in pairs)
+        table.add("best less preset", _interval(means["difference"]), *each)
+    return table
+
+
+def _interval(mean: Mean | None) -> str | None:
+    return None if mean is None else f"{mean.mean:.4g} [{mean.low:.4g}, {mean.high:.4g}]"
 
 
 def _picture(config: Config, folder: Path, told: list[Told], ranked: list[Told]) -> None:

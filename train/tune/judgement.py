@@ -1,0 +1,99 @@
+"""The best numbers against the preset's own, on fresh seeds: see dng_jax.tuning.paired.
+
+The best was chosen by the held-out images, and with the seed, that all members had. So both are
+trained again, n times, with the start, batches and noise of another seed, and compared on images
+that all members trained on, others for each seed; these two train on the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dng_jax.jobs import cli
+from dng_jax.tuning import blocks, paired
+from dng_jax.tuning.numbers import Numbers
+from dng_jax.tuning.studies import Study
+
+SAID = {
+    paired.BETTER: "the best beats the preset",
+    paired.WORSE: "the preset beats the best: keep it",
+    paired.UNDECIDED: "best and preset are not told apart: raise --judge-seeds, or keep the preset",
+}
+
+
+def split_again(
+    rows: np.ndarray, held: np.ndarray, seed: int, number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and as many held out as before, of those trained on before; both rising."""
+    order = np.random.default_rng([seed, number]).permutation(rows)
+    return np.sort(np.r_[order[len(held) :], held]), np.sort(order[: len(held)])
+
+
+def judged(
+    study: Study,
+    trainings: Callable[[int], blocks.Trainings],
+    count: int,
+    objective: str,
+    best: Numbers,
+    preset: Numbers,
+) -> dict[str, Any]:
+    """Trains both on seeds 1 .. count, but for those that the study has noted already; trainings:
+    number of a fresh seed -> who trains there."""
+    found: dict[Numbers, list[float | None]] = {best: [], preset: []}
+    with cli.progress_bar() as bar:
+        task = bar.add_task("judging", total=count)
+        for number in range(1, count + 1):
+            left = [one for one in found if study.noted(_name(number, one)) is None]
+            if left:
+                train = trainings(number)
+                train.advance = partial(_advanced, bar, task, train.rungs[-1])
+                for one, measured in zip(left, train(left), strict=True):
+                    value = None if measured is None else measured[objective]
+                    study.note(_name(number, one), {objective: value})
+            for one, values in found.items():
+                values.append(study.noted(_name(number, one))[objective])
+            bar.update(task, completed=number)
+    return summary(found[best], found[preset]) | {"best": str(best), "preset": str(preset)}
+
+
+def summary(best: list[float | None], preset: list[float | None]) -> dict[str, Any]:
+    """The values of both, seed by seed, their means and that of their difference with intervals,
+    and the verdict; without means where a training was not finite."""
+    whole = [[v for v in values if v is not None] for values in (best, preset)]
+    results: dict[str, Any] = {"values": {"best": best, "preset": preset}, "means": None}
+    if all(len(some) == len(best) for some in whole):
+        difference = paired.difference(*whole)
+        means = {"best": paired.mean(whole[0]), "preset": paired.mean(whole[1])}
+        results["means"] = means | {"difference": difference}
+        results["verdict"] = difference.verdict
+    return results
+
+
+def sentence(found: dict[str, Any], objective: str) -> str:
+    """What the judgement comes to."""
+    count = len(found["values"]["best"])
+    where = f"on {count} fresh seeds"
+    if found["means"] is None:
+        bad = {name: sum(v is None for v in values) for name, values in found["values"].items()}
+        which = " and ".join(f"the {name}" for name, n in bad.items() if n)
+        return (
+            f"{where} trainings of {which} were not finite ({max(bad.values())} of {count}): they"
+            " are not compared; narrow --space to lower rates"
+        )
+    d = found["means"]["difference"]
+    return (
+        f"{where} {SAID[found['verdict']]} (held-out {objective} of the best less that of the"
+        f" preset {d.mean:+.3g}, 95% [{d.low:+.3g}, {d.high:+.3g}])"
+    )
+
+
+def _advanced(bar: Any, task: Any, whole: int, steps: float) -> None:
+    bar.advance(task, steps / whole)
+
+
+def _name(number: int, one: Numbers) -> str:
+    return f"judged {number} {one}"
