@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -16,12 +17,18 @@ import pytest
 from jax.experimental import multihost_utils
 
 from dng_jax.errors import InputError
+from dng_jax.experiments import problems, rule_specs
 from dng_jax.experiments.generating import LEAST, batches_per_stream
-from dng_jax.jobs import addresses, processes
+from dng_jax.jobs import addresses, cli, processes
 from dng_jax.jobs.coordinator import Coordinator
+from dng_jax.jobs.devices import Devices
+from dng_jax.jobs.opening import identity
+from dng_jax.jobs.options import DataOptions, RunOptions
 from dng_jax.jobs.processes import Place, Processes
-from dng_jax.jobs.team import ALONE
+from dng_jax.jobs.team import ALONE, PARTS
 from dng_jax.jobs.worker import Worker
+from eval.class_removal import job as class_removal
+from eval.class_removal.options import Config
 from tests.house import ROOT
 from tests.jobs.kill_resume import environment
 
@@ -230,6 +237,46 @@ def test_no_process_is_without_a_batch_and_none_is_too_large():
             assert pieces == -(-count // batch)
         elif batch >= count >= 4 * LEAST * n:
             assert count / pieces >= LEAST
+
+
+# ------------------------------------------------------------------------------- what a job asks
+
+
+def test_processes_differ_by_what_is_asked_for_and_not_by_where_they_run():
+    config = Config(seeds=(3,))
+    elsewhere = dataclasses.replace(
+        config,
+        processes=Processes("10.0.0.1:1", 2, 1),
+        devices=Devices(cpu_devices=2),
+        data=DataOptions("there"),
+        run=RunOptions("runs/there", overwrite=True),
+    )
+    first = identity(config, {"net": "f0"})
+    assert tuple(first) == PARTS
+    assert identity(elsewhere, {"net": "f0"}) == first
+    other = identity(dataclasses.replace(config, seeds=(4,)), {"net": "f1"})
+    assert [part for part in PARTS if other[part] != first[part]] == ["options", "files"]
+    assert first["software"]["jax"] == jax.__version__
+    assert first["software"]["x64"] == jax.config.values["jax_enable_x64"]
+
+
+def test_weights_and_calibrations_that_are_used_are_compared_by_what_they_hold():
+    problem = problems.make("digits", ("0",))
+    specs = rule_specs.parse_all(("unguided", "dng:pair,calibration=bundled"), None)
+    found = class_removal.files_of(Config(), problem, specs)
+    assert {"digits-heads", "digits-classifier", "bundled"} <= set(found)
+    held = {found[name] for name in ("digits-heads", "digits-classifier", "bundled")}
+    assert len(held) == 3
+    assert all(len(sha256) == 64 for sha256 in held)
+
+
+def test_who_is_not_to_speak_prints_nothing_and_warns_of_nothing(capsys):
+    with cli.speaking(False):
+        print("2 files left out")
+        warnings.warn("distances may say nothing", UserWarning, stacklevel=1)
+    with cli.speaking(True):
+        print("results.json")
+    assert capsys.readouterr() == ("results.json\n", "")
 
 
 # ------------------------------------------------------------------------------- a job of two

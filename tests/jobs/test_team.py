@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
 
+from dng_jax import guidance
 from dng_jax.errors import InputError, NonFiniteError
+from dng_jax.experiments import problems
+from dng_jax.experiments.generating import Draw, generate
+from dng_jax.experiments.source import Source
 from dng_jax.jobs import addresses, channels, coordinator
 from dng_jax.jobs.channels import Channel
 from dng_jax.jobs.coordinator import Coordinator
@@ -31,25 +35,37 @@ def address():
     return f"127.0.0.1:{port}"
 
 
+@pytest.fixture(scope="module")
+def digits():
+    return problems.make("digits", ("0",), Source("exact", patterns=200))
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    """Whoever waits for another process does so for half a second."""
-    monkeypatch.setattr(addresses, "PATIENCE", 0.1)
-    monkeypatch.setattr(addresses, "TIMEOUT", 0.5)
+    """Whoever waits for another process does so for a second."""
+    monkeypatch.setattr(addresses, "PATIENCE", 0.6)
+    monkeypatch.setattr(addresses, "TIMEOUT", 1.0)
 
 
 def at_once(teams, function):
     """What the function gives for each team, or the error that ended it."""
+    found = {}
 
     def one(team):
         try:
             with team:
-                return function(team)
+                found[team] = function(team)
         except BaseException as error:
-            return error
+            found[team] = error
 
-    with ThreadPoolExecutor(len(teams)) as pool:
-        return [future.result(LIMIT) for future in [pool.submit(one, team) for team in teams]]
+    threads = [threading.Thread(target=one, args=(team,), daemon=True) for team in teams]
+    for thread in threads:
+        thread.start()
+    ends = time.monotonic() + LIMIT
+    for thread in threads:
+        thread.join(max(0, ends - time.monotonic()))
+    assert len(found) == len(teams), "a process waits without end"
+    return [found[team] for team in teams]
 
 
 def processes(address, count=3):
@@ -160,6 +176,24 @@ def test_results_that_all_have_are_let_go_of(address):
 
     assert at_once([first, Worker(address, 2, 1)], job) == [None, None]
     assert [call for call in first._calls if call is not None] == []
+
+
+@pytest.mark.slow
+def test_samples_of_several_processes_are_those_of_one(address, digits):
+    table, rule = digits.table("ddpm", 2), guidance.unguided()
+    drawn = functools.partial(generate, digits, table, rule, Draw(20, 5, batch=7, keep=9))
+    alone, progress = drawn(), []
+
+    def job(team):
+        meeting(team)
+        return drawn(team=team, advance=progress.append if team.is_first else lambda images: None)
+
+    for found in at_once(processes(address), job):
+        np.testing.assert_array_equal(found.labels, alone.labels)
+        np.testing.assert_allclose(found.images, alone.images, atol=1e-4)
+        np.testing.assert_allclose(found.features, alone.features, atol=1e-4)
+        assert found.images.shape[1] == 9
+    assert sum(progress) == pytest.approx(20)
 
 
 # ------------------------------------------------------------------------------- leaving
@@ -388,14 +422,14 @@ def test_a_process_that_comes_late_is_refused_and_no_other_notices(address, caps
 
 def test_who_does_not_come_is_named(address, capsys, quick):
     first, other = at_once([Coordinator(address, 4), Worker(address, 4, 2)], meeting)
-    assert "process 1, 3 did not come within 0.5 s" in str(first)
+    assert "process 1, 3 did not come within 1.0 s" in str(first)
     assert str(other) == "process 0 cannot go on: see its message"
-    assert "waiting for process 1, 3 (at most 0.5 s)" in capsys.readouterr().err
+    assert "waiting for process 1, 3 (at most 1.0 s)" in capsys.readouterr().err
 
 
 def test_who_is_there_is_waited_for_as_long_as_it_takes(address, capsys, quick):
     def job(team):
-        time.sleep(1.2 * team.process)  # it loads its network from a slow disk
+        time.sleep(1.4 * team.process)  # it loads its network from a slow disk
         return meeting(team)
 
     assert at_once(processes(address, 2), job) == ["the folder", None]
