@@ -3,8 +3,8 @@
     keys -> noise -> spread over devices -> sample -> check for NaN -> classify     per batch
 
 Sample i depends on (seed, first + i) alone, neither on the batch nor on the devices. Where a job is
-several processes (dng_jax.jobs.processes) they take the batches in turn, each on its own devices,
-and all of them have all that came out. A list of rules is one compiled sweep on shared noise
+several processes (dng_jax.jobs.team) whoever is free takes the next batch, on its own devices, and
+all of them have all that came out. A list of rules is one compiled sweep on shared noise
 (dng_jax.sweeps). A rule that asks for a class of choice
 (the role "positive": the class-conditional reference, cfg, feedback) draws the allowed classes in
 equal parts, each from noise of its own, and returns them in turn (sample 0 of each, sample 1 of
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,18 +31,21 @@ from dng_jax.experiments import rejection
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rejection import Rejection
 from dng_jax.experiments.rule_specs import RETRAINED
-from dng_jax.jobs import devices, processes
+from dng_jax.jobs import devices
+from dng_jax.jobs.team import ALONE, Team
 from dng_jax.metrics import Moments
 from dng_jax.sampling import Progress, check_finite
 from dng_jax.steps import StepTable
+
+LEAST = 64  # samples of a batch below which several processes get one each
 
 
 @dataclass(frozen=True)
 class Draw:
     """Which samples, and how they are drawn; only samples, seed and first decide what they are.
 
-    first: number of the first sample. batch: samples at once, per process. keep: of how many
-    samples images and traces are returned (None: all). pieces: of a single rule's chain, for
+    first: number of the first sample. batch: samples at once in a process, at most. keep: of how
+    many samples images and traces are returned (None: all). pieces: of a single rule's chain, for
     progress and timing.
     """
 
@@ -65,11 +69,11 @@ class Generated:
     labels int [S, n] of the classifier; batches: its features, float [S, B, F] each, in the order
     of sampling, from so many streams (one per class of the reference, else 1); of the first
     samples, as many as were to be kept, images float32 [S, <=n, H, W, C] in [-1, 1] and trace
-    {name: [S, T, <=n, ...]}; seconds_per_image: median over the pieces of a chain, without those
-    that compile, None where none is left; asked float [S]: how often a sample asked for a role that
-    its rule has on demand (dng_jax.rules), all roles and steps together, mean over all n; ran float
-    [S]: how often these were evaluated per sample, which is more (dng_jax.denoisers.compaction) and
-    depends on the batch; None of other rules.
+    {name: [S, T, <=n, ...]}; seconds_per_image: of one process, however many there are, the median
+    over the pieces of a chain, without those that compile, None where none is left; asked float
+    [S]: how often a sample asked for a role that its rule has on demand (dng_jax.rules), all roles
+    and steps together, mean over all n; ran float [S]: how often these were evaluated per sample,
+    which is more (dng_jax.denoisers.compaction) and depends on the batch; None of other rules.
     """
 
     labels: np.ndarray
@@ -111,7 +115,7 @@ class _Batch(NamedTuple):
     rates: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it by name, as `processes.in_turn` hands it on."""
+        """All of it by name, as `Team.share` hands it on."""
         named = self._asdict()
         named |= {f"trace/{name}": values for name, values in named.pop("trace").items()}
         return {name: array for name, array in named.items() if array is not None}
@@ -132,6 +136,7 @@ def generate(
     *,
     observe: Callable | None = None,
     advance: Callable[[float], object] = lambda images: None,
+    team: Team = ALONE,
 ) -> Generated:
     """Samples a rule, or a list of rules of one kind, and classifies what came out.
 
@@ -139,15 +144,16 @@ def generate(
     that were drawn are held until some are rejected.
 
     A rule that asks for the role "positive" draws the allowed classes in turn; samples is then
-    rounded up to a multiple of them. advance(images) is called with work done, in images. observe:
-    see `dng_jax.sample`. Raises NonFiniteError at the first NaN.
+    rounded up to a multiple of them. advance(images) is called with work done, in images; of
+    several processes in the first, from any thread. observe: see `dng_jax.sample`. team: the
+    processes that share the batches. Raises NonFiniteError at the first NaN.
     """
     first = rules[0] if isinstance(rules, Sequence) else rules
     if isinstance(first, Rejection):
         if observe is not None:
             raise InputError("a rejection observes nothing: observe its unguided rule")
         every = rules if isinstance(rules, Sequence) else [rules]
-        return _rejected(problem, table, every, draw, advance)
+        return _rejected(problem, table, every, draw, advance, team)
     denoiser = problem.denoiser
     if first.roles == (RETRAINED,):
         assert problem.retrained is not None  # rule_builders.build refuses the others
@@ -162,16 +168,15 @@ def generate(
             for i, k in enumerate(allowed)
         ]
     run = functools.partial(_sampled, table=table, rules=rules, pieces=draw.pieces, observe=observe)
+    pieces = batches_per_stream(draw.batch, streams[0][2], len(streams), team.count)
     plan = [
-        (denoiser, start, at, size)
+        (denoiser, start, int(part[0]), len(part), math.ceil(count / pieces))
         for denoiser, start, count in streams
-        for at, size in _batches(draw.batch, count)
+        for part in np.array_split(np.arange(count), pieces)
     ]
-    shared = processes.count()
-    done = functools.partial(
-        _batch, problem, table, draw, run, lambda images: advance(shared * images)
-    )
-    batches = list(map(_Batch.of, processes.in_turn(len(plan), lambda i: done(*plan[i]).arrays())))
+    done = functools.partial(_batch, problem, table, draw, run, advance)
+    found = team.share(len(plan), lambda i: done(*plan[i]).arrays(), lambda i: advance(plan[i][3]))
+    batches = list(map(_Batch.of, found))
     rates = np.concatenate([b.rates for b in batches])
 
     def joined(arrays: Sequence[np.ndarray], axis: int = 1) -> np.ndarray:
@@ -209,6 +214,7 @@ def _rejected(
     rules: Sequence[Rejection],
     draw: Draw,
     advance: Callable[[float], object],
+    team: Team,
 ) -> Generated:
     """One unguided run with every tracker at once, and of it what each rejection keeps."""
     size = max(rejection.needed(rule.factor, draw.samples) for rule in rules)
@@ -218,6 +224,7 @@ def _rejected(
         guidance.sum_of(*(rule.detector for rule in rules)),
         dataclasses.replace(draw, samples=size, keep=None),
         advance=lambda images: advance(images * draw.samples / size),
+        team=team,
     )
     p = [found.trace[f"posterior:{i}"][0] for i in range(len(rules))]  # [T, N] each
     chosen = [
@@ -235,11 +242,21 @@ def _rejected(
     )
 
 
-def _batches(batch: int, count: int) -> Iterator[tuple[int, int]]:
-    """(first sample, how many) of every batch, none so large that a process has nothing to do."""
-    most = min(batch, -(-count // processes.count()))
-    for first in range(0, count, most):
-        yield first, min(most, count - first)
+def batches_per_stream(batch: int, count: int, streams: int, processes: int) -> int:
+    """Into how many near-equal batches each of so many streams of `count` samples is cut, none
+    larger than `batch`.
+
+    Streams enough for all processes are cut no further: a batch has its price, whatever its size.
+    Otherwise the batches are a multiple of the processes, so that equal ones end together, and two
+    for each where that leaves LEAST samples in a batch: a faster process then does more, and one
+    that dies costs half of its share.
+    """
+    fewest = math.ceil(count / batch)
+    if streams >= processes:
+        return fewest
+    each = 2 if streams * count >= 2 * LEAST * processes else 1
+    wanted = processes * max(each, math.ceil(streams * fewest / processes))
+    return min(count, math.ceil(wanted / streams))
 
 
 def _batch(
@@ -252,10 +269,12 @@ def _batch(
     start: int,
     first: int,
     size: int,
+    largest: int,
 ) -> _Batch:
     rates: list[float] = []  # seconds per image and step, added to as the chain runs
-    # A few samples more, left out below, where the devices could not share them evenly.
-    keys = sample_keys(draw.seed, devices.divisible(size), start + first)
+    # A few samples more, left out below, so that all batches are of one size, which is compiled
+    # once, and the devices share them evenly.
+    keys = sample_keys(draw.seed, devices.divisible(largest), start + first)
     keys, x = devices.spread((keys, initial_noise(keys, problem.info.shape, table)))
     clock = functools.partial(_clock, rates=rates, advance=advance)
     x, trace = run(denoiser, keys, x, start + first, size, clock=clock)

@@ -133,6 +133,22 @@ def progress_bar(shown: bool = True) -> Progress:
 
 
 @contextlib.contextmanager
+def speaking(allowed: bool) -> Iterator[None]:
+    """Where a block is not allowed to speak, nothing that it prints or warns people of is shown;
+    the error that ends it still is."""
+    if allowed:
+        yield
+        return
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+@contextlib.contextmanager
 def _warnings_in_a_sentence() -> Iterator[None]:
     """Shows each UserWarning once, without the line of code that gave it."""
     usual, said = warnings.showwarning, set()

@@ -3,17 +3,20 @@
 command    what repeats the run
 data       of images of one's own, Info.facts, as a training keeps them; of several sets of them a
            list, in the order of the options; null where there are none
+
+and, for the processes of a job (dng_jax.jobs.team), what must be equal in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dng_jax.data import Info
-from dng_jax.jobs import processes, runs
+from dng_jax.jobs import runs
 from dng_jax.jobs.options import command
+from dng_jax.jobs.team import Identity
 
 
 def open_run(
@@ -24,18 +27,27 @@ def open_run(
     words: how the job is started (options.program); config: its options, a dataclass with a default
     for every field; job: what a new folder below runs/ is named after; data: the sets that the
     options name; asked: recorded in the place of config, where that alone does not say what was
-    asked for. Of several processes the first makes it, and the others get a path that they write
-    nothing to. InputError as of runs.new_run_folder.
+    asked for. InputError as of runs.new_run_folder.
     """
     own = [info.facts for info in dict.fromkeys(data) if info.facts is not None]
     facts = {"command": command(words, config, type(config)())}
-    made = processes.by_the_first(
-        lambda: runs.new_run_folder(
-            config.run.out,
-            config if asked is None else asked,
-            job=job,
-            overwrite=config.run.overwrite,
-            facts=facts | {"data": own if len(own) > 1 else next(iter(own), None)},
-        )
+    return runs.new_run_folder(
+        config.run.out,
+        config if asked is None else asked,
+        job=job,
+        overwrite=config.run.overwrite,
+        facts=facts | {"data": own if len(own) > 1 else next(iter(own), None)},
     )
-    return Path(config.run.out or job) if made is None else made
+
+
+def identity(config: Any, files: Mapping[str, str | None]) -> Identity:
+    """What all processes of a job must have in common: the software, all options but those that say
+    where it runs, and the SHA-256 of the files that it reads, by name."""
+    known = runs.provenance()
+    commit = None if known["git"] is None else runs.in_words(known).commit
+    packages = {name: known["packages"][name] for name in ("dng-jax", "jax", "jaxlib")}
+    return {
+        "software": packages | {"commit": commit, "prng": known["prng"], "x64": known["x64"]},
+        "options": runs.identity(config),
+        "files": dict(files),
+    }

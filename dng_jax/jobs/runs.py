@@ -175,14 +175,14 @@ def _refuse_another(
     if not held:
         return
     stored = read_run(path)
-    identity = _identity(_completed((stored or {}).get("config"), usual))
-    if identity is None:
+    known = _identity(_completed((stored or {}).get("config"), usual))
+    if known is None:
         raise InputError(
             f"{path} holds another run, or files of no run at all: choose another --out"
         )
-    if identity != _identity(wanted):
+    if known != _identity(wanted):
         raise InputError(
-            f"{path} holds another run ({difference(identity, _identity(wanted))}):"
+            f"{path} holds another run ({difference(known, _identity(wanted))}):"
             " choose another --out"
         )
     if not overwrite:
@@ -313,6 +313,12 @@ def write_text(path: str | Path, text: str, otherwise: str = OTHERWISE) -> Path:
 def writing(folder: Path) -> AbstractContextManager[None]:
     """For a block that writes into a run's folder: what the disk refuses, in a job's words."""
     return disk.refused(f"write to {folder}", OTHERWISE)
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """Of a configuration, as JSON, what says which run it is: all but where it runs."""
+    found: dict[str, Any] = _identity(to_json(config))
+    return found
 
 
 def _identity(config: Any) -> Any:

@@ -12,17 +12,26 @@ import numpy as np
 
 from dng_jax import plots
 from dng_jax.errors import InputError
-from dng_jax.experiments import problems, rule_builders, rule_specs, saving, settings
+from dng_jax.experiments import (
+    calibrations,
+    models,
+    problems,
+    rule_builders,
+    rule_specs,
+    saving,
+    settings,
+)
 from dng_jax.experiments.generating import Draw, Generated, asked_classes, generate
 from dng_jax.experiments.nearness import nearness, rest
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
 from dng_jax.experiments.telling import telling_images
-from dng_jax.jobs import cli, processes, runs
+from dng_jax.jobs import cli, runs
 from dng_jax.jobs.cells import interval, milliseconds, number, titled
-from dng_jax.jobs.opening import open_run
+from dng_jax.jobs.opening import identity, open_run
 from dng_jax.jobs.options import at_least, at_most, distinct, program, seed, shown
 from dng_jax.jobs.tables import Table, publish
+from dng_jax.jobs.team import Team
 from dng_jax.metrics import Moments, class_counts, class_report
 from dng_jax.metrics.shares import Share, share
 from dng_jax.steps import StepTable
@@ -59,10 +68,17 @@ def main(config: Config) -> list[dict[str, Any]]:
     specs = [spec.with_calibration(config.calibration) for spec in specs]
     distinct(rules=[str(spec) for spec in specs])
 
+    # ---- alone, or with other processes
+    with config.processes.team() as team, cli.speaking(team.is_first):
+        return removed(config, specs, team)
+
+
+def removed(config: Config, specs: Sequence[Spec], team: Team) -> list[dict[str, Any]]:
+    """Samples by the rules, measures, writes; the records, in process 0 alone."""
     # ---- build
     config.data.use()
-    config.processes.join()
     config.devices.select()
+    by_images = config.forbid_images is not None
     if by_images:
         problem = of_images.made(config)
     else:
@@ -71,12 +87,15 @@ def main(config: Config) -> list[dict[str, Any]]:
     saving.check(config.save_images, problem.info.shape[-1])
     where = (problem, config.options, config.sampler, config.steps)
     rules = [rule_builders.build(spec, *where) for spec in specs]
-    folder = open_run(program(__package__), config, "class_removal", [problem.info])
+    folder = team.meet(
+        lambda: identity(config, files_of(config, problem, specs)),
+        lambda: open_run(program(__package__), config, "class_removal", [problem.info]),
+    )
 
-    # ---- sample, classify and measure
+    # ---- sample and classify; measure, in one process alone
     records: list[dict[str, Any]] = []
     results: list[list[Generated]] = []
-    with cli.progress_bar(shown=processes.is_first()) as bar:
+    with cli.progress_bar(shown=team.is_first) as bar:
         for spec, rule in zip(specs, rules, strict=True):
             task = bar.add_task(str(spec), total=config.samples * len(config.seeds))
             draw = functools.partial(
@@ -85,28 +104,34 @@ def main(config: Config) -> list[dict[str, Any]]:
                 table,
                 rule,
                 advance=functools.partial(bar.advance, task),
+                team=team,
             )
             keep = None if config.save_images or by_images else SHOWN
             how = Draw(config.samples, 0, batch=config.batch, keep=keep, pieces=PIECES)
             by_seed = [draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds]
+            if not team.is_first:
+                continue
             records.append(record(problem, spec, rule, config, by_seed))
             # One rule's features and images may be a gigabyte; seven need not be held at once.
             kept = None if config.save_images else SHOWN
             by_seed = [found.without_features(kept) for found in by_seed]
             results.append(by_seed)
             bar.update(task, completed=config.samples * len(config.seeds))
-
-    # ---- write, one process alone
-    if not processes.is_first():
+    if folder is None:
         return records
+
+    # ---- write
     title = f"{shown(config.dataset)} without {problem.forbidden_names}"
-    facts = {"config": config, "provenance": runs.provenance()}
+    facts = {"config": config, "provenance": runs.provenance(), "processes": team.count}
     facts |= {"network": problem.network, "classifier": problem.classifier_name}
     facts |= {"records": records}
     if by_images:
         facts["forbidden_images"] = of_images.facts_of(problem)
     runs.write_json(folder / "results.json", facts)
-    report = of_images.table_of(title, problem, records) if by_images else table_of(title, records)
+    heading = title if team.count == 1 else f"{title}, by {team.count} processes"
+    report = (
+        of_images.table_of(heading, problem, records) if by_images else table_of(heading, records)
+    )
     publish(folder, report)
     if config.save_images:
         for spec, by_seed in zip(specs, results, strict=True):
@@ -120,6 +145,19 @@ def main(config: Config) -> list[dict[str, Any]]:
         pictures(folder, title, problem, records, [by_seed[0] for by_seed in results], table)
     print(f"written to {folder}: results.json, tables.md and pictures")
     return records
+
+
+def files_of(config: Config, problem: Problem, specs: Sequence[Spec]) -> dict[str, str | None]:
+    """SHA-256, by name, of the weights, calibrations and images that the run rests on."""
+    fitted = {spec.calibration for spec in specs} - {None}
+    found: dict[str, str | None] = {
+        **models.fingerprint(config.dataset, config.source, problem.forbidden),
+        **{n: calibrations.digest(n, config.dataset, config.source.network) for n in fitted if n},
+        problem.info.name: problem.info.sha256,
+    }
+    if problem.images is not None:
+        found["forbidden images"] = problem.images.sha256
+    return found
 
 
 def with_settings(config: Config) -> Config:

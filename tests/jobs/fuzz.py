@@ -59,6 +59,8 @@ from dng_jax.experiments.rule_specs import TrackerOptions
 from dng_jax.experiments.source import Source
 from dng_jax.jobs import cli as programs
 from dng_jax.jobs import page, processes, runs
+from dng_jax.jobs.coordinator import Coordinator
+from dng_jax.jobs.worker import Worker
 from dng_jax.metrics import Reference
 from dng_jax.training.checkpoints import Checkpoints
 from dng_jax.weights import pretrained, tensors
@@ -763,6 +765,8 @@ def stopped_jobs() -> Iterator[None]:
         # Work that comes before the folder: `hopfield attention`, and joining other processes.
         patch.setattr(attention, "report", reached)
         patch.setattr(processes, "join", reached)
+        patch.setattr(Coordinator, "__enter__", reached)
+        patch.setattr(Worker, "__enter__", reached)
         patch.setattr(network, "check", offline)
         patch.setitem(sys.modules, "huggingface_hub", None)
         patch.setattr(data, "load", few)
