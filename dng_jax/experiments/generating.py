@@ -2,13 +2,13 @@
 
     keys -> noise -> spread over devices -> sample -> check for NaN -> classify     per batch
 
-Sample i depends on (seed, first + i) alone, neither on the batch nor on the devices. Where a job is
-several processes (dng_jax.jobs.team) whoever is free takes the next batch, on its own devices, and
-all of them have all that came out. A list of rules is one compiled sweep on shared noise
-(dng_jax.sweeps). A rule that asks for a class of choice
-(the role "positive": the class-conditional reference, cfg, feedback) draws the allowed classes in
-equal parts, each from noise of its own, and returns them in turn (sample 0 of each, sample 1 of
-each, ...), so that any beginning of it is balanced. Rejections
+Sample i depends on (seed, first + i) alone; on the batch and the devices it depends to rounding,
+since a network may convolve few images in another way than many. Where a job is several processes
+(dng_jax.jobs.team) whoever is free takes the next batch, on its own devices, and all of them have
+all that came out. A list of rules is one compiled sweep on shared noise (dng_jax.sweeps). A rule
+that asks for a class of choice (the role "positive": the class-conditional reference, cfg,
+feedback) draws the allowed classes in equal parts, each from noise of its own, and returns them in
+turn (sample 0 of each, sample 1 of each, ...), so that any beginning of it is balanced. Rejections
 (dng_jax.experiments.rejection) choose among the samples of one unguided run, whatever their
 trackers and factors.
 """

@@ -62,7 +62,7 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     """Seeds, 0 to 2^64 - 1; counts are pooled over them and kept seed by seed in results.json."""
     batch: int = 512
-    """Images sampled at once, at least 1; does not change them."""
+    """Images sampled at once, at least 1; changes them to rounding."""
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrackerOptions
     )
