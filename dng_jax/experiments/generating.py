@@ -4,8 +4,8 @@
 
 Sample i depends on (seed, first + i) alone; on the batch and the devices it depends to rounding,
 since a network may convolve few images in another way than many. Where a job is several processes
-(dng_jax.jobs.team) whoever is free takes the next batch, on its own devices, and all of them have
-all that came out. A list of rules is one compiled sweep on shared noise (dng_jax.sweeps). A rule
+(dng_jax.jobs.team) whoever is free takes the next batch, on its own devices, and the first has all
+that came out. A list of rules is one compiled sweep on shared noise (dng_jax.sweeps). A rule
 that asks for a class of choice (the role "positive": the class-conditional reference, cfg,
 feedback) draws the allowed classes in equal parts, each from noise of its own, and returns them in
 turn (sample 0 of each, sample 1 of each, ...), so that any beginning of it is balanced. Rejections
@@ -136,7 +136,6 @@ def generate(
     *,
     observe: Callable | None = None,
     advance: Callable[[float], object] = lambda images: None,
-    team: Team = ALONE,
 ) -> Generated:
     """Samples a rule, or a list of rules of one kind, and classifies what came out.
 
@@ -144,16 +143,32 @@ def generate(
     that were drawn are held until some are rejected.
 
     A rule that asks for the role "positive" draws the allowed classes in turn; samples is then
-    rounded up to a multiple of them. advance(images) is called with work done, in images; of
-    several processes in the first, from any thread. observe: see `dng_jax.sample`. team: the
-    processes that share the batches. Raises NonFiniteError at the first NaN.
+    rounded up to a multiple of them. advance(images) is called with work done, in images. observe:
+    see `dng_jax.sample`. Raises NonFiniteError at the first NaN.
     """
+    found = generate_together(ALONE, problem, table, rules, draw, observe=observe, advance=advance)
+    assert found is not None  # alone one is the first
+    return found
+
+
+def generate_together(
+    team: Team,
+    problem: Problem,
+    table: StepTable,
+    rules: Any,
+    draw: Draw,
+    *,
+    observe: Callable | None = None,
+    advance: Callable[[float], object] = lambda images: None,
+) -> Generated | None:
+    """The same by processes that share the batches; None in all but the first, in which `advance`
+    is called from any thread."""
     first = rules[0] if isinstance(rules, Sequence) else rules
     if isinstance(first, Rejection):
         if observe is not None:
             raise InputError("a rejection observes nothing: observe its unguided rule")
         every = rules if isinstance(rules, Sequence) else [rules]
-        return _rejected(problem, table, every, draw, advance, team)
+        return _rejected(team, problem, table, every, draw, advance)
     denoiser = problem.denoiser
     if first.roles == (RETRAINED,):
         assert problem.retrained is not None  # rule_builders.build refuses the others
@@ -176,6 +191,8 @@ def generate(
     ]
     done = functools.partial(_batch, problem, table, draw, run, advance)
     found = team.share(len(plan), lambda i: done(*plan[i]).arrays(), lambda i: advance(plan[i][3]))
+    if found is None:
+        return None
     batches = list(map(_Batch.of, found))
     rates = np.concatenate([b.rates for b in batches])
 
@@ -209,23 +226,25 @@ def asked_classes(problem: Problem, rule: Any, samples: int) -> np.ndarray | Non
 
 
 def _rejected(
+    team: Team,
     problem: Problem,
     table: StepTable,
     rules: Sequence[Rejection],
     draw: Draw,
     advance: Callable[[float], object],
-    team: Team,
-) -> Generated:
+) -> Generated | None:
     """One unguided run with every tracker at once, and of it what each rejection keeps."""
     size = max(rejection.needed(rule.factor, draw.samples) for rule in rules)
-    found = generate(
+    found = generate_together(
+        team,
         problem,
         table,
         guidance.sum_of(*(rule.detector for rule in rules)),
         dataclasses.replace(draw, samples=size, keep=None),
         advance=lambda images: advance(images * draw.samples / size),
-        team=team,
     )
+    if found is None:
+        return None
     p = [found.trace[f"posterior:{i}"][0] for i in range(len(rules))]  # [T, N] each
     chosen = [
         rejection.kept(at[-1], rule.factor, draw.samples) for at, rule in zip(p, rules, strict=True)

@@ -7,6 +7,9 @@
 A machine that vanished is noticed by TCP's keepalive, VANISHED seconds after its last sign of life;
 where something was on its way to it, by the operating system's own limit (Linux: a quarter of an
 hour). A process that ended, in any way, is noticed at once. Nothing else ends a wait.
+
+Where the environment variable KEY is set, both sides prove to each other that they know it
+(multiprocessing.connection, HMAC) before they say anything.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import socket
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any
 
 import numpy as np
@@ -25,7 +30,11 @@ Arrays = Mapping[str, np.ndarray]
 Header = dict[str, Any]
 
 # What a channel raises where the other side is gone, or is none of ours and says anything.
-FAULTS = (EOFError, OSError, ValueError, LookupError, TypeError, RecursionError)
+FAULTS = (
+    *(EOFError, OSError, ValueError, LookupError, TypeError, RecursionError),
+    AuthenticationError,
+)
+KEY = "DNG_JAX_KEY"
 
 _IDLE, _INTERVAL, _PROBES = 60, 10, 6
 VANISHED = _IDLE + _INTERVAL * _PROBES
@@ -41,6 +50,20 @@ class Channel:
         self._socket = sock
         # Its own handle on it, which no other thread closes while this one reads.
         self._connection = Connection(sock.dup().detach())
+
+    def challenge(self) -> None:
+        """Asks the other side to prove that it knows the key, and proves it to it; FAULTS."""
+        if key := _key():
+            deliver_challenge(self._connection, key)
+            answer_challenge(self._connection, key)
+
+    def prove(self, seconds: float) -> None:
+        """The other side of `challenge`, which begins within this time; FAULTS."""
+        if key := _key():
+            if not self.answers_within(seconds):
+                raise TimeoutError
+            answer_challenge(self._connection, key)
+            deliver_challenge(self._connection, key)
 
     def send(self, say: str, arrays: Arrays | None = None, **header: Any) -> None:
         """Sends a message; FAULTS."""
@@ -75,6 +98,10 @@ class Channel:
         self.hang_up()
         self._connection.close()
         self._socket.close()
+
+
+def _key() -> bytes:
+    return os.environ.get(KEY, "").encode()
 
 
 def plain(content: Any) -> Any:

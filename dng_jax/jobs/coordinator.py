@@ -22,6 +22,7 @@ T = TypeVar("T")
 # What is said of a process that differs in a part of the identity, and the remedy.
 _DIFFERS = {
     "software": ("runs on other software", "install the same everywhere"),
+    "devices": ("computes on other devices", "give all the same --platform, or like machines"),
     "options": (
         "was started with other options",
         "give all the same, or --num-processes 1 to run alone",
@@ -30,17 +31,19 @@ _DIFFERS = {
 }
 _HELLO = 1 << 16  # bytes that anybody may send
 GRACE = 5.0  # seconds in which those that wait, or are yet to come, hear why process 0 ends
+LATE = 3  # times what the slowest item took: whoever has one for longer may be at a stand
 
 
 @dataclass(eq=False)
 class _Call:
-    """A call of `share`: the items that nobody has in hand, what came of the others, and which
-    process did them."""
+    """A call of `share`: the items that somebody is to take, what came of others, and the seconds
+    of the one that took longest."""
 
     count: int
+    elsewhere: Callable[[int], object]
     waiting: collections.deque[int]
     results: dict[int, Arrays] = field(default_factory=dict)
-    doers: dict[int, int] = field(default_factory=dict)
+    longest: float = 0.0
 
     @property
     def is_done(self) -> bool:
@@ -49,14 +52,16 @@ class _Call:
 
 @dataclass(eq=False)
 class _Member:
-    """Another process: its number and host, the item in its hands, how many calls it is through."""
+    """Another process: its number and host, the item in its hands, since when, and whether that is
+    so long ago that others may take it too."""
 
     channel: Channel
     process: int
     host: str
     is_ready: bool = False
     item: tuple[_Call, int] | None = None
-    calls: int = 0
+    since: float = 0.0
+    is_late: bool = False
 
     @property
     def name(self) -> str:
@@ -79,8 +84,7 @@ class Coordinator(Team):
         self._left: set[int] = set()
         self._refused: set[Channel] = set()
         self._identity: Any = None
-        self._calls: list[_Call | None] = []
-        self._elsewhere: Callable[[int], object] = lambda item: None
+        self._calls: list[_Call | None] = []  # None: done, and its results taken
         self._has_begun = self._is_closing = self._is_closed = False
         self._ended: str | None = None
 
@@ -99,7 +103,7 @@ class Coordinator(Team):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Waits for those that are yet to take results, unless there is an error."""
+        """Waits for those that are yet to hear that all is done, unless there is an error."""
         ends = time.monotonic() + (addresses.TIMEOUT if error is None else GRACE)
         with self._changed:
             self._is_closing = True
@@ -137,24 +141,51 @@ class Coordinator(Team):
         work: Callable[[int], Arrays],
         elsewhere: Callable[[int], object] = lambda item: None,
     ) -> list[Arrays]:
-        call = _Call(count, collections.deque(range(count)))
+        call = _Call(count, elsewhere, collections.deque(range(count)))
         with self._changed:
-            self._elsewhere = elsewhere
             self._calls.append(call)
-            self._forget()
             self._changed.notify_all()
         while True:
             with self._changed:
                 if call.is_done:
+                    self._calls[-1] = None
                     return [call.results[item] for item in range(count)]
                 self._check()
                 if not call.waiting:
                     self._changed.wait(1.0)  # Windows hears of Ctrl-C only in between
+                    self._look_for_late(call)
                     continue
                 item = call.waiting.popleft()
+            began = time.monotonic()
             arrays = work(item)
             with self._changed:
-                call.results[item] = arrays
+                self._done(call, item, arrays, time.monotonic() - began)
+
+    def _done(self, call: _Call, item: int, arrays: Arrays, seconds: float) -> bool:
+        """Keeps the item's results; False where another process was faster."""
+        is_new = item not in call.results
+        if is_new:
+            call.results[item] = arrays
+            call.longest = max(call.longest, seconds)
+            if item in call.waiting:
+                call.waiting.remove(item)
+        self._changed.notify_all()
+        return is_new
+
+    def _look_for_late(self, call: _Call) -> None:
+        """Gives items once more to whoever is free that somebody has had for far too long: it may
+        be at a stand, with a connection as good as ever."""
+        for member in self._members.values():
+            taken = time.monotonic() - member.since
+            has_one = member.item is not None and member.item[0] is call and call.results
+            if has_one and not member.is_late and taken > LATE * call.longest + GRACE:
+                assert member.item is not None
+                member.is_late = True
+                call.waiting.append(member.item[1])
+                _say(
+                    f"{member.name} has had a batch for {taken:.0f} s, and others took"
+                    f" {call.longest:.0f} s at most: another process does it too"
+                )
                 self._changed.notify_all()
 
     def _gather(self) -> None:
@@ -226,6 +257,7 @@ class Coordinator(Team):
 
     def _admitted(self, channel: Channel) -> _Member | None:
         """Who says hello; None where it is refused."""
+        channel.challenge()
         hello, _ = channel.receive(_HELLO)
         if hello["say"] != "hello":
             return None
@@ -292,14 +324,8 @@ class Coordinator(Team):
                         channel.send("do", item=item)
                     case str(why):
                         channel.send("stop", why=why)
-                    case _Call() as call:
-                        for item, found in call.results.items():
-                            if call.doers.get(item) != member.process:
-                                channel.send("item", found, item=item)
+                    case None:
                         channel.send("end")
-                        with self._changed:
-                            member.calls += 1
-                            self._forget()
             case "failed":
                 with self._changed:
                     self._end(f"{member.name}: {header['why']}")
@@ -329,35 +355,34 @@ class Coordinator(Team):
         with self._changed:
             assert member.item is not None  # it was told to do one
             call, item = member.item
-            call.results[item], call.doers[item] = arrays, member.process
             member.item = None
-            self._changed.notify_all()
-        self._elsewhere(item)
+            is_new = self._done(call, item, arrays, time.monotonic() - member.since)
+        if is_new:
+            call.elsewhere(item)
 
-    def _next(self, member: _Member, number: int, count: int) -> int | str | _Call:
-        """The item to do, the call where all of it is done, or why to stop."""
+    def _next(self, member: _Member, number: int, count: int) -> int | str | None:
+        """The item to do, None where all of the call is done, or why to stop."""
         with self._changed:
             while True:
-                call = self._calls[number] if number < len(self._calls) else None
+                has_begun = number < len(self._calls)
+                call = self._calls[number] if has_begun else None
                 if call is not None and call.count != count:
                     self._end(f"{member.name} is at other work than process 0: start all alike")
-                elif call is not None and call.is_done:
-                    return call
+                elif has_begun and (call is None or call.is_done):
+                    return None
                 if self._ended is not None:
                     return self._ended
                 if call is not None and call.waiting:
                     item = call.waiting.popleft()
-                    member.item = call, item
+                    member.item, member.since, member.is_late = (
+                        (call, item),
+                        time.monotonic(),
+                        False,
+                    )
                     return item
-                if call is None and self._is_closing:
+                if not has_begun and self._is_closing:
                     return "process 0 has done all of its work"
                 self._changed.wait()
-
-    def _forget(self) -> None:
-        """Lets go of the results that everybody has."""
-        through = min((m.calls for m in self._members.values()), default=len(self._calls))
-        for i, call in enumerate(self._calls[:through]):
-            self._calls[i] = None if call is None or call.is_done else call
 
     def _dismiss(self, member: _Member, why: str | None) -> None:
         """Hands what it had to others, and says why it left, unless it was to."""
@@ -366,8 +391,8 @@ class Coordinator(Team):
             self._left.add(member.process)
             if member.item is not None:
                 call, item = member.item
-                call.waiting.appendleft(item)
-            self._forget()
+                if item not in call.results and item not in call.waiting:
+                    call.waiting.appendleft(item)
             self._changed.notify_all()
             goes_on = self._ended is None and not self._is_closing
         if why is not None and goes_on:

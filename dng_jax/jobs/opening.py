@@ -41,13 +41,17 @@ def open_run(
 
 
 def identity(config: Any, files: Mapping[str, str | None]) -> Identity:
-    """What all processes of a job must have in common: the software, all options but those that say
-    where it runs, and the SHA-256 of the files that it reads, by name."""
-    known = runs.provenance()
+    """What all processes of a job must have in common: the software, the kind of device (any CPU
+    counts as one), all options but those that say where it runs, and the SHA-256 of the files that
+    it reads, by name."""
+    import jax
+
+    known, backend = runs.provenance(), jax.default_backend()
     commit = None if known["git"] is None else runs.in_words(known).commit
     packages = {name: known["packages"][name] for name in ("dng-jax", "jax", "jaxlib")}
     return {
         "software": packages | {"commit": commit, "prng": known["prng"], "x64": known["x64"]},
+        "devices": {"kind": backend if backend == "cpu" else jax.devices()[0].device_kind},
         "options": runs.identity(config),
         "files": dict(files),
     }

@@ -3,23 +3,23 @@
     with config.processes.team() as team:       process 0 listens, the others connect
         ...                                     what everybody needs is built
         folder = team.meet(identity, open)      all have asked for the same; process 0 opens
-        arrays = team.share(count, work)        [work(0), work(1), ...], in every process
+        arrays = team.share(count, work)        [work(0), work(1), ...] in process 0, else None
 
 Every process runs the same program. Whoever is free takes the next piece, so that a fast one does
-more, and what came out goes to everybody. jax does not know of the others: each process works on
-its own devices, however many.
+more. jax does not know of the others: each process works on its own devices, however many.
 
 A process that dies, runs out of memory or is interrupted is said on process 0's stderr, and what it
-had in hand goes to others. InputError and NonFiniteError, which would come again, end all; so does
-the end of process 0. The others hear it once they have done what they have in hand. No wait ends by
-itself but that for processes that never came (addresses.TIMEOUT) or vanished (channels.VANISHED).
+had in hand goes to others; so does what one has had for far longer than anybody took. InputError
+and NonFiniteError, which would come again, end all; so does the end of process 0. The others hear
+it once they have done what they have in hand. No wait ends by itself but that for processes that
+never came (addresses.TIMEOUT) or vanished (channels.VANISHED).
 
 Messages (dng_jax.jobs.channels), of the others to process 0, and its answers:
 
     hello   version, process, count, host          welcome
     ready   identity                               go, once process 0 has begun
-    next    call, count; item and its arrays,      do (item); or item (item, arrays) for each that
-            where one was done                     another has done, and end
+    next    call, count; item and its arrays,      do (item), or end
+            where one was done
     done, failed (why), left (why)                 none: it leaves
 
 Any answer may be stop (why) instead. The calls of `share` are numbered, so that none takes the
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 # What must be equal in all processes, by part, as JSON; of the software None is unknown.
 Identity = Mapping[str, Mapping[str, Any]]
-PARTS = ("software", "options", "files")
+PARTS = ("software", "devices", "options", "files")
 
 
 class Team:
@@ -78,12 +78,12 @@ class Team:
         count: int,
         work: Callable[[int], Arrays],
         elsewhere: Callable[[int], object] = lambda item: None,
-    ) -> list[Arrays]:
-        """[work(0), ..., work(count - 1)] in every process, each done by one of them.
+    ) -> list[Arrays] | None:
+        """[work(0), ..., work(count - 1)], done by all of them, in process 0; None in the others.
 
-        work: named arrays of any shape and of NumPy's own dtypes, none of objects; they come back
-        bit for bit. elsewhere(i): called in process 0, by another thread, when another process has
-        done item i. Errors as at the top of this file.
+        work: named arrays of any shape and of NumPy's own dtypes, none of objects, of i alone; they
+        come bit for bit. elsewhere(i): called in process 0, by another thread, when another process
+        has done item i. Errors as at the top of this file.
         """
         return [work(item) for item in range(count)]
 

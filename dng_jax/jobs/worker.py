@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from dng_jax.errors import InputError, NonFiniteError, printable
 from dng_jax.jobs import addresses
-from dng_jax.jobs.channels import FAULTS, Arrays, Channel, Header, plain
+from dng_jax.jobs.channels import FAULTS, KEY, Arrays, Channel, Header, plain
 from dng_jax.jobs.team import Identity, Team
 from dng_jax.version import __version__
 
@@ -31,6 +31,7 @@ class Worker(Team):
         hello: dict[str, Any] = {"process": self.process, "count": self.count}
         hello |= {"host": socket.gethostname(), "version": __version__}
         try:
+            self._channel.prove(addresses.TIMEOUT)
             self._channel.send("hello", **hello)
             if not self._channel.answers_within(addresses.TIMEOUT):
                 raise TimeoutError
@@ -41,7 +42,7 @@ class Worker(Team):
                 raise
             raise InputError(
                 f"no process 0 of this job answers at {self.address}, or it has ended: check"
-                " --coordinator, and see its message"
+                f" --coordinator and {KEY}, which must be the same for all, and see its message"
             ) from error
         return self
 
@@ -70,46 +71,28 @@ class Worker(Team):
         count: int,
         work: Callable[[int], Arrays],
         elsewhere: Callable[[int], object] = lambda item: None,
-    ) -> list[Arrays]:
-        found: dict[int, Arrays] = {}
+    ) -> None:
         asked = functools.partial(self._asked, "next", call=self._calls, count=count)
-        header, arrays = asked()
-        while header["say"] != "end":
+        header = asked()
+        while header["say"] == "do":
             item = header["item"]
-            if header["say"] == "do":
-                found[item] = work(item)
-                header, arrays = asked(found[item], item=item)
-            else:
-                found[item] = arrays
-                header, arrays = self._answer()
+            header = asked(work(item), item=item)
         self._calls += 1
-        return [found[item] for item in range(count)]
 
-    def _asked(
-        self, say: str, arrays: Arrays | None = None, **header: Any
-    ) -> tuple[Header, Arrays]:
+    def _asked(self, say: str, arrays: Arrays | None = None, **header: Any) -> Header:
         """What process 0 answers; InputError where it says stop, or is gone."""
-        with self._connected():
-            self._channel.send(say, arrays, **header)
-        return self._answer()
-
-    def _answer(self) -> tuple[Header, Arrays]:
-        with self._connected():
-            return self._heard()
-
-    def _heard(self) -> tuple[Header, Arrays]:
-        header, arrays = self._channel.receive()
-        if header["say"] == "stop":
-            self._was_stopped = True
-            raise InputError(str(header["why"]))
-        return header, arrays
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
         try:
-            yield
+            self._channel.send(say, arrays, **header)
+            return self._heard()
         except InputError:
             raise
         except FAULTS as error:
             self._was_stopped = True
             raise InputError(f"process 0 at {self.address} has ended: see its message") from error
+
+    def _heard(self) -> Header:
+        header, _ = self._channel.receive()
+        if header["say"] == "stop":
+            self._was_stopped = True
+            raise InputError(str(header["why"]))
+        return header

@@ -21,7 +21,12 @@ from dng_jax.experiments import (
     saving,
     settings,
 )
-from dng_jax.experiments.generating import Draw, Generated, asked_classes, generate
+from dng_jax.experiments.generating import (
+    Draw,
+    Generated,
+    asked_classes,
+    generate_together,
+)
 from dng_jax.experiments.nearness import nearness, rest
 from dng_jax.experiments.problems import Problem
 from dng_jax.experiments.rule_specs import Spec
@@ -99,16 +104,17 @@ def removed(config: Config, specs: Sequence[Spec], team: Team) -> list[dict[str,
         for spec, rule in zip(specs, rules, strict=True):
             task = bar.add_task(str(spec), total=config.samples * len(config.seeds))
             draw = functools.partial(
-                generate,
+                generate_together,
+                team,
                 problem,
                 table,
                 rule,
                 advance=functools.partial(bar.advance, task),
-                team=team,
             )
             keep = None if config.save_images or by_images else SHOWN
             how = Draw(config.samples, 0, batch=config.batch, keep=keep, pieces=PIECES)
-            by_seed = [draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds]
+            drawn = [draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds]
+            by_seed = [found for found in drawn if found is not None]
             if not team.is_first:
                 continue
             records.append(record(problem, spec, rule, config, by_seed))

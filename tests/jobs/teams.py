@@ -12,7 +12,12 @@ from dng_jax.jobs.coordinator import Coordinator
 from dng_jax.jobs.worker import Worker
 
 HOST = socket.gethostname()
-SAME = {"software": {"commit": "a"}, "options": {"seeds": [0], "steps": 50}, "files": {"net": "f0"}}
+SAME = {
+    "software": {"commit": "a"},
+    "devices": {"kind": "cpu"},
+    "options": {"seeds": [0], "steps": 50},
+    "files": {"net": "f0"},
+}
 LIMIT = 30  # seconds after which a test has hung
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 
@@ -12,8 +11,9 @@ import pytest
 from dng_jax import guidance
 from dng_jax.errors import InputError, NonFiniteError
 from dng_jax.experiments import problems
-from dng_jax.experiments.generating import Draw, generate
+from dng_jax.experiments.generating import Draw, generate, generate_together
 from dng_jax.experiments.source import Source
+from dng_jax.jobs import coordinator
 from dng_jax.jobs.coordinator import Coordinator
 from dng_jax.jobs.team import ALONE
 from dng_jax.jobs.worker import Worker
@@ -51,7 +51,7 @@ def test_alone_nothing_is_copied_and_nobody_asked():
     assert found is given
 
 
-def test_everybody_has_all_of_the_work_bit_for_bit_and_each_item_is_done_once(address, capsys):
+def test_the_first_has_all_of_the_work_bit_for_bit_and_each_item_is_done_once(address, capsys):
     counts, done = (7, 0, 1, 2, 12), []
 
     def job(team):
@@ -69,9 +69,9 @@ def test_everybody_has_all_of_the_work_bit_for_bit_and_each_item_is_done_once(ad
 
     first, *others = at_once(processes(address), job)
     assert [folder for folder, _ in (first, *others)] == ["the folder", None, None]
-    for _, found in (first, *others):
-        for arrays, count in zip(found, counts, strict=True):
-            assert_all_there(arrays, count)
+    for arrays, count in zip(first[1], counts, strict=True):
+        assert_all_there(arrays, count)
+    assert [found for _, found in others] == [[None] * len(counts)] * 2
     assert sorted(done) == [(call, i) for call, count in enumerate(counts) for i in range(count)]
     assert capsys.readouterr() == ("", "")
 
@@ -101,13 +101,13 @@ def test_whoever_is_free_takes_the_next_item_and_progress_counts_the_others(addr
 
         return team.share(9, others_wait, elsewhere.append)
 
-    for found in at_once(processes(address), job):
-        assert_all_there(found, 9)
+    found, *_ = at_once(processes(address), job)
+    assert_all_there(found, 9)
     assert list(by.values()).count(1) == 1
     assert sorted(elsewhere) == sorted(i for i, process in by.items() if process != 0)
 
 
-def test_results_that_all_have_are_let_go_of(address):
+def test_results_are_let_go_of(address):
     first = Coordinator(address, 2)
 
     def job(team):
@@ -122,18 +122,20 @@ def test_results_that_all_have_are_let_go_of(address):
 @pytest.mark.slow
 def test_samples_of_several_processes_are_those_of_one(address, digits):
     table, rule = digits.table("ddpm", 2), guidance.unguided()
-    drawn = functools.partial(generate, digits, table, rule, Draw(20, 5, batch=7, keep=9))
-    alone, progress = drawn(), []
+    how = (digits, table, rule, Draw(20, 5, batch=7, keep=9))
+    alone, progress = generate(*how), []
 
     def job(team):
         meeting(team)
-        return drawn(team=team, advance=progress.append if team.is_first else lambda images: None)
+        advance = progress.append if team.is_first else lambda images: None
+        return generate_together(team, *how, advance=advance)
 
-    for found in at_once(processes(address), job):
-        np.testing.assert_array_equal(found.labels, alone.labels)
-        np.testing.assert_allclose(found.images, alone.images, atol=1e-4)
-        np.testing.assert_allclose(found.features, alone.features, atol=1e-4)
-        assert found.images.shape[1] == 9
+    found, *others = at_once(processes(address), job)
+    assert others == [None, None]
+    np.testing.assert_array_equal(found.labels, alone.labels)
+    np.testing.assert_allclose(found.images, alone.images, atol=1e-4)
+    np.testing.assert_allclose(found.features, alone.features, atol=1e-4)
+    assert found.images.shape[1] == 9
     assert sum(progress) == pytest.approx(20)
 
 
@@ -171,9 +173,9 @@ def test_what_a_process_leaves_behind_is_done_by_the_others(address, capsys, err
 
     first, second, third, begun = leaving(address, leave)
     assert second is error
-    for whole, more in (first, third):
-        assert_all_there(whole, 6)
-        assert_all_there(more, 2)
+    assert_all_there(first[0], 6)
+    assert_all_there(first[1], 2)
+    assert third == (None, None)
     (lost,) = [i for process, i in begun if process == 1]
     assert [i for _, i in begun].count(lost) == 2
     said = capsys.readouterr().err.splitlines()
@@ -181,11 +183,43 @@ def test_what_a_process_leaves_behind_is_done_by_the_others(address, capsys, err
     assert said == [f"process 1 ({HOST}) has left ({why}): the others do its work"]
 
 
+def test_what_a_process_has_for_far_too_long_another_does_too(address, capsys, monkeypatch):
+    monkeypatch.setattr(coordinator, "GRACE", 0.2)
+    done, has_one, all_there = [], threading.Event(), threading.Event()
+
+    def job(team):
+        meeting(team)
+
+        def work(i):
+            done.append((team.process, i))
+            if team.process == 1:
+                has_one.set()
+                assert all_there.wait(LIMIT)
+            assert has_one.wait(LIMIT)
+            return arrays_of(i)
+
+        found = team.share(6, work)
+        if team.is_first:
+            all_there.set()
+        return found, team.share(4, arrays_of)
+
+    first, *others = at_once(processes(address), job)
+    assert_all_there(first[0], 6)
+    assert_all_there(first[1], 4)
+    assert others == [(None, None)] * 2
+    items = [i for _, i in done]
+    (late,) = [i for who, i in done if who == 1]
+    assert sorted(items) == sorted([*range(6), late])
+    said = capsys.readouterr().err
+    assert f"process 1 ({HOST}) has had a batch for" in said
+    assert "another process does it too" in said
+
+
 def test_a_process_that_dies_without_a_word_is_noticed(address, capsys):
     first, second, third, begun = leaving(address, lambda team: team._channel.hang_up())
     assert isinstance(second, InputError)
-    for whole, _ in (first, third):
-        assert_all_there(whole, 6)
+    assert_all_there(first[0], 6)
+    assert third == (None, None)
     assert len(begun) == 7
     assert f"process 1 ({HOST}) has left (" in capsys.readouterr().err
 
@@ -223,7 +257,7 @@ def test_a_process_that_leaves_before_all_have_met_is_done_without(address, caps
 
     first, second, _ = at_once(processes(address), job)
     assert_all_there(first, 4)
-    assert_all_there(second, 4)
+    assert second is None
     assert "process 2" in capsys.readouterr().err
 
 

@@ -45,12 +45,15 @@ def quick(monkeypatch):
 OTHERS = {
     "options": {"seeds": [1], "steps": 50},
     "software": {"commit": "b"},
+    "devices": {"kind": "gpu"},
     "files": {"net": "f1"},
 }
 SAID = {
     "options": "was started with other options (seeds [1], not [0]): give all the same, or"
     " --num-processes 1 to run alone",
     "software": 'runs on other software (commit "b", not "a"): install the same everywhere',
+    "devices": 'computes on other devices (kind "gpu", not "cpu"): give all the same --platform, or'
+    " like machines",
     "files": 'reads other files (net "f1", not "f0"): copy the same to all machines',
 }
 
@@ -115,8 +118,9 @@ def test_a_process_that_comes_late_is_refused_and_no_other_notices(address, caps
                 Worker(address, 2, 1).__enter__()
         return team.share(4, arrays_of)
 
-    for found in at_once(processes(address, 2), job):
-        assert_all_there(found, 4)
+    found, other = at_once(processes(address, 2), job)
+    assert_all_there(found, 4)
+    assert other is None
     assert capsys.readouterr().err == ""
 
 
@@ -161,14 +165,49 @@ def test_strangers_are_hung_up_on_and_nobody_notices(address, capsys):
         meeting(team)
         return team.share(5, arrays_of)
 
-    for found in at_once(processes(address), job):
-        assert_all_there(found, 5)
+    found, *_ = at_once(processes(address), job)
+    assert_all_there(found, 5)
     assert capsys.readouterr() == ("", "")
     for stranger in strangers:
         stranger.settimeout(LIMIT)
         with contextlib.suppress(ConnectionError):
             assert stranger.recv(1) == b""
         stranger.close()
+
+
+def test_with_a_key_nobody_says_hello_who_does_not_know_it(address, monkeypatch, capsys):
+    monkeypatch.setenv(channels.KEY, "secret")
+    strangers = []
+
+    def job(team):
+        if team.process == 0:
+            host, port = address.split(":")
+            stranger = Channel(socket.create_connection((host, int(port))))
+            strangers.append(stranger)
+            stranger.send("hello", process=1, count=9, host="h", version="0")
+        meeting(team)
+        return team.share(5, arrays_of)
+
+    found, other = at_once(processes(address, 2), job)
+    assert_all_there(found, 5)
+    assert other is None
+    assert capsys.readouterr() == ("", "")
+    heard = [strangers[0]._connection.recv_bytes() for _ in range(2)]
+    assert b"CHALLENGE" in heard[0]
+    assert b"FAILURE" in heard[1]
+    with pytest.raises(channels.FAULTS):
+        strangers[0]._connection.recv_bytes()
+    strangers[0].close()
+
+
+def test_without_the_key_a_process_hears_of_it(address, quick, monkeypatch):
+    def job(team):
+        meeting(team)
+
+    keys = iter([b"secret", b"another"])
+    monkeypatch.setattr(channels, "_key", lambda: next(keys, b"third"))
+    _, other = at_once(processes(address, 2), job)
+    assert "DNG_JAX_KEY, which must be the same for all" in str(other)
 
 
 def test_work_is_given_to_nobody_who_has_not_met(address):
