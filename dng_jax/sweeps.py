@@ -74,8 +74,9 @@ def sweep(
     leading axis K. shard spreads the samples, or the settings, over all devices; their number must
     divide evenly. A second call with other numbers compiles nothing.
     paired: setting k has keys and noise of its own, keys [K, B] and x [K, B, ...].
-    wanted: bool [K], of which settings a result is wanted: that of the others is zeros, and in mode
-    "map" without chunks takes no time, so that one program serves any number up to K.
+    wanted: bool [K], of which settings a result is wanted: that of the others is zeros (a bad_step
+    of 0 says nothing), and in mode "map" without chunks takes no time, so that one program serves
+    any number up to K.
     finish: what is kept of one setting's Result, computed inside the program: labels in the place
     of images that then never leave the device. A pytree with __call__, or a plain function; what it
     returns gets the leading axis K.

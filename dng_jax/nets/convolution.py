@@ -120,20 +120,20 @@ def kernel_by_convolution(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def kernel_by_products(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """The same by products of FEW images each, summed in float32; see the file's docstring."""
+    """The same by products of FEW images each, summed in float32 or float64 (docstring above)."""
     (b, h, w, i), o = x.shape, dy.shape[-1]
-    few = math.gcd(b, FEW)
+    few, kind = math.gcd(b, FEW), jnp.float64 if x.dtype == jnp.float64 else jnp.float32
 
     def add(total, part):
         x, dy = part
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         nine = [x[:, r : r + h, c : c + w] for r in range(3) for c in range(3)]
         rows = jnp.concatenate(nine, -1).reshape(-1, 9 * i)
-        product = jnp.matmul(rows.T, dy.reshape(-1, o), preferred_element_type=jnp.float32)
+        product = jnp.matmul(rows.T, dy.reshape(-1, o), preferred_element_type=kind)
         return total + product, None
 
     parts = x.reshape(-1, few, h, w, i), dy.reshape(-1, few, h, w, o)
-    total, _ = jax.lax.scan(add, jnp.zeros((9 * i, o), jnp.float32), parts)
+    total, _ = jax.lax.scan(add, jnp.zeros((9 * i, o), kind), parts)
     return total.reshape(3, 3, i, o).astype(x.dtype)
 
 

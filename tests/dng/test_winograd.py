@@ -146,8 +146,11 @@ def test_in_float64_errors_are_those_of_float64():
     wanted = by_definition(x, kernel)
     with jax.enable_x64(True):
         found = jax.jit(convolution.conv3x3)(x, kernel)
-    assert found.dtype == np.float64
+        ways = convolution.kernel_by_products, convolution.kernel_by_convolution
+        one, other = (jax.jit(way)(x, wanted) for way in ways)
+    assert found.dtype == one.dtype == np.float64
     np.testing.assert_allclose(found, wanted, atol=1e-14 * np.abs(wanted).max())
+    np.testing.assert_allclose(one, other, atol=1e-13 * np.abs(other).max())
 
 
 def test_a_vector_of_kernels_is_mapped_over():
