@@ -157,6 +157,23 @@ def test_what_beats_what_rests_on_the_interval_of_the_difference(best, preset, v
     assert judgement.SAID[verdict] in judgement.sentence(found, "loss")
 
 
+def test_an_error_is_judged_no_finer_than_one_held_out_image(
+    tmp_path, monkeypatch, quick_compilation
+):
+    def call(self, settings):
+        # Of the best one image less is wrong, whatever the seed.
+        errors = [0.1, 0.1 + 1 / len(self.held[0])][: len(settings)]
+        rest = {"loss": 1.0, "steps": 8, "rungs": [], "curve": []}
+        return [{"error": e, "accuracy": 1 - e, **rest} for e in errors]
+
+    monkeypatch.setattr(blocks.Trainings, "__call__", call)
+    words = "--trials 1 --members 1 --objective error"
+    found = run(tmp_path / "run", words)["judged"]
+    assert found["verdict"] == paired.UNDECIDED
+    each = [a - b for a, b in zip(*found["values"].values(), strict=True)]
+    assert each == pytest.approx([-1 / found["held_out"]] * 3)
+
+
 def test_trainings_on_fresh_seeds_that_are_not_finite_are_said():
     found = judgement.summary([None, 1.0, None], [1.0, 1.0, 1.0])
     assert found["means"] is None

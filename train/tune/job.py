@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +187,9 @@ def on_fresh_seeds(
     rows: np.ndarray,
     held: np.ndarray,
     folder: Path,
-) -> Callable[[int], blocks.Trainings]:
-    """Number of a fresh seed, from 1 -> who trains there (train.tune.judgement), by the programs of
-    the search where they do not hold its images."""
+) -> judgement.FreshSeeds:
+    """Who trains on fresh seeds (train.tune.judgement), by the programs of the search where they do
+    not hold its images."""
 
     def made(number: int) -> blocks.Trainings:
         again = judgement.split_again(rows, held, config.search_seed, number)
@@ -205,7 +205,7 @@ def on_fresh_seeds(
             step=one.step if references else trainings.step,
         )
 
-    return made
+    return judgement.FreshSeeds(made, len(rows), len(held))
 
 
 def search(study: studies.Study, trainings: blocks.Trainings, members: int) -> None:

@@ -8,6 +8,7 @@ that all members trained on, others for each seed; these two train on the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,20 @@ SAID = {
 }
 
 
+@dataclass(frozen=True)
+class FreshSeeds:
+    """Where the two are trained: number of a fresh seed -> who trains there, on how many images,
+    compared on how many others."""
+
+    trainings: Callable[[int], blocks.Trainings]
+    trained_on: int
+    held_out: int
+
+    def least(self, objective: str) -> float:
+        """The step that an objective moves in: an error's is one image."""
+        return 1 / self.held_out if objective == "error" else 0.0
+
+
 def split_again(
     rows: np.ndarray, held: np.ndarray, seed: int, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -35,21 +50,20 @@ def split_again(
 
 def judged(
     study: Study,
-    trainings: Callable[[int], blocks.Trainings],
+    fresh: FreshSeeds,
     count: int,
     objective: str,
     best: Numbers,
     preset: Numbers,
 ) -> dict[str, Any]:
-    """Trains both on seeds 1 .. count, but for those that the study has noted already; trainings:
-    number of a fresh seed -> who trains there."""
+    """Trains both on seeds 1 .. count, but for those that the study has noted already."""
     found: dict[Numbers, list[float | None]] = {best: [], preset: []}
     with cli.progress_bar() as bar:
         task = bar.add_task("judging", total=count)
         for number in range(1, count + 1):
             left = [one for one in found if study.noted(_name(number, one)) is None]
             if left:
-                train = trainings(number)
+                train = fresh.trainings(number)
                 train.advance = partial(_advanced, bar, task, train.rungs[-1])
                 for one, measured in zip(left, train(left), strict=True):
                     value = None if measured is None else measured[objective]
@@ -57,17 +71,21 @@ def judged(
             for one, values in found.items():
                 values.append(study.noted(_name(number, one))[objective])
             bar.update(task, completed=number)
-    return summary(found[best], found[preset]) | {"best": str(best), "preset": str(preset)}
+    sizes = {"trained_on": fresh.trained_on, "held_out": fresh.held_out}
+    names = {"best": str(best), "preset": str(preset)}
+    return summary(found[best], found[preset], fresh.least(objective)) | names | sizes
 
 
-def summary(best: list[float | None], preset: list[float | None]) -> dict[str, Any]:
+def summary(
+    best: list[float | None], preset: list[float | None], least: float = 0.0
+) -> dict[str, Any]:
     """The values of both, seed by seed, their means and that of their difference with intervals,
-    and the verdict; without means where a training was not finite."""
+    and the verdict; without means where a training was not finite. least: as of paired.mean."""
     whole = [[v for v in values if v is not None] for values in (best, preset)]
     results: dict[str, Any] = {"values": {"best": best, "preset": preset}, "means": None}
     if all(len(some) == len(best) for some in whole):
-        difference = paired.difference(*whole)
-        means = {"best": paired.mean(whole[0]), "preset": paired.mean(whole[1])}
+        difference = paired.difference(whole[0], whole[1], least)
+        means = {"best": paired.mean(whole[0], least), "preset": paired.mean(whole[1], least)}
         results["means"] = means | {"difference": difference}
         results["verdict"] = difference.verdict
     return results

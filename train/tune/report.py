@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from dng_jax import plots
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.jobs.tables import Table, write_tables
-from dng_jax.tuning.blocks import Trainings
 from dng_jax.tuning.numbers import Numbers
 from dng_jax.tuning.paired import Mean
 from dng_jax.tuning.studies import Study, Told
@@ -29,10 +27,10 @@ def written(
     study: Study,
     options: Options,
     rungs: tuple[int, ...],
-    fresh: Callable[[int], Trainings],
+    fresh: judgement.FreshSeeds,
 ) -> dict[str, Any]:
     """Judges the best and writes all files; InputError, after them, where no training came to its
-    end. fresh: as judgement.judged has its trainings."""
+    end."""
     told = study.told()
     whole = [t for t in told if t.found is not None and t.found["steps"] == rungs[-1]]
     ranked = sorted(whole, key=lambda t: (_of(t)[config.objective], t.number))
