@@ -97,10 +97,13 @@ def test_the_best_is_judged_against_the_preset_on_fresh_seeds(
     assert taken == [("blocks", 2), *((f"seed-{k}", 2) for k in (1, 2, 3))]
     first, second = found["values"]["best"], found["values"]["preset"]
     assert len(set(first)) == len(set(second)) == 3
-    # By hand, with Student's quantile of two degrees of freedom.
+    # By hand, with Student's quantile of two degrees of freedom; a fifth is held out.
     each = [a - b for a, b in zip(first, second, strict=True)]
     middle = sum(each) / 3
-    half = 4.302652729911275 * (sum((d - middle) ** 2 for d in each) / 2 / 3) ** 0.5
+    trained_on, held_out = found["trained_on"], found["held_out"]
+    assert held_out == (trained_on + held_out) // 5
+    variance = sum((d - middle) ** 2 for d in each) / 2
+    half = 4.302652729911275 * (variance * (1 / 3 + held_out / trained_on)) ** 0.5
     d = found["means"]["difference"]
     assert (d.mean, d.low, d.high) == pytest.approx((middle, middle - half, middle + half))
     said = capsys.readouterr().out
@@ -146,13 +149,13 @@ def test_images_of_a_fresh_seed_were_held_out_of_nothing_before():
         ([1.0, 1.1, 0.9], [2.0, 2.2, 1.9], paired.BETTER),
         ([2.0, 2.2, 1.9], [1.0, 1.1, 0.9], paired.WORSE),
         ([1.0, 1.1, 0.9], [1.1, 1.0, 0.9], paired.UNDECIDED),
-        # Twelve times the deviation over the root of 2, where there are two seeds.
-        ([1.0, 1.1], [1.0 + 0.63, 1.1 + 0.77], paired.UNDECIDED),
+        # 12.7 sqrt(1/2 + 1/4) = 11 deviations, where there are two seeds; Student's own are 9.
+        ([1.0, 1.1], [1.0 + 0.65, 1.1 + 0.75], paired.UNDECIDED),
         ([1.0, 1.1], [1.0 + 0.66, 1.1 + 0.74], paired.BETTER),
     ],
 )
 def test_what_beats_what_rests_on_the_interval_of_the_difference(best, preset, verdict):
-    found = judgement.summary(best, preset)
+    found = judgement.summary(best, preset, 0.25)
     assert found["verdict"] == verdict
     assert judgement.SAID[verdict] in judgement.sentence(found, "loss")
 
@@ -175,7 +178,7 @@ def test_an_error_is_judged_no_finer_than_one_held_out_image(
 
 
 def test_trainings_on_fresh_seeds_that_are_not_finite_are_said():
-    found = judgement.summary([None, 1.0, None], [1.0, 1.0, 1.0])
+    found = judgement.summary([None, 1.0, None], [1.0, 1.0, 1.0], 0.25)
     assert found["means"] is None
     said = judgement.sentence(found, "loss")
     assert "trainings of the best were not finite (2 of 3)" in said

@@ -35,6 +35,11 @@ class FreshSeeds:
     trained_on: int
     held_out: int
 
+    @property
+    def share(self) -> float:
+        """n_test / n_train of dng_jax.tuning.paired."""
+        return self.held_out / self.trained_on
+
     def least(self, objective: str) -> float:
         """The step that an objective moves in: an error's is one image."""
         return 1 / self.held_out if objective == "error" else 0.0
@@ -73,19 +78,22 @@ def judged(
             bar.update(task, completed=number)
     sizes = {"trained_on": fresh.trained_on, "held_out": fresh.held_out}
     names = {"best": str(best), "preset": str(preset)}
-    return summary(found[best], found[preset], fresh.least(objective)) | names | sizes
+    of = fresh.share, fresh.least(objective)
+    return summary(found[best], found[preset], *of) | names | sizes
 
 
 def summary(
-    best: list[float | None], preset: list[float | None], least: float = 0.0
+    best: list[float | None], preset: list[float | None], share: float, least: float = 0.0
 ) -> dict[str, Any]:
     """The values of both, seed by seed, their means and that of their difference with intervals,
-    and the verdict; without means where a training was not finite. least: as of paired.mean."""
+    and the verdict; without means where a training was not finite. share, least: as of
+    paired.mean."""
     whole = [[v for v in values if v is not None] for values in (best, preset)]
     results: dict[str, Any] = {"values": {"best": best, "preset": preset}, "means": None}
     if all(len(some) == len(best) for some in whole):
-        difference = paired.difference(whole[0], whole[1], least)
-        means = {"best": paired.mean(whole[0], least), "preset": paired.mean(whole[1], least)}
+        difference = paired.difference(whole[0], whole[1], share, least)
+        best_mean, preset_mean = (paired.mean(some, share, least) for some in whole)
+        means = {"best": best_mean, "preset": preset_mean}
         results["means"] = means | {"difference": difference}
         results["verdict"] = difference.verdict
     return results
