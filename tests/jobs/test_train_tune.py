@@ -94,7 +94,7 @@ def test_the_best_is_judged_against_the_preset_on_fresh_seeds(
     monkeypatch.setattr(blocks.Trainings, "__call__", counting)
     folder, words = tmp_path / "run", "--trials 2 --members 2 --engine single"
     found = run(folder, words)["judged"]
-    assert taken == [("blocks", 2), *((f"seed-{k}", 2) for k in (1, 2, 3))]
+    assert taken == [("blocks", 2), *((f"seed-{k}", 2) for k in (2001, 2002, 2003))]
     first, second = found["values"]["best"], found["values"]["preset"]
     assert len(set(first)) == len(set(second)) == 3
     # By hand, with Student's quantile of two degrees of freedom; a fifth is held out.
@@ -112,12 +112,18 @@ def test_the_best_is_judged_against_the_preset_on_fresh_seeds(
     held = json.loads((folder / "best.json").read_text())
     assert held["judged"]["means"]["difference"]["mean"] == pytest.approx(middle)
     assert "best less preset" in (folder / "tables.md").read_text()
+    assert "of one look at a number of seeds decided on beforehand" in found["sentence"]
     # Again: what is known is not trained; another seed is one more.
     taken.clear()
     assert run(folder, f"{words} --resume")["judged"] == found
     more = run(folder, f"{words} --resume --judge-seeds 4")["judged"]
-    assert taken == [("seed-4", 2)]
+    assert taken == [("seed-2004", 2)]
     assert more["values"]["best"][:3] == first
+    # With another trial both are trained anew, on seeds that no judgement had.
+    taken.clear()
+    other = run(folder, "--trials 3 --members 2 --engine single --resume --judge-seeds 2")["judged"]
+    assert taken == [("blocks", 1), ("seed-3001", 2), ("seed-3002", 2)]
+    assert not {*other["values"]["preset"]} & {*more["values"]["preset"]}
     none = run(folder, f"{words} --resume --judge-seeds 0")
     assert none["judged"] is None
     assert "--judge-seeds 3 to compare it" in capsys.readouterr().out
@@ -130,6 +136,12 @@ def test_a_preset_that_is_the_best_is_not_judged_against_itself(
     found = run(tmp_path / "run", words, space="smoothing=.05 clip=1")
     assert found["judged"] is None
     assert "the best numbers are the preset's own" in capsys.readouterr().out
+
+
+def test_no_two_judgements_of_a_study_share_a_seed():
+    numbers = [k for told in range(1, 6) for k in judgement.seeds(told, 999)]
+    assert len(set(numbers)) == len(numbers) == 5 * 999
+    assert judgement.seeds(16, 5)[:3] == judgement.seeds(16, 3) == [16001, 16002, 16003]
 
 
 def test_images_of_a_fresh_seed_were_held_out_of_nothing_before():
@@ -391,6 +403,7 @@ def test_a_study_is_of_one_precision(monkeypatch):
         ("--held-out 100000", "clip=1,2", "--held-out must be 2 to"),
         ("--held-out 1000", "clip=1,2", "at most 898, or add --judge-seeds 0"),
         ("--judge-seeds 1", "clip=1,2", "--judge-seeds must be at least 2"),
+        ("--judge-seeds 1000", "clip=1,2", "--judge-seeds must be at most 999"),
         ("--save-every 0", "clip=1,2", "--save-every must be at least 1"),
         (
             "--first-steps 10 --steps 5",

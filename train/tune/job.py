@@ -193,7 +193,7 @@ def on_fresh_seeds(
 
     def made(number: int) -> blocks.Trainings:
         again = judgement.split_again(rows, held, config.search_seed, number)
-        seeded = dataclasses.replace(job, seed=job.seed + number)
+        seeded = dataclasses.replace(job, seed=(job.seed + number) % 2**32)
         one = trainings_of(
             config, seeded, trainings.rungs[-1:], used, *again, folder / f"seed-{number}"
         )

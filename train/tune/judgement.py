@@ -3,11 +3,16 @@
 The best was chosen by the held-out images, and with the seed, that all members had. So both are
 trained again, n times, with the start, batches and noise of another seed, and compared on images
 that all members trained on, others for each seed; these two train on the rest.
+
+    number of seed k of n = 1000 T + k, k = 1 .. n < 1000         T: trials told by then
+
+so that more seeds begin with those that are known, and the best of more trials is judged where no
+judgement looked before. What was trained on a number is noted in the study, and not trained again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +24,14 @@ from dng_jax.tuning import blocks, paired
 from dng_jax.tuning.numbers import Numbers
 from dng_jax.tuning.studies import Study
 
+from .options import MOST_SEEDS
+
 SAID = {
     paired.BETTER: "the best beats the preset",
     paired.WORSE: "the preset beats the best: keep it",
-    paired.UNDECIDED: "best and preset are not told apart: raise --judge-seeds, or keep the preset",
+    paired.UNDECIDED: "best and preset are not told apart: keep the preset",
 }
+ONE_LOOK = "of one look at a number of seeds decided on beforehand"
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,11 @@ class FreshSeeds:
         return 1 / self.held_out if objective == "error" else 0.0
 
 
+def seeds(told: int, count: int) -> list[int]:
+    """The numbers of the fresh seeds of a judgement: see the top of this file."""
+    return [(MOST_SEEDS + 1) * told + k for k in range(1, count + 1)]
+
+
 def split_again(
     rows: np.ndarray, held: np.ndarray, seed: int, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -56,16 +69,16 @@ def split_again(
 def judged(
     study: Study,
     fresh: FreshSeeds,
-    count: int,
+    numbers: Sequence[int],
     objective: str,
     best: Numbers,
     preset: Numbers,
 ) -> dict[str, Any]:
-    """Trains both on seeds 1 .. count, but for those that the study has noted already."""
+    """Trains both on the seeds of these numbers, but where the study has noted what came of it."""
     found: dict[Numbers, list[float | None]] = {best: [], preset: []}
     with cli.progress_bar() as bar:
-        task = bar.add_task("judging", total=count)
-        for number in range(1, count + 1):
+        task = bar.add_task("judging", total=len(numbers))
+        for done, number in enumerate(numbers):
             left = [one for one in found if study.noted(_name(number, one)) is None]
             if left:
                 train = fresh.trainings(number)
@@ -75,11 +88,11 @@ def judged(
                     study.note(_name(number, one), {objective: value})
             for one, values in found.items():
                 values.append(study.noted(_name(number, one))[objective])
-            bar.update(task, completed=number)
-    sizes = {"trained_on": fresh.trained_on, "held_out": fresh.held_out}
+            bar.update(task, completed=done + 1)
+    facts = {"seeds": list(numbers), "trained_on": fresh.trained_on, "held_out": fresh.held_out}
     names = {"best": str(best), "preset": str(preset)}
     of = fresh.share, fresh.least(objective)
-    return summary(found[best], found[preset], *of) | names | sizes
+    return summary(found[best], found[preset], *of) | names | facts
 
 
 def summary(
@@ -113,7 +126,7 @@ def sentence(found: dict[str, Any], objective: str) -> str:
     d = found["means"]["difference"]
     return (
         f"{where} {SAID[found['verdict']]} (held-out {objective} of the best less that of the"
-        f" preset {d.mean:+.3g}, 95% [{d.low:+.3g}, {d.high:+.3g}])"
+        f" preset {d.mean:+.3g}, 95% [{d.low:+.3g}, {d.high:+.3g}], {ONE_LOOK})"
     )
 
 

@@ -56,7 +56,8 @@ def written(
         if best.setting == preset:
             said.append("the best numbers are the preset's own")
         elif config.judge_seeds:
-            given = (config.judge_seeds, config.objective, best.setting, preset)
+            seeds = judgement.seeds(len(told), config.judge_seeds)
+            given = (seeds, config.objective, best.setting, preset)
             judged = judgement.judged(study, fresh, *given)
             said.append(judgement.sentence(judged, config.objective))
             tables.append(_judgement(config, judged, rungs[-1]))
@@ -119,13 +120,13 @@ def _table(config: Config, told: list[Told], ranked: list[Told], leaves: list[st
 
 def _judgement(config: Config, judged: dict[str, Any], steps: int) -> Table:
     """Best and preset on fresh seeds, and the difference."""
-    count, means = config.judge_seeds, judged["means"]
+    means, seeds = judged["means"], judged["seeds"]
     title = (
-        f"Best and preset on {count} fresh seeds and held-out images, {steps} steps each: means"
-        " with 95% intervals"
+        f"Best and preset on {len(seeds)} fresh seeds and held-out images, {steps} steps each:"
+        f" means with 95% intervals {judgement.ONE_LOOK}"
     )
     head = f"held-out {config.objective} [95%]"
-    table = Table(title, ("numbers", head, *(f"seed {k + 1}" for k in range(count))))
+    table = Table(title, ("numbers", head, *(f"seed {k}" for k in seeds)))
     for name in ("best", "preset"):
         cell = _interval(means and means[name])
         table.add(f"{name}: {judged[name]}", cell, *judged["values"][name])
