@@ -84,8 +84,17 @@ def run(config: Config) -> dict[str, Any]:
             with locks.waited(folder / "judge.lock", lambda: print(WRITING)):
                 fresh = on_fresh_seeds(config, job, trainings, used, rows, held, saved)
                 results = report.written(config, folder, study, found.options, rungs, fresh)
-                shutil.rmtree(saved, ignore_errors=True)
+                cleared(study, saved)
                 return results
+
+
+def cleared(study: studies.Study, saved: Path) -> None:
+    """Removes what members have saved, unless a process that joined with more --trials is at work
+    on some; none can be asked on the way."""
+    with locks.waited(study.folder / study.LOCK):
+        done, running = study.counts()
+        if not running and done >= study.plan.total:
+            shutil.rmtree(saved, ignore_errors=True)
 
 
 @contextlib.contextmanager
