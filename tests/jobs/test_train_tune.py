@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -125,6 +126,15 @@ def ended(process):
     return said
 
 
+def saves(folder):
+    """Files of members, each with when it was written."""
+    found = set()
+    for path in (folder / blocks.FOLDER).glob("[!.]*.npz"):
+        with contextlib.suppress(FileNotFoundError):  # a process that ends removes them
+            found.add((path, path.stat().st_mtime_ns))
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", members.ENGINES)
 def test_kills_in_the_middle_of_a_block_lose_nothing_and_tell_none_twice(engine, tmp_path):
@@ -132,18 +142,17 @@ def test_kills_in_the_middle_of_a_block_lose_nothing_and_tell_none_twice(engine,
     ended(started(tmp_path / "straight", tmp_path, words))
     folder, most = tmp_path / "killed", {}
     for _ in range(5):
-        saved = folder / blocks.FOLDER
-        before = {p: p.stat().st_mtime_ns for p in saved.glob("*.npz")}
+        before, new = saves(folder), set()
         process = started(folder, tmp_path, words)
-        while process.poll() is None and before == {
-            p: p.stat().st_mtime_ns for p in saved.glob("[!.]*.npz")
-        }:
+        while process.poll() is None and not new:
             time.sleep(0.005)
+            new = saves(folder) - before
+        assert new or process.returncode == 0
         time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         # What was saved stays: no member falls back.
-        for path in saved.glob("[!.]*.npz"):
+        for path, _ in saves(folder):
             facts, _ = blocks._read(path)
             assert facts["at"] >= most.get(path.name, 0)
             most[path.name] = facts["at"]
