@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -18,23 +19,14 @@ import pytest
 
 from dng_jax.errors import InputError
 from dng_jax.training import TrainState, members
-from dng_jax.tuning import blocks, journals, numbers, paired, studies
+from dng_jax.tuning import blocks, journals, numbers, studies
 from tests.house import ROOT
 from tests.jobs.kill_resume import environment
+from tests.jobs.tunes import TINY, run
 from train.classifier import job as classifier
 from train.options import parse_classifier
-from train.tune import compare, job, judgement
+from train.tune import compare, job
 from train.tune.options import parse
-
-TINY = (
-    "--of classifier --network.widths 4 --network.features 8 --no-warp --steps 8 --batch-size 16"
-    " --log-every 4"
-)
-
-
-def run(folder, more="", space="learning_rate=1e-3..3e-2:log smoothing=0,.1", words=TINY):
-    given = f"{words} --out {folder} {more}".split()
-    return job.run(parse([*given, "--space", space]))
 
 
 def test_a_search_is_filled_goes_on_and_names_what_is_best(tmp_path, capsys, quick_compilation):
@@ -80,88 +72,6 @@ def test_a_search_is_filled_goes_on_and_names_what_is_best(tmp_path, capsys, qui
 
 def loaded(folder):
     return journals.optuna().load_study(storage=journals.storage(folder), study_name=studies.NAME)
-
-
-def test_the_best_is_judged_against_the_preset_on_fresh_seeds(
-    tmp_path, capsys, monkeypatch, quick_compilation
-):
-    taken, real = [], blocks.Trainings.__call__
-
-    def counting(self, settings):
-        taken.append((self.folder.name, len(settings)))
-        return real(self, settings)
-
-    monkeypatch.setattr(blocks.Trainings, "__call__", counting)
-    folder, words = tmp_path / "run", "--trials 2 --members 2 --engine single"
-    found = run(folder, words)["judged"]
-    assert taken == [("blocks", 2), *((f"seed-{k}", 2) for k in (1, 2, 3))]
-    first, second = found["values"]["best"], found["values"]["preset"]
-    assert len(set(first)) == len(set(second)) == 3
-    # By hand, with Student's quantile of two degrees of freedom.
-    each = [a - b for a, b in zip(first, second, strict=True)]
-    middle = sum(each) / 3
-    half = 4.302652729911275 * (sum((d - middle) ** 2 for d in each) / 2 / 3) ** 0.5
-    d = found["means"]["difference"]
-    assert (d.mean, d.low, d.high) == pytest.approx((middle, middle - half, middle + half))
-    said = capsys.readouterr().out
-    assert found["sentence"] in said
-    assert "on 3 fresh seeds " in found["sentence"]
-    held = json.loads((folder / "best.json").read_text())
-    assert held["judged"]["means"]["difference"]["mean"] == pytest.approx(middle)
-    assert "best less preset" in (folder / "tables.md").read_text()
-    # Again: what is known is not trained; another seed is one more.
-    taken.clear()
-    assert run(folder, f"{words} --resume")["judged"] == found
-    more = run(folder, f"{words} --resume --judge-seeds 4")["judged"]
-    assert taken == [("seed-4", 2)]
-    assert more["values"]["best"][:3] == first
-    none = run(folder, f"{words} --resume --judge-seeds 0")
-    assert none["judged"] is None
-    assert "--judge-seeds 3 to compare it" in capsys.readouterr().out
-
-
-def test_a_preset_that_is_the_best_is_not_judged_against_itself(
-    tmp_path, capsys, quick_compilation
-):
-    words = "--trials 1 --members 1 --engine single"
-    found = run(tmp_path / "run", words, space="smoothing=.05 clip=1")
-    assert found["judged"] is None
-    assert "the best numbers are the preset's own" in capsys.readouterr().out
-
-
-def test_images_of_a_fresh_seed_were_held_out_of_nothing_before():
-    rows, held = job.split(50, parse(["--held-out", "10"]))
-    found = [judgement.split_again(rows, held, 1, k) for k in (1, 2)]
-    for again, other in found:
-        assert len(again) == len(rows)
-        assert set(other) <= set(rows)
-        assert set(again) == set(range(50)) - set(other)
-        assert list(again) == sorted(again)
-    assert set(found[0][1]) != set(found[1][1])
-
-
-@pytest.mark.parametrize(
-    ("best", "preset", "verdict"),
-    [
-        ([1.0, 1.1, 0.9], [2.0, 2.2, 1.9], paired.BETTER),
-        ([2.0, 2.2, 1.9], [1.0, 1.1, 0.9], paired.WORSE),
-        ([1.0, 1.1, 0.9], [1.1, 1.0, 0.9], paired.UNDECIDED),
-        # Twelve times the deviation over the root of 2, where there are two seeds.
-        ([1.0, 1.1], [1.0 + 0.63, 1.1 + 0.77], paired.UNDECIDED),
-        ([1.0, 1.1], [1.0 + 0.66, 1.1 + 0.74], paired.BETTER),
-    ],
-)
-def test_what_beats_what_rests_on_the_interval_of_the_difference(best, preset, verdict):
-    found = judgement.summary(best, preset)
-    assert found["verdict"] == verdict
-    assert judgement.SAID[verdict] in judgement.sentence(found, "loss")
-
-
-def test_trainings_on_fresh_seeds_that_are_not_finite_are_said():
-    found = judgement.summary([None, 1.0, None], [1.0, 1.0, 1.0])
-    assert found["means"] is None
-    said = judgement.sentence(found, "loss")
-    assert "trainings of the best were not finite (2 of 3)" in said
 
 
 def test_a_device_without_memory_for_a_block_names_members(
@@ -216,6 +126,15 @@ def ended(process):
     return said
 
 
+def saves(folder):
+    """Files of members, each with when it was written."""
+    found = set()
+    for path in (folder / blocks.FOLDER).glob("[!.]*.npz"):
+        with contextlib.suppress(FileNotFoundError):  # a process that ends removes them
+            found.add((path, path.stat().st_mtime_ns))
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", members.ENGINES)
 def test_kills_in_the_middle_of_a_block_lose_nothing_and_tell_none_twice(engine, tmp_path):
@@ -223,18 +142,17 @@ def test_kills_in_the_middle_of_a_block_lose_nothing_and_tell_none_twice(engine,
     ended(started(tmp_path / "straight", tmp_path, words))
     folder, most = tmp_path / "killed", {}
     for _ in range(5):
-        saved = folder / blocks.FOLDER
-        before = {p: p.stat().st_mtime_ns for p in saved.glob("*.npz")}
+        before, new = saves(folder), set()
         process = started(folder, tmp_path, words)
-        while process.poll() is None and before == {
-            p: p.stat().st_mtime_ns for p in saved.glob("[!.]*.npz")
-        }:
+        while process.poll() is None and not new:
             time.sleep(0.005)
+            new = saves(folder) - before
+        assert new or process.returncode == 0
         time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         # What was saved stays: no member falls back.
-        for path in saved.glob("[!.]*.npz"):
+        for path, _ in saves(folder):
             facts, _ = blocks._read(path)
             assert facts["at"] >= most.get(path.name, 0)
             most[path.name] = facts["at"]
@@ -371,6 +289,7 @@ def test_a_study_is_of_one_precision(monkeypatch):
         ("--held-out 100000", "clip=1,2", "--held-out must be 2 to"),
         ("--held-out 1000", "clip=1,2", "at most 898, or add --judge-seeds 0"),
         ("--judge-seeds 1", "clip=1,2", "--judge-seeds must be at least 2"),
+        ("--judge-seeds 1000", "clip=1,2", "--judge-seeds must be at most 999"),
         ("--save-every 0", "clip=1,2", "--save-every must be at least 1"),
         (
             "--first-steps 10 --steps 5",

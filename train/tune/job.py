@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,17 @@ def run(config: Config) -> dict[str, Any]:
             with locks.waited(folder / "judge.lock", lambda: print(WRITING)):
                 fresh = on_fresh_seeds(config, job, trainings, used, rows, held, saved)
                 results = report.written(config, folder, study, found.options, rungs, fresh)
-                shutil.rmtree(saved, ignore_errors=True)
+                cleared(study, saved)
                 return results
+
+
+def cleared(study: studies.Study, saved: Path) -> None:
+    """Removes what members have saved, unless a process that joined with more --trials is at work
+    on some; none can be asked on the way."""
+    with locks.waited(study.folder / study.LOCK):
+        done, running = study.counts()
+        if not running and done >= study.plan.total:
+            shutil.rmtree(saved, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -187,13 +196,13 @@ def on_fresh_seeds(
     rows: np.ndarray,
     held: np.ndarray,
     folder: Path,
-) -> Callable[[int], blocks.Trainings]:
-    """Number of a fresh seed, from 1 -> who trains there (train.tune.judgement), by the programs of
-    the search where they do not hold its images."""
+) -> judgement.FreshSeeds:
+    """Who trains on fresh seeds (train.tune.judgement), by the programs of the search where they do
+    not hold its images."""
 
     def made(number: int) -> blocks.Trainings:
         again = judgement.split_again(rows, held, config.search_seed, number)
-        seeded = dataclasses.replace(job, seed=job.seed + number)
+        seeded = dataclasses.replace(job, seed=(job.seed + number) % 2**32)
         one = trainings_of(
             config, seeded, trainings.rungs[-1:], used, *again, folder / f"seed-{number}"
         )
@@ -205,7 +214,7 @@ def on_fresh_seeds(
             step=one.step if references else trainings.step,
         )
 
-    return made
+    return judgement.FreshSeeds(made, len(rows), len(held))
 
 
 def search(study: studies.Study, trainings: blocks.Trainings, members: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from dng_jax import plots
 from dng_jax.errors import InputError
 from dng_jax.jobs import runs
 from dng_jax.jobs.tables import Table, write_tables
-from dng_jax.tuning.blocks import Trainings
 from dng_jax.tuning.numbers import Numbers
 from dng_jax.tuning.paired import Mean
 from dng_jax.tuning.studies import Study, Told
@@ -29,10 +27,10 @@ def written(
     study: Study,
     options: Options,
     rungs: tuple[int, ...],
-    fresh: Callable[[int], Trainings],
+    fresh: judgement.FreshSeeds,
 ) -> dict[str, Any]:
     """Judges the best and writes all files; InputError, after them, where no training came to its
-    end. fresh: as judgement.judged has its trainings."""
+    end."""
     told = study.told()
     whole = [t for t in told if t.found is not None and t.found["steps"] == rungs[-1]]
     ranked = sorted(whole, key=lambda t: (_of(t)[config.objective], t.number))
@@ -58,7 +56,8 @@ def written(
         if best.setting == preset:
             said.append("the best numbers are the preset's own")
         elif config.judge_seeds:
-            given = (config.judge_seeds, config.objective, best.setting, preset)
+            seeds = judgement.seeds(len(told), config.judge_seeds)
+            given = (seeds, config.objective, best.setting, preset)
             judged = judgement.judged(study, fresh, *given)
             said.append(judgement.sentence(judged, config.objective))
             tables.append(_judgement(config, judged, rungs[-1]))
@@ -121,13 +120,13 @@ def _table(config: Config, told: list[Told], ranked: list[Told], leaves: list[st
 
 def _judgement(config: Config, judged: dict[str, Any], steps: int) -> Table:
     """Best and preset on fresh seeds, and the difference."""
-    count, means = config.judge_seeds, judged["means"]
+    means, seeds = judged["means"], judged["seeds"]
     title = (
-        f"Best and preset on {count} fresh seeds and held-out images, {steps} steps each: means"
-        " with 95% intervals"
+        f"Best and preset on {len(seeds)} fresh seeds and held-out images, {steps} steps each:"
+        f" means with 95% intervals {judgement.ONE_LOOK}"
     )
     head = f"held-out {config.objective} [95%]"
-    table = Table(title, ("numbers", head, *(f"seed {k + 1}" for k in range(count))))
+    table = Table(title, ("numbers", head, *(f"seed {k}" for k in seeds)))
     for name in ("best", "preset"):
         cell = _interval(means and means[name])
         table.add(f"{name}: {judged[name]}", cell, *judged["values"][name])
