@@ -13,8 +13,8 @@ and Cook). Six products for four outputs where the definition takes twelve; a he
 multiple of four is padded with zeros. The six sums of x and the six products take one and a half
 times the memory of x and of y. An error is a share of the largest value in the six rows of a tile,
 not of the pixel itself, and a NaN in one of them reaches all four outputs: in float32 the largest
-is one to three times that of XLA's convolution, 5e-7 to 3e-6 of the largest output (`python -m
-eval.bench convolutions`). Points at 3/4 and 3/2 halve that of the usual ones at 1 and 2.
+is one to four times that of XLA's convolution, 4e-7 to 3e-6 of the largest output (`python -m
+eval.bench convolutions`, one draw). Points at 3/4 and 3/2 halve that of the usual ones at 1 and 2.
 
 `of_two_by_two`: of images of up to 2x2 every pixel meets every other one, y = W x with W made of
 the nine taps: 16 products for each pair of channels where the padded definition takes 36.

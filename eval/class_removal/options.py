@@ -62,7 +62,8 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     """Seeds, 0 to 2^64 - 1; counts are pooled over them and kept seed by seed in results.json."""
     batch: int = 512
-    """Images sampled at once, at least 1; changes them to rounding."""
+    """Images sampled at once by each process, at least 1; changes them to rounding. On a CPU 64 of
+    28x28 pixels take a fifth less time each than 512."""
     options: Annotated[TrackerOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrackerOptions
     )
