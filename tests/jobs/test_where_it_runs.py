@@ -88,7 +88,7 @@ def test_the_table_is_there_before_anything_is_drawn(tmp_path, monkeypatch, caps
 
     noise = np.random.default_rng(0).normal(size=(1, 2, 64))
     found = Generated(np.arange(2)[None], (noise,), 1, noise.reshape(1, 2, 8, 8, 1), {}, None)
-    monkeypatch.setattr(class_removal, "generate", lambda *_, **__: found)
+    monkeypatch.setattr(class_removal, "generate_together", lambda *_, **__: found)
     table, tables_seen = tmp_path / "r" / "tables.md", []
     monkeypatch.setattr(plots, "image_grid", full)
     monkeypatch.setattr(
