@@ -106,8 +106,8 @@ def _seconds(worker: Worker, name: str) -> float:
 
 
 def repeats(case: Case) -> int:
-    """How often a run calls it."""
-    return max(1, round(FLOPS_PER_RUN / case.flops))
+    """How often a run calls it, 1 to 100 times."""
+    return min(100, max(1, round(FLOPS_PER_RUN / case.flops)))
 
 
 def programs(platform: str, cases: tuple[Case, ...]) -> dict[str, Any]:

@@ -299,13 +299,13 @@ def test_the_exact_model_never_draws_what_is_forbidden(threes, tmp_path):
 def test_a_network_stands_beside_the_images(threes, tmp_path, monkeypatch):
     features = []
 
-    def generate(*given, **named):
+    def generate_together(*given, **named):
         assert not [held for held in features if held() is not None]  # of the rules before
-        found = generating.generate(*given, **named)
+        found = generating.generate_together(*given, **named)
         features.append(weakref.ref(found.batches[0]))
         return found
 
-    monkeypatch.setattr(class_removal, "generate", generate)
+    monkeypatch.setattr(class_removal, "generate_together", generate_together)
     config = class_removal.Config(
         forbid_images=str(threes[0]),
         radius=20.0,  # holds every image
