@@ -177,7 +177,7 @@ def test_a_sweep_is_its_rules_one_by_one_and_batches_are_parts_of_it(digits):
         single = generate(digits, table, rule, Draw(6, 0, pieces=2))
         np.testing.assert_allclose(both.images[i], single.images[0], atol=1e-4)
     np.testing.assert_allclose(cut.images, both.images[:, :5], atol=1e-4)
-    assert [b.shape[1] for b in cut.batches] == [4, 2]
+    assert [b.shape[1] for b in cut.batches] == [3, 3]
     whole = Moments.zero(64).update(cut.features[1])
     np.testing.assert_allclose(cut.moments(1).covariance, whole.covariance, atol=1e-12)
 
