@@ -113,8 +113,8 @@ def removed(config: Config, specs: Sequence[Spec], team: Team) -> list[dict[str,
             )
             keep = None if config.save_images or by_images else SHOWN
             how = Draw(config.samples, 0, batch=config.batch, keep=keep, pieces=PIECES)
-            drawn = [draw(dataclasses.replace(how, seed=seed)) for seed in config.seeds]
-            by_seed = [found for found in drawn if found is not None]
+            draws = (dataclasses.replace(how, seed=seed) for seed in config.seeds)
+            by_seed = [found for found in map(draw, draws) if found is not None]
             if not team.is_first:
                 continue
             records.append(record(problem, spec, rule, config, by_seed))
