@@ -248,7 +248,7 @@ class Coordinator(Team):
             try:
                 while self._answer(member, *channel.receive()):
                     pass
-            except Exception as error:
+            except Exception as error:  # whatever it was, the work goes to others, and it is said
                 why = str(error) or "its connection ended"
             self._dismiss(member, why)
         with self._changed:
